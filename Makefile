@@ -1,0 +1,92 @@
+# make demo   the MAML sinusoid experiment, from nothing       make test      the whole suite
+# make lint   ruff, mypy, clang-format, the native stub        make sanitize  the suite under ASan and UBSan
+# make bench  metafast beside its rivals                       make tsan      the threaded tests under TSan
+# make cuda   compile the CUDA code for every architecture     make clean     remove what these built
+#
+# Each makes what it needs: a virtual environment in .venv, and the native module in it.
+
+PYTHON ?= python3
+VENV   ?= .venv
+# Developed and tested against this release; metafast itself accepts torch 2.6 and later.
+TORCH  ?= torch==2.13.0
+TESTS  ?= tests
+SANITIZE_TESTS ?= tests
+TSAN_TESTS     ?= tests/test_concurrency.py
+
+# Where there is no GPU the CPU-only build is the quick one; METAFAST_CUDA=1 compiles both.
+export METAFAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),1,0)
+
+BIN     := $(VENV)/bin
+SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc -type f)
+
+.DELETE_ON_ERROR:
+.PHONY: demo test lint stub bench sanitize tsan cuda clean
+
+demo: $(VENV)/installed
+	$(BIN)/metafast train sinusoid
+
+test: $(VENV)/installed-dev
+	$(BIN)/pytest $(PYTEST_FLAGS) $(TESTS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(call write_stub,build/stub)
+	diff -u metafast/_native.pyi build/stub/metafast/_native.pyi
+
+# metafast/_native.pyi is what the compiled module says of itself.
+write_stub = $(BIN)/pybind11-stubgen metafast._native --exit-code --output-dir $(1) \
+	&& $(BIN)/ruff check -q --fix $(1)/metafast/_native.pyi && $(BIN)/ruff format -q $(1)/metafast/_native.pyi
+
+stub: $(VENV)/installed-dev
+	$(call write_stub,.)
+
+bench: $(VENV)/installed-dev
+	$(BIN)/pip install -q --no-build-isolation -e '.[bench]'
+	$(BIN)/metafast bench
+
+cuda: $(VENV)/installed-dev
+	METAFAST_CUDA=1 FORCE_CUDA=1 $(BIN)/python setup.py -q build --build-base build/cuda --build-lib build/cuda/lib
+
+clean:
+	rm -rf build dist $(VENV) *.egg-info metafast/_native*.so
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# ---- The environment -------------------------------------------------------------------------------------------------
+# torch comes first and alone, so that nothing that depends on it can choose another build of it. The build's own
+# requirements follow, so that builds need no isolation and compile only what changed.
+$(VENV)/torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q '$(TORCH)'
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" \
+		> $(VENV)/build-requires.txt
+	$(BIN)/pip install -q -r $(VENV)/build-requires.txt
+	touch $@
+
+$(VENV)/installed: $(VENV)/torch $(SOURCES)
+	$(BIN)/pip install -q --no-build-isolation -e '.[cli]'
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/torch $(SOURCES)
+	$(BIN)/pip install -q --no-build-isolation -e '.[dev]'
+	touch $(VENV)/installed $@
+
+# ---- Sanitizers: the package once more, its native module instrumented, in build/<sanitizer>/lib -----------------------
+# Python itself is not instrumented, so the runtime is preloaded (and libstdc++, or the first C++ exception fails).
+runtime = $(shell $(CXX) -print-file-name=$(1))
+build_sanitized = METAFAST_CUDA=0 $(BIN)/python setup.py -q build --build-base build/$(1) --build-lib build/$(1)/lib
+
+sanitize: $(VENV)/installed-dev
+	METAFAST_SANITIZE=address,undefined $(call build_sanitized,address)
+	PYTHONPATH=build/address/lib LD_PRELOAD="$(call runtime,libasan.so) $(call runtime,libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+		$(BIN)/python -P -m pytest $(PYTEST_FLAGS) $(SANITIZE_TESTS)
+
+# Without address randomisation, which this runtime does not survive on recent kernels.
+tsan: $(VENV)/installed-dev
+	METAFAST_SANITIZE=thread $(call build_sanitized,thread)
+	PYTHONPATH=build/thread/lib LD_PRELOAD="$(call runtime,libtsan.so) $(call runtime,libstdc++.so)" \
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
+		setarch -R $(BIN)/python -P -m pytest $(PYTEST_FLAGS) $(TSAN_TESTS)
