@@ -1,0 +1,65 @@
+"""The documents say what is true: their Python examples run, and their links and paths lead somewhere.
+
+The blocks of a document run in order and share their names, as a reader would type them. A block that follows
+``<!-- needs: PACKAGE -->`` is for users of that package, and runs where it is installed.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
+BLOCK = re.compile(r"^(?:<!-- needs: (?P<package>\w+) -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)(?P<target>[^)#]+)")
+PATH = re.compile(r"`(?P<path>(?:csrc|metafast|tests|docs|\.ci)/[\w./*]+)`")
+
+
+def blocks(document: Path) -> list[re.Match[str]]:
+    return list(BLOCK.finditer(document.read_text()))
+
+
+WITH_CODE = [document for document in DOCUMENTS if blocks(document)]
+
+
+def test_readme_has_an_example() -> None:
+    assert ROOT / "README.md" in WITH_CODE
+
+
+@pytest.mark.parametrize("document", WITH_CODE, ids=lambda path: path.name)
+def test_examples_run(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = document.read_text()
+    names: dict[str, object] = {"__name__": document.stem}
+    for block in blocks(document):
+        if block["package"] and find_spec(block["package"]) is None:
+            continue
+        first_line = text.count("\n", 0, block.start("code"))
+        code = compile(
+            "\n" * first_line + block["code"], str(document), "exec"
+        )  # errors then show the document's lines
+        exec(code, names)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_and_paths_exist(document: Path) -> None:
+    text = document.read_text()
+    missing = [m["target"] for m in LINK.finditer(text) if not (document.parent / m["target"]).exists()]
+    missing += [m["path"] for m in PATH.finditer(text) if not list(ROOT.glob(m["path"]))]
+    assert not missing
+
+
+def test_equations_are_numbered_in_order() -> None:
+    numbers = [int(n) for n in re.findall(r"\\tag\{(\d+)\}", (ROOT / "docs/maths.md").read_text())]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_code_cites_sections_that_exist() -> None:
+    sections = set(re.findall(r"^## (\d+)\.", (ROOT / "docs/maths.md").read_text(), re.MULTILINE))
+    sources = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("metafast/**/*.py")]
+    cited = {n for p in sources for n in re.findall(r"maths\.md,\s(?://\s)?section (\d+)", p.read_text())}
+    assert cited
+    assert cited <= sections
