@@ -1,0 +1,151 @@
+"""Meta-train Conv-4 on Omniglot, and test it on characters of alphabets never seen.
+
+BatchNorm always uses the statistics of the batch at hand, in testing too, as MAML's published results do: query images
+of a task are classified together.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from metafast import checkpoint as checkpoints
+from metafast.checkpoint import Checkpoint
+from metafast.cli import options, pictures
+from metafast.cli import run as runs
+from metafast.cli.options import Option
+from metafast.evaluation import Estimate, accuracy
+from metafast.tasks import VALIDATION, Episode, Omniglot
+from metafast.training import Budget, Report
+
+NAME = "train omniglot"
+
+OPTIONS: options.Options = {
+    "ways": Option(5, "classes of a task", least=2),
+    "shots": Option(1, "support images of a class", least=1),
+    "queries": Option(5, "query images of a class in training", least=1),
+    "tasks": Option(16, "tasks per meta-step", least=1),
+    "channels": Option(64, "channels of each convolution", least=1),
+    "steps": Option(1, "inner steps in training", least=0),
+    "test_steps": Option(1, "inner steps in validation and testing", least=0),
+    "lr": Option(0.5, "inner step size", least=0),
+    "meta_lr": Option(0.003, "Adam's learning rate", least=0),
+    "schedule": Option("cosine", "of Adam's learning rate over the budget", choices=("constant", "cosine")),
+    "learn_lr": Option(False, "meta-learn the inner step size too"),
+    "first_order": Option(False, "ignore second derivatives (FOMAML)"),
+    "minutes": Option(15.0, "budget of training time, validation included; 0 for none", least=0, fixed=False),
+    "meta_steps": Option(0, "budget of meta-steps; 0 for none", least=0, fixed=False),
+    "validate_every": Option(200, "meta-steps between validations", least=1),
+    "validation_tasks": Option(200, "tasks of a validation", least=2),
+    "seed": Option(0, "seed of weights and tasks", least=0),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_data_arguments(parser, required=True)
+    options.add(parser, OPTIONS)
+    add_test_arguments(parser)
+    runs.add_arguments(parser)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=required,
+        metavar="DIR",
+        help="folder with images_background and images_evaluation, as folders or .zip, in it or one level below",
+    )
+    parser.add_argument("--subset", action="store_true", help="accept data that lacks characters of the original")
+
+
+def add_test_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--test-tasks", type=int, default=1000, help="tasks of the meta-test (default %(default)s)")
+    parser.add_argument(
+        "--test-queries", type=int, default=15, help="query images of a class in testing (default %(default)s)"
+    )
+
+
+def describe(settings: dict[str, Any]) -> Checkpoint:
+    return Checkpoint(
+        network="conv4",
+        arguments={"channels": settings["channels"], "ways": settings["ways"], "in_channels": 1, "image_size": 28},
+        task={
+            "name": "omniglot",
+            "ways": settings["ways"],
+            "shots": settings["shots"],
+            "test_steps": settings["test_steps"],
+        },
+        learner={
+            "lr": settings["lr"],
+            "steps": settings["steps"],
+            "loss": "cross_entropy",
+            "first_order": settings["first_order"],
+            "learn_lr": settings["learn_lr"],
+        },
+        state={},
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    this = runs.Run(args, NAME, OPTIONS, describe)
+    settings = this.settings
+    if not settings["minutes"] and not settings["meta_steps"]:
+        raise ValueError("a budget is needed: --minutes, --meta-steps or both")
+    data = Omniglot.load(args.data, subset=args.subset)
+    ways, shots, steps = settings["ways"], settings["shots"], settings["test_steps"]
+    training = data.tasks("train", ways=ways, shots=shots, queries=settings["queries"]).to(this.device)
+    held_out = data.tasks("validation", ways=ways, shots=shots, queries=args.test_queries).to(this.device)
+    unseen = data.tasks("test", ways=ways, shots=shots, queries=args.test_queries).to(this.device)
+    validations = this.progress.setdefault("validations", [])
+
+    def validate(step: int) -> Estimate:
+        """On the same tasks each time, so that two validations differ by the weights alone."""
+        estimate = accuracy(
+            this.learner,
+            held_out,
+            count=settings["validation_tasks"],
+            steps=steps,
+            seed=settings["seed"],
+            stream=VALIDATION,
+        )
+        best = max((row[1] for row in validations), default=0.0)
+        validations.append([step, estimate.mean, estimate.interval])
+        if estimate.mean >= best:
+            this.save("best.pt")
+        return estimate
+
+    def on_report(now: Report) -> dict[str, str]:
+        if now.step // settings["validate_every"] > (now.step - now.meta_steps) // settings["validate_every"]:
+            validate(now.step)
+        return {"validation": f"{100 * validations[-1][1]:.1f} %"} if validations else {}
+
+    def stream(start: int) -> Iterator[Episode]:
+        return training.stream(settings["tasks"], seed=settings["seed"], start=start)
+
+    budget = Budget(
+        meta_steps=settings["meta_steps"] or None, seconds=60 * settings["minutes"] if settings["minutes"] else None
+    )
+    if not this.train(stream, budget, block=10, schedule=settings["schedule"], on_report=on_report):
+        return 130
+    if not validations or validations[-1][0] != this.checkpoint.step:
+        validate(this.checkpoint.step)
+        this.save()
+    best = checkpoints.load(this.out / "best.pt")
+    best.restore(this.learner)
+    print(
+        f"{this.checkpoint.step} meta-steps in {this.progress['seconds'] / 60:.1f} minutes; "
+        f"best validation accuracy {100 * max(row[1] for row in validations):.2f} % after {best.step}"
+    )
+    test = accuracy(this.learner, unseen, count=args.test_tasks, steps=steps, seed=settings["seed"])
+    print(f"{ways}-way {shots}-shot accuracy on {test.tasks} meta-test tasks (95 % confidence): {test.percent()}")
+    this.write_results(
+        {"test_accuracy": asdict(test), "tested_checkpoint_meta_step": best.step, "validations": validations}
+    )
+    title = f"Omniglot {ways}-way {shots}-shot: meta-test {test.percent()}"
+    pictures.omniglot(this.out / "omniglot.png", this.progress["history"], validations, title)
+    print(f"best and last checkpoint, results and picture: {this.out}")
+    return 0

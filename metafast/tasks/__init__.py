@@ -1,0 +1,23 @@
+"""Task distributions: where the tasks of a meta-batch come from.
+
+A distribution gives *episodes*: a support set and a query set for each of T tasks. The episodes of meta-step i are a
+function of (seed, i) alone, so a run can stop anywhere and continue without keeping a generator's state.
+"""
+
+from metafast.tasks.archive import DataError
+from metafast.tasks.episode import TEST, TRAIN, VALIDATION, Episode, generator
+from metafast.tasks.images import ImageTasks
+from metafast.tasks.omniglot import Omniglot
+from metafast.tasks.sinusoid import Sinusoids
+
+__all__ = [
+    "TEST",
+    "TRAIN",
+    "VALIDATION",
+    "DataError",
+    "Episode",
+    "ImageTasks",
+    "Omniglot",
+    "Sinusoids",
+    "generator",
+]
