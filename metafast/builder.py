@@ -1,0 +1,195 @@
+"""What a handler of :mod:`metafast.layers` builds a Program with.
+
+Memory is modelled too. torch code may overwrite a tensor (``nn.ReLU(inplace=True)``, ``x += y``) that has other names;
+a Program has values that never change. So names map to Places, a Place maps to a value, and writing in place changes
+the value of the Place, which every alias sees.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from metafast.program import ABSENT, Parameter, Role, Shape, Step
+
+
+class Unsupported(Exception):
+    """A model has no native form: ``where`` is the qualified name of the layer ("" is the model), ``reason`` begins
+    with its type."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(where, reason)
+        self.where = where
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.where or 'the model'}: {self.reason}"
+
+
+class _Batch:
+    """The number of examples, which a Program does not fix."""
+
+    def __repr__(self) -> str:
+        return "N"
+
+
+BATCH = _Batch()
+
+
+@dataclass(eq=False)
+class Place:
+    """Memory of shape [N, *shape] that holds a value. ``memory`` lists all Places that view the same memory."""
+
+    value: int | None  # None: overwritten through another view
+    shape: Shape
+    memory: list[Place] = field(default_factory=list, repr=False)
+
+    def __post_init__(self) -> None:
+        self.memory.append(self)
+
+    def meta(self) -> Tensor:
+        return torch.empty((2, *self.shape), device="meta")
+
+
+class Builder:
+    """Collects the values, steps and parameters of a Program. Parameters are all those of the model, in its order;
+    buffers join them when a step reads one."""
+
+    def __init__(
+        self, model: nn.Module, example_shape: Shape, adapted: Callable[[str], bool], dtype: torch.dtype
+    ) -> None:
+        self.values: list[Shape] = [example_shape]
+        self.steps: list[Step] = []
+        self.parameters: list[Parameter] = []
+        self.tensors: list[Tensor] = []
+        self.input = Place(0, example_shape)
+        self.where = ""  # the module that the step being built belongs to
+        self.subject = ""  # its type, or what is called in it: reasons go on from here
+        self._dtype = dtype
+        self._indices: dict[int, int] = {}  # id of a tensor -> its place among the parameters
+        self._buffers = {id(buffer): name for name, buffer in model.named_buffers()}
+        if dtype not in (torch.float32, torch.float64):
+            raise Unsupported("", f"{dtype} is not native, only float32 and float64")
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                self._add(name, parameter, "constant")
+            else:
+                self._add(name, parameter, "adapted" if adapted(name) else "meta")
+
+    def _add(self, name: str, tensor: Tensor, role: Role) -> int:
+        if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
+            raise Unsupported(name, f"is a {type(tensor).__name__} of layout {tensor.layout}, not a plain tensor")
+        if tensor.dtype != self._dtype:
+            raise Unsupported(name, f"has type {tensor.dtype}, but the input has {self._dtype}")
+        if self.tensors and tensor.device != self.tensors[0].device:
+            raise Unsupported(name, f"is on {tensor.device}, but {self.parameters[0].name} on {self.tensors[0].device}")
+        self._indices[id(tensor)] = len(self.tensors)
+        self.parameters.append(Parameter(name, tuple(tensor.shape), role))
+        self.tensors.append(tensor)
+        return self._indices[id(tensor)]
+
+    def refuse(self, reason: str) -> NoReturn:
+        raise Unsupported(self.where, f"{self.subject} {reason}" if self.subject else reason)
+
+    def read(self, place: Any) -> int:
+        if not isinstance(place, Place):
+            self.refuse(f"works on {described(place)}, not on a tensor computed from the input")
+        if place.value is None:
+            self.refuse("reads a tensor that was overwritten in place through another view of its memory")
+        return place.value
+
+    def index(self, tensor: Any) -> int:
+        """The number of a parameter or buffer of the model."""
+        if tensor is None:
+            return ABSENT
+        if id(tensor) in self._indices:
+            return self._indices[id(tensor)]
+        if id(tensor) in self._buffers:
+            return self._add(self._buffers[id(tensor)], tensor, "constant")
+        return self.refuse(f"takes {described(tensor)} where a native step takes a parameter or buffer of the model")
+
+    def rank(self, input: Any, allowed: tuple[int, ...], axes: str) -> None:
+        self.read(input)
+        if len(input.shape) not in allowed:
+            self.refuse(f"is native for inputs {axes}, not for {batched(input.shape)}")
+
+    def axis(self, input: Place, axis: Any) -> int:
+        """An axis of [N, *shape], counted from the front."""
+        rank = len(input.shape) + 1
+        if not isinstance(axis, int) or not -rank <= axis < rank:
+            self.refuse(f"names {axis!r}, which is no axis of {batched(input.shape)}")
+        return axis % rank
+
+    def shape(self, function: Callable[..., Tensor], input: Place, *arguments: Any) -> Shape:
+        """The example shape of torch's own result."""
+        for argument in arguments:
+            if isinstance(argument, (Place, Tensor)):
+                self.index(argument)
+        try:
+            return tuple(function(*map(_on_meta, (input, *arguments))).shape[1:])
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            self.refuse(f"fails in torch: {_first_line(error)}")
+
+    def emit(
+        self,
+        op: str,
+        inputs: tuple[Place, ...],
+        shape: Shape,
+        parameters: tuple[Tensor | None, ...] = (),
+        attributes: Mapping[str, float] = MappingProxyType({}),
+        overwrite: bool = False,
+    ) -> Place:
+        """Append a step. ``overwrite``: its result takes the place of its first input, as torch's in-place ops do."""
+        read = tuple(map(self.read, inputs))
+        indices = tuple(map(self.index, parameters))
+        target = inputs[0]
+        if overwrite and self.input in target.memory:
+            self.refuse("overwrites the model's input in place")
+        value = len(self.values)
+        settings = tuple((name, float(number)) for name, number in attributes.items())
+        self.values.append(shape)
+        self.steps.append(Step(op, read, value, indices, settings, self.where))
+        if not overwrite:
+            return Place(value, shape)
+        for place in target.memory:
+            place.value = None
+        target.value = value
+        return target
+
+    def apply(self, handler: Callable[..., Any], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+        """Call a handler; arguments that it does not know are a reason, not an error."""
+        try:
+            inspect.signature(handler).bind(self, *arguments, **keywords)
+        except TypeError as error:
+            self.refuse(f"is called in a form that has no native counterpart ({error})")
+        return handler(self, *arguments, **keywords)
+
+
+def described(thing: Any) -> str:
+    if isinstance(thing, Place):
+        return "a computed tensor"
+    if isinstance(thing, Tensor):
+        return f"a tensor of shape {list(thing.shape)}"
+    return f"{thing!r}"
+
+
+def batched(shape: Shape) -> str:
+    return f"[{', '.join(['N', *map(str, shape)])}]"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _on_meta(argument: Any) -> Any:
+    if isinstance(argument, Place):
+        return argument.meta()
+    if isinstance(argument, Tensor):
+        return torch.empty(argument.shape, device="meta")
+    return argument

@@ -1,0 +1,159 @@
+"""The losses that have a name: their mathematics in plain torch, and how users may ask for them.
+
+For an output o and a target y of one example (means run over the elements of the example's output):
+
+================ ===================================================================================================
+cross_entropy    -sum_c q_c log softmax(o)_c, with q = (1 - s) y + s / C for probabilities y, or y the one-hot vector
+                 of a class; s is ``label_smoothing``
+mse              mean (o - y)^2
+bce_with_logits  mean -y log sigmoid(o) - (1 - y) log sigmoid(-o)
+huber            mean of d^2 / 2 where d = |o - y| < delta, else delta (d - delta / 2)
+multi_margin     sum_{c != y} max(0, margin - o_y + o_c)^p / C, p = 1 or 2
+================ ===================================================================================================
+
+Each is differentiable twice, targets included where they are real numbers. torch's own multi_margin_loss is not.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metafast.program import Loss
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def _cross_entropy(output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
+    each = F.cross_entropy(output, target, reduction="none", label_smoothing=label_smoothing)
+    return _mean(each)
+
+
+def _mse(output: Tensor, target: Tensor) -> Tensor:
+    return _mean((output - target).square())
+
+
+def _bce_with_logits(output: Tensor, target: Tensor) -> Tensor:
+    return _mean((1 - target) * output - F.logsigmoid(output))
+
+
+def _huber(output: Tensor, target: Tensor, delta: float) -> Tensor:
+    difference = output - target
+    size = difference.abs()
+    return _mean(torch.where(size < delta, difference.square() / 2, delta * (size - delta / 2)))
+
+
+def _multi_margin(output: Tensor, target: Tensor, p: float, margin: float) -> Tensor:
+    excess = F.relu(margin - output.gather(1, target[:, None]) + output)
+    others = torch.arange(output.shape[1], device=output.device) != target[:, None]
+    return torch.where(others, excess if p == 1 else excess.square(), 0).mean(1)
+
+
+def _mean(values: Tensor) -> Tensor:
+    """[N, ...] -> [N]"""
+    return values.flatten(1).mean(1) if values.ndim > 1 else values
+
+
+#: name -> the loss of every example, and its settings as torch's classes and functions call them, with their defaults.
+_NAMED: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {
+    "cross_entropy": (_cross_entropy, {"label_smoothing": 0.0}),
+    "mse": (_mse, {}),
+    "bce_with_logits": (_bce_with_logits, {}),
+    "huber": (_huber, {"delta": 1.0}),
+    "multi_margin": (_multi_margin, {"p": 1.0, "margin": 1.0}),
+}
+_MODULES: dict[type, str] = {
+    nn.CrossEntropyLoss: "cross_entropy",
+    nn.MSELoss: "mse",
+    nn.BCEWithLogitsLoss: "bce_with_logits",
+    nn.HuberLoss: "huber",
+    nn.MultiMarginLoss: "multi_margin",
+}
+_FUNCTIONS: dict[Any, str] = {
+    F.cross_entropy: "cross_entropy",
+    F.mse_loss: "mse",
+    F.binary_cross_entropy_with_logits: "bce_with_logits",
+    F.huber_loss: "huber",
+    F.multi_margin_loss: "multi_margin",
+}
+#: Settings of torch's modules that have no native form, unless they have the value that means nothing.
+_FOREIGN: dict[str, Any] = {"weight": None, "pos_weight": None, "ignore_index": -100}
+
+
+def per_example(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """The losses [N] of outputs [N, *output] against classes [N] or targets [N, *output]."""
+    return _NAMED[loss.kind][0](output, target, **dict(loss.attributes))
+
+
+def mean(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """The mean over the examples, []."""
+    return per_example(loss, output, target).mean()
+
+
+def resolve(loss: Any) -> tuple[Loss | None, LossFunction]:
+    """A name, a torch.nn module, a torch.nn.functional function or any other callable, as ``(Loss, function)``.
+
+    ``function(output, target)`` is the mean over the examples. The Loss is None for callables that only torch can
+    differentiate; :func:`why_not_native` says why. Raises ValueError for an unknown name or a reduction other than
+    'mean'.
+    """
+    if isinstance(loss, str):
+        if loss not in _NAMED:
+            raise ValueError(f"loss {loss!r} is unknown; known are {_known()}, a torch.nn loss module and any function")
+        return _named(loss)
+    if isinstance(loss, functools.partial) and not loss.args and loss.func in _FUNCTIONS:
+        name = _FUNCTIONS[loss.func]
+        _check_reduction(loss.keywords.get("reduction", "mean"), name)
+        settings = {key: value for key, value in loss.keywords.items() if key != "reduction"}
+        return _named(name, settings) if settings.keys() <= _NAMED[name][1].keys() else (None, loss)
+    if isinstance(loss, nn.Module):
+        _check_reduction(getattr(loss, "reduction", "mean"), type(loss).__name__)
+        if type(loss) not in _MODULES or why_not_native(loss):
+            return None, loss
+        name = _MODULES[type(loss)]
+        return _named(name, {key: getattr(loss, key) for key in _NAMED[name][1]})
+    if not callable(loss):
+        raise ValueError(f"loss must be one of {_known()}, a torch.nn loss module or a function; it is {loss!r}")
+    return _named(_FUNCTIONS[loss]) if loss in _FUNCTIONS else (None, loss)
+
+
+def why_not_native(loss: Any) -> str:
+    """Why :func:`resolve` gives no Loss for it; empty if it gives one."""
+    if isinstance(loss, str):
+        return ""
+    if isinstance(loss, nn.Module) and type(loss) in _MODULES:
+        used = [name for name, unused in _FOREIGN.items() if getattr(loss, name, unused) is not unused]
+        used = [name for name in used if name != "ignore_index" or loss.ignore_index != _FOREIGN[name]]
+        return f"{type(loss).__name__} with {' and '.join(used)} has no native form" if used else ""
+    if isinstance(loss, nn.Module):
+        return f"{type(loss).__name__} has no native form"
+    if isinstance(loss, functools.partial):
+        name = getattr(loss.func, "__name__", repr(loss.func))
+        return "" if resolve(loss)[0] else f"{name} with {', '.join(loss.keywords)} has no native form"
+    return (
+        ""
+        if loss in _FUNCTIONS
+        else f"{getattr(loss, '__name__', repr(loss))} is a function that only torch can differentiate"
+    )
+
+
+def _named(kind: str, settings: dict[str, float] | None = None) -> tuple[Loss, LossFunction]:
+    settings = _NAMED[kind][1] | (settings or {})
+    if kind == "multi_margin" and settings["p"] not in (1, 2):
+        raise ValueError(f"multi_margin needs p = 1 or 2; it is {settings['p']}")
+    loss = Loss(kind, tuple((name, float(value)) for name, value in settings.items()))
+    return loss, functools.partial(mean, loss)
+
+
+def _check_reduction(reduction: str, name: str) -> None:
+    if reduction != "mean":
+        raise ValueError(f"loss {name} has reduction={reduction!r}; expected 'mean', the mean over a task's examples")
+
+
+def _known() -> str:
+    return ", ".join(map(repr, _NAMED))

@@ -1,0 +1,125 @@
+"""From an nn.Module to a Program: trace it, interpret the trace with the table of native layers, drop what the output
+does not need. Whatever has no native form raises :class:`Unsupported`, naming the layer and the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from metafast.builder import Builder, Place, Unsupported, batched, described
+from metafast.layers import FUNCTIONS, METHODS, MODULES
+from metafast.program import Loss, Program, Shape, Step
+from metafast.tracing import trace
+
+__all__ = ["Unsupported", "check_output", "evaluate", "interpret", "lower", "never_updated"]
+
+Adapted = Callable[[str], bool]
+#: What is called, resolved: a module, a function, or the name of a method. Returns what the call returns.
+Evaluate = Callable[[Builder, Any, Sequence[Any], dict[str, Any]], Any]
+
+
+def lower(
+    model: nn.Module,
+    example_shape: Sequence[int],
+    *,
+    adapted: Adapted = lambda name: True,
+    loss: Loss | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Program:
+    """The Program of ``model`` on inputs [N, *example_shape], for every number N of examples.
+
+    ``adapted(name)`` says which parameters the inner loop moves; one with ``requires_grad=False`` is a constant. All
+    parameters must have the type ``dtype`` of the input, float32 or float64. A BatchNorm in training mode uses the
+    statistics of its batch and leaves its buffers alone. Raises :class:`Unsupported`.
+    """
+    builder = Builder(model, tuple(example_shape), adapted, dtype)
+    output = interpret(trace(model), model, builder)
+    if loss is not None:
+        check_output(loss, builder.values[output])
+    values, steps = _live(builder, output)
+    return Program(values, tuple(builder.parameters), steps, loss)
+
+
+def check_output(loss: Loss, shape: Shape) -> None:
+    """Raise Unsupported if the loss is not native for examples' outputs of this shape."""
+    if loss.kind in ("cross_entropy", "multi_margin") and len(shape) != 1:
+        raise Unsupported("loss", f"{loss.kind} is native for outputs [N, C], not for {batched(shape)}")
+
+
+def _live(builder: Builder, output: int) -> tuple[tuple[Shape, ...], tuple[Step, ...]]:
+    """The steps that the output needs, and the values numbered anew. The output is then the last."""
+    needed = {output}
+    for step in reversed(builder.steps):
+        if step.output in needed:
+            needed.update(step.inputs)
+    number = {old: new for new, old in enumerate(sorted(needed | {0}))}
+    steps = tuple(
+        replace(step, inputs=tuple(number[i] for i in step.inputs), output=number[step.output])
+        for step in builder.steps
+        if step.output in needed
+    )
+    return tuple(builder.values[old] for old in number), steps
+
+
+def evaluate(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    """Hand one call to its handler."""
+    if isinstance(target, nn.Module):
+        return _call_module(b, target, [*arguments, *keywords.values()])
+    method = isinstance(target, str)
+    handler = METHODS.get(target) if method else FUNCTIONS.get(target)
+    b.subject = f"{target if method else getattr(target, '__name__', target)}() in {b.subject}"
+    if handler is None:
+        b.refuse("has no native form")
+    return b.apply(handler, arguments, keywords)
+
+
+def _call_module(b: Builder, module: nn.Module, arguments: list[Any]) -> Any:
+    if type(module) not in MODULES:
+        base = next((t.__name__ for t in MODULES if isinstance(module, t)), None)
+        b.refuse("has no native form" if base is None else f"is a subclass of {base}, not {base} itself")
+    if len(arguments) != 1:
+        b.refuse(f"is called with {len(arguments)} arguments")
+    b.read(arguments[0])
+    return MODULES[type(module)](b, module, arguments[0])
+
+
+def interpret(graph: fx.Graph, model: nn.Module, b: Builder, evaluate: Evaluate = evaluate) -> int:
+    """Run the graph on Places; returns the number of the output's value."""
+    modules = dict(model.named_modules())
+    tensors = dict((*model.named_buffers(), *model.named_parameters()))
+    results: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        arguments, keywords = fx.node.map_arg((node.args, node.kwargs), results.__getitem__)
+        b.where, b.subject = node.meta["where"], node.meta["type"]
+        if node.op == "placeholder":
+            results[node] = b.input
+        elif node.op == "get_attr":
+            results[node] = tensors[node.target]
+        elif node.op == "output":
+            if not isinstance(arguments[0], Place):
+                b.refuse(f"returns {described(arguments[0])}, not one tensor computed from the input")
+            return b.read(arguments[0])
+        else:
+            target = modules[node.target] if node.op == "call_module" else node.target
+            results[node] = evaluate(b, target, arguments, keywords)
+    raise AssertionError("a graph ends with its output")
+
+
+def never_updated(model: nn.Module) -> list[str]:
+    """The names of the batch norms that evaluate with the statistics they were created with."""
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, norms)
+        and not module.training
+        and module.running_mean is not None
+        and module.running_var is not None
+        and (module.num_batches_tracked is None or int(module.num_batches_tracked) == 0)
+        and not bool(module.running_mean.any())
+        and bool((module.running_var == 1).all())
+    ]

@@ -1,0 +1,222 @@
+"""A module's forward as a torch.fx graph, or the reason why a graph would not mean the same.
+
+Tracing runs the model's Python code once; what it does must be what it will do every time. A decision taken from
+data, a random number, a gradient mode switched inside forward, a custom autograd function or an attribute that
+forward changes cannot be seen in the graph, so each is refused here.
+"""
+
+from __future__ import annotations
+
+import builtins
+import operator
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from metafast.builder import Unsupported
+from metafast.layers import MODULES
+from metafast.snapshot import GLOBAL_HOOKS, HOOKS, Snapshot
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+#: torch.fx patches nn.Module while it traces, so one trace at a time.
+_LOCK = threading.RLock()
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """torch's own layers, and subclasses of those with a native form, are not looked into."""
+    return isinstance(module, tuple(MODULES)) or (
+        type(module).__module__.startswith("torch.") and not isinstance(module, _CONTAINERS)
+    )
+
+
+def trace(model: nn.Module) -> fx.Graph:
+    """The graph of ``model(x)``. Nodes name modules, parameters and buffers as the model does ("" is the model), and
+    ``node.meta["where"]`` names the module that the code of a node belongs to. Raises :class:`Unsupported`."""
+    _refuse_hooks(model)
+    with _LOCK, torch.enable_grad(), _length_of_proxies(model):
+        before, dice = Snapshot(model, ()), _random_states()
+        tracer = _Tracer(model)
+        try:
+            graph = tracer.trace(_Root(model))
+        except Unsupported:
+            raise
+        except Exception as error:  # whatever the user's code raises when it meets a proxy
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise tracer.unsupported(f"cannot be traced: {reason}") from error
+        finally:
+            rolled = not _same_states(dice, _random_states())
+            _set_random_states(dice)
+            changed = not before.holds()
+            if changed:
+                before.restore_attributes()
+        if rolled:
+            raise Unsupported("", f"{type(model).__name__} draws random numbers in forward")
+        if changed:
+            raise Unsupported("", f"{type(model).__name__} changes attributes of its modules in forward")
+        return graph
+
+
+def _refuse_hooks(model: nn.Module) -> None:
+    if any(GLOBAL_HOOKS):
+        raise Unsupported("", "hooks are registered for all modules, and would not run")
+    for name, module in model.named_modules():
+        for hooks in HOOKS:
+            if getattr(module, hooks):
+                raise Unsupported(name, f"{type(module).__name__} has {hooks.strip('_').replace('_', ' ')}")
+        if parametrize.is_parametrized(module):
+            raise Unsupported(name, f"{type(module).__name__} has a parametrization")
+
+
+class _Root(nn.Module):
+    """Calls the model as a user does, with defaults for its other arguments, and lets the model itself be a leaf."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Any) -> Any:
+        return self.model(x)
+
+
+class _Proxy(fx.Proxy):
+    """torch.fx records ``x += y`` as ``x = x + y``, which other names of x would not see."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise TypeError(f"assigns to the attribute {name} of a tensor")
+        super().__setattr__(name, value)
+
+
+def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
+
+    return method
+
+
+for _name in (
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+):
+    setattr(_Proxy, f"__i{_name}__", _in_place(f"i{_name}"))
+
+
+class _Tracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
+        self.tensors: dict[int, str] = {id(t): n for n, t in (*model.named_buffers(), *model.named_parameters())}
+        self.thread = threading.get_ident()
+        self.inside: list[nn.Module] = [model]
+        self.modes = _modes()
+
+    def unsupported(self, reason: str) -> Unsupported:
+        module = self.inside[-1]
+        return Unsupported(self.names.get(module, ""), f"{type(module).__name__} {reason}")
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_leaf(m)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        if mod not in self.names:
+            raise self.unsupported(f"calls a {type(mod).__name__} that is not registered as a submodule")
+        return self.names[mod]
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self.thread:  # torch.fx has patched nn.Module for all threads
+            return forward(*args, **kwargs)
+        self.inside.append(m)
+        result = super().call_module(m, forward, args, kwargs)
+        self.inside.pop()  # an exception leaves it, to name the module
+        return result
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        if threading.get_ident() != self.thread or id(attr_val) not in self.tensors:
+            return attr_val
+        return self.create_proxy("get_attr", self.tensors[id(attr_val)], (), {})
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Tensor):
+            if id(a) not in self.tensors:
+                raise self.unsupported("uses a tensor that is not computed from the input, nor a parameter or buffer")
+            return self.create_node("get_attr", self.tensors[id(a)], (), {})
+        if isinstance(a, fx.Proxy):
+            return a.node
+        return super().create_arg(a)
+
+    def create_node(self, kind: str, target: Any, *rest: Any, **keywords: Any) -> fx.Node:
+        if _modes() != self.modes:
+            raise self.unsupported("runs under no_grad, autocast or a custom autograd function")
+        node = super().create_node(kind, target, *rest, **keywords)
+        module = self.inside[-1]
+        node.meta["where"] = self.names[module]
+        node.meta["type"] = type(module).__name__
+        return node
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+
+def _modes() -> tuple[bool, ...]:
+    """What changes the meaning of an operation without being part of it."""
+    return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+
+
+@contextmanager
+def _length_of_proxies(model: nn.Module) -> Iterator[None]:
+    """len(x) must return an int, which a proxy cannot; so the code of forward sees a len of ours."""
+
+    def length(thing: Any) -> Any:
+        if isinstance(thing, fx.Proxy):
+            return thing.tracer.create_proxy("call_function", builtins.len, (thing,), {})
+        return builtins.len(thing)
+
+    patched: list[dict[str, Any]] = []
+    for module in model.modules():
+        scope = getattr(type(module).forward, "__globals__", None)
+        if scope is not None and "len" not in scope and not is_leaf(module):
+            scope["len"] = length
+            patched.append(scope)
+    try:
+        yield
+    finally:
+        for scope in patched:
+            del scope["len"]
+
+
+def _random_states() -> tuple[Any, ...]:
+    return random.getstate(), torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+
+
+def _same_states(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    same_numpy = all(np.array_equal(x, y) for x, y in zip(a[2], b[2], strict=True))
+    return a[0] == b[0] and torch.equal(a[1], b[1]) and same_numpy
+
+
+def _set_random_states(states: tuple[Any, ...]) -> None:
+    random.setstate(states[0])
+    torch.set_rng_state(states[1])
+    np.random.set_state(states[2])  # noqa: NPY002
