@@ -1,0 +1,72 @@
+// Where the arrays of one pass over a Program stand: what a primitive sees.
+//
+// A primitive is a struct with four static functions of (const Frame&, const Step&):
+//   forward           writes the output's activation
+//   backward          reads the output's cotangent; writes those of its inputs and parameters
+//   tangent_forward   writes the tangent of the output's activation
+//   tangent_backward  writes the tangents of what backward writes
+// The tangent passes read the activations and cotangents that the first two left in the tape.
+#pragma once
+
+#include <stddef.h>
+
+#include "../plan.h"
+#include "../scalar.h"
+#include "gemm.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+template <class T>
+struct Frame {
+  const BatchPlan* plan;
+  T *tape, *tangent_tape;
+  const T* x;                 // activations of value 0 if the plan says they are direct
+  const T *initial, *theta;   // all parameters at step 0; the adapted ones at this step
+  const T* vector;            // tangent of the parameters, or null
+  T *gradient, *gradient_dot; // of the learnt parameters
+  T* scratch;
+
+  int64_t examples() const { return plan->examples; }
+  const Value& value(int v) const { return plan->values[v]; }
+  int64_t rows(int v) const { return plan->examples * plan->values[v].rows; }
+
+  const T* activation(int v) const {
+    return v == 0 && plan->input_is_direct ? x : tape + plan->values[v].activation;
+  }
+  T* activation_out(int v) const { return tape + plan->values[v].activation; }
+  T* cotangent(int v) const { return tape + plan->values[v].cotangent; }
+  // Null where the tangent is known to be zero.
+  T* activation_dot(int v) const {
+    return plan->values[v].has_tangent ? tangent_tape + plan->values[v].activation_dot : nullptr;
+  }
+  T* cotangent_dot(int v) const { return tangent_tape + plan->values[v].cotangent_dot; }
+
+  const ParameterPlan& parameter_plan(int p) const { return plan->parameters[p]; }
+  const T* parameter(int p) const {
+    if (p < 0) return nullptr;
+    const int64_t offset = plan->parameters[p].offset;
+    return offset < plan->adapted_size ? theta + offset : initial + offset;
+  }
+  const T* parameter_dot(int p) const {
+    if (p < 0 || plan->parameters[p].offset >= plan->tangent_size) return nullptr;
+    return vector + plan->parameters[p].offset;
+  }
+  T* parameter_gradient(int p) const { return gradient + plan->parameters[p].offset; }
+  T* parameter_gradient_dot(int p) const { return gradient_dot + plan->parameters[p].offset; }
+};
+
+inline bool wanted(GradientMode mode) { return mode != GradientMode::kIgnore; }
+
+// How a product begins when it is the first of several into the same array.
+inline Start begin_with(GradientMode mode) {
+  return mode == GradientMode::kAccumulate ? Start::kAccumulate : Start::kZero;
+}
+
+template <class T>
+inline void put(T* out, T value, GradientMode mode) {
+  *out = mode == GradientMode::kAccumulate ? *out + value : value;
+}
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

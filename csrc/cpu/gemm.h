@@ -1,0 +1,181 @@
+// Problem: every linear layer and convolution, forward, input gradient and weight gradient, of matrices too small for a
+//   BLAS call to pay.
+// Solution: one indirect product
+//       C[m, n]  (=, = bias +, +=)  sum_k  a[row(m) + col(k)] * b[k * ldb + n]
+//   in which the broadcast operand A may be gathered through tables: a convolution is a product whose rows are pixels
+//   and whose columns are (tap, channel), without an im2col buffer, for any stride and dilation; a transposed A costs
+//   nothing. Only B and C need unit stride along n, and n is padded to whole vectors, so there are no edges.
+// Registers: MR rows by NR vectors of accumulators, NR vectors of B, one broadcast. Per k that is MR * NR fused
+//   multiply-adds for MR + NR loads.
+// Usage: multiply(a_view, b, ldb, c, ldc, m, n_vectors * kLanes, k, start, bias).
+#pragma once
+
+#include <stdint.h>
+
+#include "../isa.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+template <class T>
+constexpr int kLanes = METAFAST_VECTOR_BYTES / int(sizeof(T));
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(METAFAST_VECTOR_BYTES)));
+  typedef T unaligned __attribute__((vector_size(METAFAST_VECTOR_BYTES), aligned(sizeof(T)), may_alias));
+};
+
+template <class T>
+using Vector = typename VectorOf<T>::type;
+
+template <class T>
+inline __attribute__((always_inline)) Vector<T> load(const T* p) {
+  return *reinterpret_cast<const typename VectorOf<T>::unaligned*>(p);
+}
+template <class T>
+inline __attribute__((always_inline)) void store(T* p, Vector<T> v) {
+  *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = v;
+}
+
+// The broadcast operand. Either index is a table, or a stride where the table is null.
+template <class T>
+struct Gather {
+  const T* data;
+  const int32_t *row, *col;
+  int32_t row_stride, col_stride;
+};
+
+enum class Start { kZero, kBias, kAccumulate };
+
+template <class T>
+struct Product {
+  Gather<T> a;
+  const T* b;
+  T* c;
+  int64_t ldb, ldc;
+  const T* bias;
+};
+
+template <class T, int MR, int NR, bool TABLE>
+static void tile(const Product<T>& p, int64_t m0, int64_t n0, int64_t k0, int64_t k1, Start start) {
+  constexpr int L = kLanes<T>;
+  const T* a[MR];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) a[i] = p.a.data + (p.a.row ? int64_t(p.a.row[m0 + i]) : (m0 + i) * p.a.row_stride);
+  T* c = p.c + m0 * p.ldc + n0;
+  Vector<T> acc[MR][NR];
+  if (start == Start::kAccumulate) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < NR; ++j) acc[i][j] = load(c + i * p.ldc + j * L);
+  } else if (start == Start::kBias) {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < NR; ++j) acc[i][j] = load(p.bias + n0 + j * L);
+  } else {
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 16
+      for (int j = 0; j < NR; ++j) acc[i][j] = Vector<T>{};
+  }
+  const T* b = p.b + k0 * p.ldb + n0;
+  const int64_t stride = p.a.col_stride;
+  int64_t offset = TABLE ? 0 : k0 * stride;
+  for (int64_t k = k0; k < k1; ++k, b += p.ldb) {
+    if (TABLE) offset = p.a.col[k];
+    Vector<T> bv[NR];
+#pragma GCC unroll 16
+    for (int j = 0; j < NR; ++j) bv[j] = load(b + j * L);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const T ai = a[i][offset];
+#pragma GCC unroll 16
+      for (int j = 0; j < NR; ++j) acc[i][j] += ai * bv[j];
+    }
+    if (!TABLE) offset += stride;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 16
+    for (int j = 0; j < NR; ++j) store(c + i * p.ldc + j * L, acc[i][j]);
+}
+
+template <class T, int MR, int NR>
+static void tile_any(const Product<T>& p, int64_t m, int64_t n, int64_t k0, int64_t k1, Start start) {
+  if (p.a.col)
+    tile<T, MR, NR, true>(p, m, n, k0, k1, start);
+  else
+    tile<T, MR, NR, false>(p, m, n, k0, k1, start);
+}
+
+// Rows [0, m) of one strip of NR vectors, in tiles of equal height as far as possible: 10 rows are 5 + 5, not 6 + 4.
+template <class T, int NR, int MAX>
+static void strip(const Product<T>& p, int64_t m, int64_t n, int64_t k0, int64_t k1, Start start) {
+  int64_t tiles = (m + MAX - 1) / MAX;
+  for (int64_t i = 0; tiles > 0; --tiles) {
+    const int64_t height = (m - i + tiles - 1) / tiles;
+    switch (height) {
+      case 1: tile_any<T, 1, NR>(p, i, n, k0, k1, start); break;
+      case 2: tile_any<T, 2, NR>(p, i, n, k0, k1, start); break;
+      case 3: tile_any<T, 3, NR>(p, i, n, k0, k1, start); break;
+      case 4: tile_any<T, 4, NR>(p, i, n, k0, k1, start); break;
+      case 5: tile_any<T, MAX >= 5 ? 5 : 4, NR>(p, i, n, k0, k1, start); break;
+      default: tile_any<T, MAX >= 6 ? 6 : 4, NR>(p, i, n, k0, k1, start); break;
+    }
+    i += height;
+  }
+}
+
+// Depth of a block: B's strip of this many rows stays in the first-level cache while all rows of A pass by. It also
+// keeps sums short: a long float32 sum is folded from partial sums.
+constexpr int64_t kDepth = 256;
+
+template <class T>
+static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m, int64_t n, int64_t k,
+                     Start start, const T* bias = nullptr) {
+  constexpr int L = kLanes<T>;
+  const Product<T> p{a, b, c, ldb, ldc, bias};
+  const int64_t blocks = k > 0 ? (k + kDepth - 1) / kDepth : 1;
+  int64_t k0 = 0;
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t k1 = k0 + (k - k0) / (blocks - block);
+    int64_t vectors = n / L;
+    for (int64_t j = 0; vectors > 0;) {
+      // Strips of 2 vectors by up to 6 rows; 5 vectors are 3 + 2 and 3 are 3, by up to 4 rows.
+      if (vectors == 3 || vectors == 5) {
+        strip<T, 3, 4>(p, m, j, k0, k1, start);
+        j += 3 * L, vectors -= 3;
+      } else if (vectors >= 2) {
+        strip<T, 2, 6>(p, m, j, k0, k1, start);
+        j += 2 * L, vectors -= 2;
+      } else {
+        strip<T, 1, 6>(p, m, j, k0, k1, start);
+        j += L, vectors -= 1;
+      }
+    }
+    start = Start::kAccumulate;
+    k0 = k1;
+  }
+}
+
+// sum over rows of x, added to or written over out[0 .. n).
+template <class T>
+static void column_sums(const T* x, int64_t ldx, int64_t rows, int64_t n, T* out, bool accumulate) {
+  constexpr int L = kLanes<T>;
+  for (int64_t j = 0; j < n; j += L) {
+    Vector<T> total = accumulate ? load(out + j) : Vector<T>{};
+    for (int64_t r0 = 0; r0 < rows; r0 += kDepth) {
+      const int64_t r1 = r0 + kDepth < rows ? r0 + kDepth : rows;
+      Vector<T> part{};
+      for (int64_t r = r0; r < r1; ++r) part += load(x + r * ldx + j);
+      total += part;
+    }
+    store(out + j, total);
+  }
+}
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

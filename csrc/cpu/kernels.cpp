@@ -1,0 +1,60 @@
+// Compiled once per instruction set and scalar type. Exports one table; everything else is inside.
+#include "kernels.h"
+
+#include "../engine.h"
+
+#ifndef METAFAST_REAL
+#define METAFAST_REAL float
+#endif
+
+namespace metafast {
+namespace METAFAST_ISA {
+namespace {
+
+using Real = METAFAST_REAL;
+
+void run_task(const Job<Real>& job, int64_t task, int64_t slot, int64_t thread) {
+  TaskRun<Real>(job, task, slot, thread).run();
+}
+
+void add_rows(const Real* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate,
+              Real* __restrict total) {
+  if (!accumulate)
+    for (int64_t i = begin; i < end; ++i) total[i] = Real(0);
+  for (int64_t r = 0; r < count; ++r) {
+    const Real* __restrict row = rows + r * stride;
+    for (int64_t i = begin; i < end; ++i) total[i] += row[i];
+  }
+}
+
+void elementary(int32_t function, const Real* x, Real* y, int64_t n) {
+  switch (function) {
+    case 0:
+      for (int64_t i = 0; i < n; ++i) y[i] = exp(x[i]);
+      break;
+    case 1:
+      for (int64_t i = 0; i < n; ++i) y[i] = expm1(x[i]);
+      break;
+    case 2:
+      for (int64_t i = 0; i < n; ++i) y[i] = tanh(x[i]);
+      break;
+    case 3:
+      for (int64_t i = 0; i < n; ++i) y[i] = sigmoid(x[i]);
+      break;
+    default:
+      for (int64_t i = 0; i < n; ++i) y[i] = log1p01(x[i]);
+      break;
+  }
+}
+
+}  // namespace
+
+template <>
+const Kernels<Real>& table<Real>() {
+  static const Kernels<Real> kernels = {kLanes<Real>, run_task, add_rows, parameter_in<Real>, parameter_out<Real>,
+                                        elementary};
+  return kernels;
+}
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

@@ -1,0 +1,30 @@
+// What one translation unit of kernels offers: the same functions for every instruction set and scalar type.
+#pragma once
+
+#include "../isa.h"
+#include "../plan.h"
+
+namespace metafast {
+
+template <class T>
+struct Kernels {
+  int32_t lanes;  // elements of a SIMD register: leading dimensions are multiples of it
+  void (*run_task)(const Job<T>&, int64_t task, int64_t slot, int64_t thread);
+  // total[begin .. end) (+)= sum over `count` rows, in order.
+  void (*add_rows)(const T* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate, T* total);
+  void (*parameter_in)(const ParameterPlan&, const T* user, T* out);
+  void (*parameter_out)(const ParameterPlan&, const T* in, T* user);
+  // exp, expm1, tanh, sigmoid, log1p01 of an array, so that their stated errors can be tested.
+  void (*elementary)(int32_t function, const T* x, T* y, int64_t n);
+};
+
+namespace METAFAST_ISA {
+template <class T>
+const Kernels<T>& table();
+template <>
+const Kernels<float>& table<float>();
+template <>
+const Kernels<double>& table<double>();
+}  // namespace METAFAST_ISA
+
+}  // namespace metafast

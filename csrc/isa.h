@@ -1,0 +1,15 @@
+// Names the instruction set a translation unit is compiled for. Every function that may be inlined lives in the
+// namespace of its instruction set, so that the linker never substitutes one compiled for a newer processor.
+#pragma once
+
+#ifndef METAFAST_ISA
+#define METAFAST_ISA baseline
+#endif
+
+#if defined(__AVX512F__)
+#define METAFAST_VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define METAFAST_VECTOR_BYTES 32
+#else
+#define METAFAST_VECTOR_BYTES 16
+#endif

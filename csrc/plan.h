@@ -1,0 +1,191 @@
+// Plain data shared by the planner (program.cpp, which may use the standard library) and the kernels (which may not).
+//
+// Everything a kernel needs to know about a Program for one batch size: shapes, where each array stands in the
+// workspace, and which gradients somebody wants. Offsets and leading dimensions count elements, not bytes.
+//
+// Layout. A value of an example is a matrix of `rows` positions by `channels`, channels innermost ("channels last"),
+// each row padded to `ld`, a multiple of the SIMD width. A weight of shape [outputs, inputs, taps...] stands as
+// [taps][inputs][ld(outputs)]. Pads of parameters, cotangents and their tangents are always zero; pads of activations
+// are arbitrary but finite for finite data, and no sum ever reads them.
+#pragma once
+
+#include <stdint.h>
+
+namespace metafast {
+
+enum class Op : int32_t {
+  kLinear,
+  kConv2d,
+  kBatchNorm,
+  kRelu,
+  kLeakyRelu,
+  kElu,
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kTanh,
+  kSigmoid,
+  kSoftplus,
+  kMaxPool2d,
+  kAvgPool2d,
+  kFlatten,
+  kAdd,
+};
+
+enum class LossKind : int32_t { kNone, kCrossEntropy, kMse, kBceWithLogits, kHuber, kMultiMargin };
+
+// What a gradient does to the array it is meant for.
+enum class GradientMode : int32_t { kIgnore, kOverwrite, kAccumulate };
+
+struct Value {
+  int64_t rows;      // positions per example: height * width
+  int32_t height, width, channels;
+  int32_t ld;        // of activations and their tangents
+  int32_t cold;      // of cotangents and their tangents: differs from ld only for the input, read where the user has it
+  int64_t activation, cotangent;          // offsets in the tape
+  int64_t activation_dot, cotangent_dot;  // offsets in the tangent tape
+  bool has_tangent, has_cotangent;
+};
+
+// A parameter of shape [outputs, inputs, taps] with the user, [taps][inputs][ld] inside. A vector has inputs = taps = 1.
+struct ParameterPlan {
+  int64_t offset;
+  int64_t size;  // taps * inputs * ld
+  int32_t outputs, inputs, taps, ld;
+};
+
+// The part of the input under one output position of a pooling, clipped to the input.
+struct PoolWindow {
+  int32_t row_begin, row_end, column_begin, column_end;
+  double divisor;
+};
+
+// Index tables that turn a convolution into the indirect product of cpu/gemm.h. Offsets are into a buffer that holds
+// `group` zero-padded images; `pixel` gives the first element under each output position, `tap` the way from there to
+// each (tap, channel). `adjoint_*` are the same for the input gradient, which is a convolution of the output cotangents
+// (spread by the stride) with flipped, transposed weights.
+struct ConvTables {
+  int32_t group;
+  int32_t padded_height, padded_width, adjoint_height, adjoint_width;
+  int32_t adjoint_top, adjoint_left;  // where the first cotangent lands in its buffer; may be negative
+  const int32_t *pixel, *tap, *adjoint_pixel, *adjoint_tap;
+};
+
+struct Step {
+  Op op;
+  int32_t input[2], output;
+  int32_t parameter[4];  // -1: absent
+  GradientMode input_mode[2], parameter_mode[4];
+  int32_t kernel[2], stride[2], pad[2], dilation[2];
+  double attribute[2];
+  bool training;
+  int64_t saved, saved_dot;  // offsets of what the step keeps for later passes, in the tape and the tangent tape
+  ConvTables conv;
+  const PoolWindow* windows;
+};
+
+struct LossPlan {
+  LossKind kind;
+  double attribute[2];
+  int64_t saved;  // offset in the tape: loss of each example
+};
+
+// A Program for batches of `examples`.
+struct BatchPlan {
+  int64_t examples;
+  int32_t step_count, value_count, output;
+  const Step* steps;
+  const Value* values;
+  const ParameterPlan* parameters;
+  LossPlan loss;
+  // Parameters stand in the order adapted, meta, constant. Those below `gradient_size` get a gradient, those below
+  // `tangent_size` have a tangent, those below `adapted_size` are moved by the inner loop.
+  int64_t adapted_size, gradient_size, tangent_size;
+  bool gradient_has_gaps;  // some parameter is used by no step: its gradient is zero and must be written
+  bool input_is_direct;    // activations of value 0 are read from the user's memory
+  int64_t tape_size, tangent_size_total, scratch_size;
+};
+
+// One set of examples as the user has it. Strides count elements; step_stride is 0 if every inner step sees the same.
+template <class T>
+struct Examples {
+  const T* x;
+  const void* y;  // int64 classes, or T
+  const T* w;
+  bool y_is_class;
+  int64_t x_task_stride, x_step_stride, y_task_stride, y_step_stride, w_task_stride, w_step_stride;
+  // Gradients in the user's layout, or null.
+  T *dx, *dy, *dw;
+};
+
+template <class T>
+struct ParameterSource {
+  const T* data;
+  int64_t task_stride;  // 0: shared by all tasks
+};
+
+// Where a thread keeps what it needs for one task: offsets in its part of the workspace.
+struct ThreadLayout {
+  int64_t initial;           // all parameters at step 0, if some differ per task
+  int64_t trajectory;        // [steps][adapted_size]: the adapted parameters after each step
+  int64_t gradient;          // of the support loss; one per step if the gradient of the rates is wanted
+  int64_t gradient_stride;
+  int64_t gradient_dot;      // its tangent
+  int64_t vector;            // the tangent of the parameters
+  int64_t meta_gradient;     // lambda, where no sum over tasks is wanted
+  int64_t targets, target_gradient, weight_gradient;
+  int64_t tapes, tape_stride;  // of the support passes: one per step if kept
+  int64_t tangent_tape, query_tape, scratch;
+  int64_t total;
+};
+
+// One call: what the tasks have in common.
+template <class T>
+struct Job {
+  int64_t tasks;
+  int32_t steps;
+  bool first_order;
+  bool sweep;           // compute the meta-gradient
+  bool keep;            // keep the activations of every support pass
+  bool has_query;
+  bool hessian_vector;  // instead of an unrolled loop: H v and the gradients of <grad L, v> on the support set
+  const BatchPlan *support_plan, *query_plan;
+  Examples<T> support, query;
+
+  // Parameters in storage order: adapted, meta, constant.
+  int32_t parameter_count, learnt_count, adapted_count;
+  int64_t parameter_size, learnt_size, adapted_size;
+  const ParameterPlan* parameters;
+  const ParameterSource<T>* sources;
+  bool own_initial;         // some parameter differs per task
+  const T* shared_initial;  // those that do not, laid out
+  const ParameterSource<T>* vectors;  // v, one per learnt parameter
+
+  // Rate of step k for adapted parameter a: table[k * adapted_count + a], or, where elementwise[a] is not null, the
+  // array at elementwise[a] + k * elementwise_stride[a].
+  const T* rate_table;
+  const T* const* elementwise;
+  const int64_t* elementwise_stride;
+  // Their gradient stands behind the parameters' in a task's block: the table, then the arrays at these offsets.
+  bool want_rate_gradient;
+  const int64_t* rate_offset;
+  int64_t rate_size;
+
+  // Cotangents from outside, null if absent.
+  const T* loss_cotangent;  // [tasks] or, where null, the same for all:
+  T loss_cotangent_all;
+  const T* logits_cotangent;                           // [tasks, examples, output]
+  const ParameterSource<T>* adapted_cotangent;         // per adapted parameter [tasks, shape]
+
+  // Outputs in the user's layout, null if unwanted.
+  T *support_loss, *task_loss, *logits;
+  T* const* adapted;       // per adapted parameter [tasks, shape]
+  T* const* own_gradient;  // per learnt parameter [tasks, shape]; null: it is to be summed over tasks
+  T* gradients;            // [tasks of a wave][gradient_stride]: what is summed; null if nothing is
+  int64_t gradient_stride;
+
+  ThreadLayout layout;
+  T* workspace;
+};
+
+}  // namespace metafast

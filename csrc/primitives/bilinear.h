@@ -1,0 +1,83 @@
+// The four passes of y = x * W + b for any product * that is linear in x and in W. A primitive supplies
+//   product(f, s, x, W, y, start, bias)    weight_gradient(f, s, x, dy, dW, start)
+//   pack(f, s, W, packed)                  input_gradient(f, s, dy, packed, dx, start)
+// and the tangents follow: each is the same function called twice, (x * W)' = x' * W + x * W'.
+#pragma once
+
+#include "../cpu/frame.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+template <class T, class Primitive>
+struct Bilinear {
+  static void forward(const Frame<T>& f, const Step& s) {
+    const T* bias = f.parameter(s.parameter[1]);
+    Primitive::product(f, s, f.activation(s.input[0]), f.parameter(s.parameter[0]), f.activation_out(s.output),
+                       bias ? Start::kBias : Start::kZero, bias);
+  }
+
+  static void backward(const Frame<T>& f, const Step& s) {
+    const T* dy = f.cotangent(s.output);
+    if (wanted(s.parameter_mode[0]))
+      Primitive::weight_gradient(f, s, f.activation(s.input[0]), dy, f.parameter_gradient(s.parameter[0]),
+                                 begin_with(s.parameter_mode[0]));
+    if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
+    if (wanted(s.input_mode[0])) {
+      T* packed = f.tape + s.saved;
+      Primitive::pack(f, s, f.parameter(s.parameter[0]), packed);
+      Primitive::input_gradient(f, s, dy, packed, f.cotangent(s.input[0]), begin_with(s.input_mode[0]));
+    }
+  }
+
+  static void tangent_forward(const Frame<T>& f, const Step& s) {
+    const T* x_dot = f.activation_dot(s.input[0]);
+    const T* w_dot = f.parameter_dot(s.parameter[0]);
+    const T* bias_dot = f.parameter_dot(s.parameter[1]);
+    T* y_dot = f.activation_dot(s.output);
+    if (!y_dot) return;
+    Start start = bias_dot ? Start::kBias : Start::kZero;
+    if (x_dot) {
+      Primitive::product(f, s, x_dot, f.parameter(s.parameter[0]), y_dot, start, bias_dot);
+      start = Start::kAccumulate;
+    }
+    if (w_dot) {
+      Primitive::product(f, s, f.activation(s.input[0]), w_dot, y_dot, start, bias_dot);
+      start = Start::kAccumulate;
+    }
+    if (start != Start::kAccumulate) {  // only the bias moves: a product of depth zero
+      const int64_t ld = f.value(s.output).ld;
+      multiply<T>({y_dot, nullptr, nullptr, 0, 0}, y_dot, ld, y_dot, ld, f.rows(s.output), ld, 0, start, bias_dot);
+    }
+  }
+
+  static void tangent_backward(const Frame<T>& f, const Step& s) {
+    const T* x_dot = f.activation_dot(s.input[0]);
+    const T* dy = f.cotangent(s.output);
+    const T* dy_dot = f.cotangent_dot(s.output);
+    if (wanted(s.parameter_mode[0])) {
+      T* dw_dot = f.parameter_gradient_dot(s.parameter[0]);
+      Primitive::weight_gradient(f, s, f.activation(s.input[0]), dy_dot, dw_dot, begin_with(s.parameter_mode[0]));
+      if (x_dot) Primitive::weight_gradient(f, s, x_dot, dy, dw_dot, Start::kAccumulate);
+    }
+    if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
+    if (wanted(s.input_mode[0])) {
+      T* dx_dot = f.cotangent_dot(s.input[0]);
+      Primitive::input_gradient(f, s, dy_dot, f.tape + s.saved, dx_dot, begin_with(s.input_mode[0]));
+      if (const T* w_dot = f.parameter_dot(s.parameter[0])) {
+        T* packed = f.tangent_tape + s.saved_dot;
+        Primitive::pack(f, s, w_dot, packed);
+        Primitive::input_gradient(f, s, dy, packed, dx_dot, Start::kAccumulate);
+      }
+    }
+  }
+
+ private:
+  static void bias_gradient(const Frame<T>& f, const Step& s, const T* dy, T* db) {
+    const int64_t ld = f.value(s.output).ld;
+    column_sums(dy, ld, f.rows(s.output), ld, db, s.parameter_mode[1] == GradientMode::kAccumulate);
+  }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

@@ -1,0 +1,283 @@
+// Losses of one example, their gradients and the tangents of those (docs/maths.md, section 6).
+//
+// A loss l(z, y) supplies, for a generic scalar S,
+//   value(z, target)          the loss of one example
+//   gradient(z, target, g)    dl/dz_c for every output c, written through g(c, dl/dz_c)
+//   target_gradient(...)      dl/dy_c, for losses with real targets
+// and the four passes follow. A task's loss is L = sum_i w_i l_i / sum_i w_i, with w = 1 where none are given.
+#pragma once
+
+#include "../cpu/frame.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+// The outputs of one example, as values or duals: element c stands at (position, channel) = (c / channels, c % channels).
+template <class T>
+struct Outputs {
+  const T *value, *dot;
+  int32_t channels, ld;
+  int64_t count;
+  int64_t at(int64_t c) const { return c / channels * ld + c % channels; }
+  void get(int64_t c, T& out) const { out = value[at(c)]; }
+  void get(int64_t c, Dual<T>& out) const { out = Dual<T>(value[at(c)], dot ? dot[at(c)] : T(0)); }
+};
+
+// Targets of one example: a class, or reals that stand like the outputs.
+template <class T>
+struct Target {
+  int64_t label;  // -1: real targets
+  const T* real;
+  int32_t channels, ld;
+  T operator[](int64_t c) const { return real[c / channels * ld + c % channels]; }
+};
+
+template <class T>
+struct CrossEntropy {
+  T smoothing;
+  explicit CrossEntropy(const LossPlan& plan) : smoothing(T(plan.attribute[0])) {}
+
+  // The distribution that the outputs are compared with.
+  T wanted_probability(const Target<T>& y, int64_t c, int64_t n) const {
+    const T q = y.label >= 0 ? (c == y.label ? T(1) : T(0)) : y[c];
+    return (T(1) - smoothing) * q + smoothing / T(n);
+  }
+  template <class S>
+  static S log_sum_exp(const Outputs<T>& z) {
+    T highest = z.value[z.at(0)];
+    for (int64_t c = 1; c < z.count; ++c) {
+      const T v = z.value[z.at(c)];
+      highest = v > highest ? v : highest;
+    }
+    S sum(0), zc;
+    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), sum += exp(zc - S(highest));
+    return log(sum) + S(highest);
+  }
+  template <class S>
+  S value(const Outputs<T>& z, const Target<T>& y) const {
+    const S all = log_sum_exp<S>(z);
+    S loss(0), zc;
+    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), loss += S(wanted_probability(y, c, z.count)) * (all - zc);
+    return loss;
+  }
+  template <class S, class Put>
+  void gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
+    const S all = log_sum_exp<S>(z);
+    T total = T(0);
+    for (int64_t c = 0; c < z.count; ++c) total += wanted_probability(y, c, z.count);
+    S zc;
+    for (int64_t c = 0; c < z.count; ++c)
+      z.get(c, zc), put(c, exp(zc - all) * S(total) - S(wanted_probability(y, c, z.count)));
+  }
+  template <class S, class Put>
+  void target_gradient(const Outputs<T>& z, const Target<T>&, Put put) const {
+    const S all = log_sum_exp<S>(z);
+    S zc;
+    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, S(T(1) - smoothing) * (all - zc));
+  }
+};
+
+// Losses that are the mean over outputs of a function of (z_c, y_c): Element supplies value, slope and target_slope.
+template <class T, class Element>
+struct Elementwise {
+  Element element;
+  explicit Elementwise(const LossPlan& plan) : element(plan) {}
+  template <class S>
+  S value(const Outputs<T>& z, const Target<T>& y) const {
+    S sum(0), zc;
+    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), sum += at(zc, y[c]);
+    return sum / S(T(z.count));
+  }
+  template <class S, class Put>
+  void gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
+    S zc;
+    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, element.slope(zc, y[c]) / S(T(z.count)));
+  }
+  template <class S, class Put>
+  void target_gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
+    S zc;
+    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, element.target_slope(zc, y[c]) / S(T(z.count)));
+  }
+
+ private:
+  T at(T z, T y) const { return element.value(z, y); }
+  Dual<T> at(Dual<T> z, T y) const { return {element.value(z.v, y), element.slope(z.v, y) * z.d}; }
+};
+
+template <class T>
+struct Square {
+  explicit Square(const LossPlan&) {}
+  T value(T z, T y) const { return (z - y) * (z - y); }
+  template <class S>
+  S slope(S z, T y) const {
+    return S(T(2)) * (z - S(y));
+  }
+  template <class S>
+  S target_slope(S z, T y) const {
+    return -slope(z, y);
+  }
+};
+
+// Binary cross-entropy of sigmoid(z): max(z, 0) - z y + log(1 + exp(-|z|)).
+template <class T>
+struct LogisticLoss {
+  explicit LogisticLoss(const LossPlan&) {}
+  T value(T z, T y) const { return (z < T(0) ? T(0) : z) - z * y + log1p01(exp(-magnitude(z))); }
+  template <class S>
+  S slope(S z, T y) const {
+    return sigmoid(z) - S(y);
+  }
+  template <class S>
+  S target_slope(S z, T) const {
+    return -z;
+  }
+};
+
+// d^2 / 2 where |d| <= delta, delta (|d| - delta / 2) beyond.
+template <class T>
+struct HuberLoss {
+  T delta;
+  explicit HuberLoss(const LossPlan& plan) : delta(T(plan.attribute[0])) {}
+  T value(T z, T y) const {
+    const T d = magnitude(z - y);
+    return d <= delta ? T(0.5) * d * d : delta * (d - T(0.5) * delta);
+  }
+  template <class S>
+  S slope(S z, T y) const {
+    const S d = z - S(y);
+    return value_of(d) > delta ? S(delta) : value_of(d) < -delta ? S(-delta) : d;
+  }
+  template <class S>
+  S target_slope(S z, T y) const {
+    return -slope(z, y);
+  }
+};
+
+// sum over c != label of max(0, margin - z_label + z_c)^p / outputs, p = 1 or 2.
+template <class T>
+struct MultiMargin {
+  bool squared;
+  T margin;
+  explicit MultiMargin(const LossPlan& plan) : squared(plan.attribute[0] == 2), margin(T(plan.attribute[1])) {}
+  template <class S>
+  S value(const Outputs<T>& z, const Target<T>& y) const {
+    S sum(0);
+    for (int64_t c = 0; c < z.count; ++c)
+      if (c != y.label) {
+        const S gap = excess<S>(z, y, c);
+        if (!(value_of(gap) <= 0)) sum += squared ? gap * gap : gap;
+      }
+    return sum / S(T(z.count));
+  }
+  template <class S, class Put>
+  void gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
+    S total(0);
+    for (int64_t c = 0; c < z.count; ++c)
+      if (c != y.label) {
+        const S gap = excess<S>(z, y, c);
+        const S active = squared ? S(T(2)) * gap : S(T(1));
+        const S slope = (!(value_of(gap) <= 0) ? active : S(0)) / S(T(z.count));
+        total += slope;
+        put(c, slope);
+      }
+    put(y.label, -total);
+  }
+  template <class S, class Put>
+  void target_gradient(const Outputs<T>&, const Target<T>&, Put) const {}
+
+ private:
+  template <class S>
+  S excess(const Outputs<T>& z, const Target<T>& y, int64_t c) const {
+    S zc, zy;
+    z.get(c, zc), z.get(y.label, zy);
+    return S(margin) - zy + zc;
+  }
+};
+
+// A batch's targets as the engine has laid them out.
+template <class T>
+struct Targets {
+  const int64_t* labels;  // or
+  const T* real;
+  int64_t real_stride;  // of an example
+  const T* weights;     // [N] or null
+};
+
+// What the loss writes besides the cotangent of the outputs; null if unwanted.
+template <class T>
+struct TargetGradients {
+  T *dy, *dw;  // like Targets::real and ::weights
+};
+
+template <class T, class L>
+struct LossPasses {
+  const Frame<T>& f;
+  const L loss;
+  const Value& z;
+  const Targets<T>& targets;
+  const int64_t n;
+
+  LossPasses(const Frame<T>& frame, const Targets<T>& t)
+      : f(frame), loss(frame.plan->loss), z(frame.value(frame.plan->output)), targets(t), n(frame.examples()) {}
+
+  Outputs<T> outputs(int64_t i) const {
+    const T* dot = f.tangent_tape ? f.activation_dot(f.plan->output) : nullptr;
+    const int64_t at = i * z.rows * z.ld;
+    return {f.activation(f.plan->output) + at, dot ? dot + at : nullptr, z.channels, z.ld, z.rows * z.channels};
+  }
+  Target<T> target(int64_t i) const {
+    if (targets.labels) return {targets.labels[i], nullptr, z.channels, z.cold};
+    return {-1, targets.real + i * targets.real_stride, z.channels, z.cold};
+  }
+  T weight(int64_t i) const { return targets.weights ? targets.weights[i] : T(1); }
+  T total_weight() const {
+    T sum = T(0);
+    for (int64_t i = 0; i < n; ++i) sum += weight(i);
+    return sum;
+  }
+
+  // Leaves each example's loss in the tape and returns L.
+  T forward() const {
+    T* each = f.tape + f.plan->loss.saved;
+    T sum = T(0);
+    for (int64_t i = 0; i < n; ++i) {
+      each[i] = loss.template value<T>(outputs(i), target(i));
+      sum += weight(i) * each[i];
+    }
+    return sum / total_weight();
+  }
+
+  // Writes the cotangent of the outputs for a cotangent `seed` of L, pads zero. With S dual, the tangents of the same.
+  template <class S>
+  void reverse(T seed, T* dz, const TargetGradients<T>& out, S mean) const {
+    const T unit = seed / total_weight();
+    for (int64_t i = 0; i < n; ++i) {
+      const Outputs<T> zi = outputs(i);
+      const Target<T> yi = target(i);
+      const T scale = unit * weight(i);
+      T* dzi = dz + i * z.rows * z.cold;
+      for (int64_t e = 0; e < z.rows * z.cold; ++e) dzi[e] = T(0);
+      loss.template gradient<S>(zi, yi, [&](int64_t c, S g) { *place(dzi, c) = scale * part(g); });
+      if (out.dy)
+        loss.template target_gradient<S>(zi, yi, [&](int64_t c, S g) {
+          *place(out.dy + i * targets.real_stride, c) = scale * part(g);
+        });
+      if (out.dw) out.dw[i] = unit * part(loss.template value<S>(zi, yi) - mean);
+    }
+  }
+
+  // d L / d eps along the tangent of the outputs.
+  T mean_tangent() const {
+    T sum = T(0);
+    for (int64_t i = 0; i < n; ++i) sum += weight(i) * loss.template value<Dual<T>>(outputs(i), target(i)).d;
+    return sum / total_weight();
+  }
+
+ private:
+  T* place(T* base, int64_t c) const { return base + c / z.channels * z.cold + c % z.channels; }
+  static T part(T a) { return a; }
+  static T part(Dual<T> a) { return a.d; }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

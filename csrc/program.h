@@ -1,0 +1,87 @@
+// A Program as Python hands it over, checked, and its plans for batches of examples.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "plan.h"
+
+namespace metafast {
+
+using Shape = std::vector<int64_t>;
+
+enum class Role { kAdapted, kMeta, kConstant };
+
+struct StepDescription {
+  std::string op;
+  std::vector<int> inputs;
+  int output;
+  std::vector<int> parameters;
+  std::map<std::string, double> attributes;
+};
+
+// Which arrays a plan must provide for.
+enum class Scope { kNone, kAdapted, kLearnt };
+
+class Program {
+ public:
+  // Throws std::invalid_argument if anything does not fit together: kernels trust what gets past here.
+  Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
+          const std::vector<StepDescription>& steps, const std::string& loss,
+          const std::map<std::string, double>& loss_attributes);
+
+  // A BatchPlan with the arrays it points to.
+  struct Batch : BatchPlan {
+    std::vector<Step> step_list;
+    std::vector<Value> value_list;
+    std::vector<ParameterPlan> parameter_list;
+    std::vector<std::vector<int32_t>> tables;
+    std::vector<std::vector<PoolWindow>> pool_windows;
+  };
+  std::shared_ptr<const Batch> batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
+                                     bool input_gradient) const;
+
+  // In storage order: adapted, meta, constant.
+  std::vector<ParameterPlan> parameter_plans(int lanes) const;
+  int parameter_count() const { return int(parameters_.size()); }
+  int adapted_count() const { return adapted_count_; }
+  int learnt_count() const { return learnt_count_; }
+  // Position in storage order of a parameter of the description, and back.
+  int stored_at(int parameter) const { return stored_at_[size_t(parameter)]; }
+
+  int64_t input_size() const;
+  int64_t output_size() const;
+
+ private:
+  struct ParameterInfo {
+    int64_t numel;
+    int32_t outputs, inputs, taps;
+    bool used;
+  };
+  using Key = std::tuple<int64_t, int, Scope, Scope, bool>;
+
+  void add_step(const StepDescription& description);
+  void drop_dead_steps();
+  void drop_leading_flatten();
+  void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where);
+  std::shared_ptr<Batch> make_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
+                                    bool input_gradient) const;
+  void make_conv_tables(Batch& batch, Step& step) const;
+  void make_pool_windows(Batch& batch, Step& step) const;
+
+  std::vector<Shape> values_;
+  std::vector<ParameterInfo> parameters_;  // storage order
+  std::vector<int> stored_at_;
+  std::vector<Shape> parameter_shapes_;  // storage order
+  std::vector<Step> steps_;  // without offsets and tables
+  int output_ = 0, adapted_count_ = 0, learnt_count_ = 0;
+  LossPlan loss_{};
+  mutable std::mutex mutex_;
+  mutable std::map<Key, std::shared_ptr<const Batch>> batches_;
+};
+
+}  // namespace metafast

@@ -1,0 +1,301 @@
+"""The native engine behind autograd: the same four functions as :mod:`metafast.reference`.
+
+Eager sweep: with gradients enabled, the forward of :func:`unroll` computes the loss and its whole meta-gradient in one
+native call while everything is in cache; backward then only scales it. A cotangent on any other output, or a second
+backward through the same graph, runs the sweep in backward from the saved inputs (docs/design.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from metafast import native
+from metafast.batch import Batch, Rates, Unrolled
+from metafast.native import Cotangents, DataGradients, Gradients, Wanted
+from metafast.program import Program
+
+TWICE = (
+    "metafast's native gradients are differentiable once. For higher derivatives make the learner with "
+    'backend="torch", which runs plain autograd.'
+)
+
+
+class _NotTwice(Function):
+    """Identity on gradients whose own differentiation raises: passed ``count`` gradients, then what they depend on."""
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.set_materialize_grads(False)
+        return tuple(None if t is None else t.view_as(t) for t in tensors[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> Any:
+        raise RuntimeError(TWICE)
+
+
+def _once(gradients: Sequence[Tensor | None], depend_on: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """``gradients``, guarded if somebody means to differentiate them again (create_graph=True)."""
+    if not torch.is_grad_enabled():
+        return tuple(gradients)
+    with torch.enable_grad():
+        guarded: tuple[Tensor | None, ...] = _NotTwice.apply(len(gradients), *gradients, *depend_on)  # type: ignore[no-untyped-call]
+    return guarded
+
+
+def _requires(*tensors: Tensor | None) -> tuple[bool, ...]:
+    return tuple(t is not None and t.requires_grad for t in tensors)
+
+
+@dataclass(slots=True)
+class _Call:
+    """What a node of the graph knows besides its tensors: their number and the settings of the loop."""
+
+    program: Program
+    parameters: int
+    elementwise: tuple[int, ...]  # adapted parameters with a rate per element
+    has_rates: bool
+    has_support: bool
+    has_query: bool
+    steps: int
+    first_order: bool
+    memory: str
+    stepwise: bool
+    want_adapted: bool
+    eager: Gradients | None = None  # from forward to setup_context
+
+    def run(self, tensors: Sequence[Any], sweep: Wanted | None, cotangents: Cotangents | None) -> native.Result:
+        count = self.parameters
+        rates_end = count + 1 + len(self.elementwise)
+        rates = (
+            Rates(tensors[count], tuple(zip(self.elementwise, tensors[count + 1 : rates_end], strict=True)))
+            if self.has_rates
+            else None
+        )
+        data = tensors[rates_end:]
+        return native.run(
+            self.program,
+            tensors[:count],
+            rates,
+            Batch(*data[:3]) if self.has_support else None,
+            Batch(*data[3:]) if self.has_query else None,
+            steps=self.steps,
+            first_order=self.first_order,
+            memory=self.memory,
+            stepwise=self.stepwise,
+            want_adapted=self.want_adapted and sweep is None,
+            sweep=sweep,
+            cotangents=cotangents,
+        )
+
+    def wanted(self, needs: Sequence[bool]) -> Wanted:
+        rates_end = self.parameters + 1 + len(self.elementwise)
+        return Wanted(
+            needs[self.parameters],
+            any(needs[self.parameters + 1 : rates_end]),
+            tuple(needs[rates_end : rates_end + 3]),  # type: ignore[arg-type]
+            tuple(needs[rates_end + 3 : rates_end + 6]),  # type: ignore[arg-type]
+        )
+
+    def as_inputs(self, gradients: Gradients) -> list[Tensor | None]:
+        """Gradients in the order of the node's tensors."""
+        parameters: list[Tensor | None] = [None] * self.parameters
+        for i, gradient in zip(self.program.learnt, gradients.parameters, strict=True):
+            parameters[i] = gradient
+        rates = gradients.elementwise or [None] * len(self.elementwise)
+        return [*parameters, gradients.table, *rates, *gradients.support, *gradients.query]
+
+
+class _Unroll(Function):
+    @staticmethod
+    def forward(call: _Call, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, y = tensors[-3:-1]  # of the query
+        if x is None or y is None or call.want_adapted:
+            result = call.run(tensors, None, None)
+        else:
+            result = call.run(tensors, call.wanted(_requires(*tensors)), Cotangents(loss=1.0 / x.shape[0]))
+            call.eager = result.gradients
+        return (result.loss, result.task_loss, result.logits, result.support_loss, *(result.adapted or ()))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        call = ctx.call = inputs[0]
+        ctx.eager, call.eager = call.eager, None
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(output[3])
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        call, tensors = ctx.call, ctx.saved_tensors
+        loss, task_loss, logits, _, *adapted = cotangents
+        only_loss = task_loss is None and logits is None and not any(t is not None for t in adapted)
+        with torch.no_grad():
+            if only_loss and loss is None:
+                return (None,) * (1 + len(tensors))
+            # Whoever receives the eager gradients owns them and may change them, so they are handed out once.
+            gradients, ctx.eager = (ctx.eager, None) if only_loss else (None, ctx.eager)
+            if gradients is not None:
+                made = call.as_inputs(gradients)
+                factor = loss.item()
+                if factor != 1.0:
+                    for gradient in made:
+                        if gradient is not None:
+                            gradient.mul_(factor)
+            else:
+                made = call.as_inputs(_deferred(call, tensors, ctx.needs_input_grad[1:], cotangents))
+        return (None, *_once(made, (*cotangents, *tensors)))
+
+
+def _deferred(
+    call: _Call, tensors: Sequence[Tensor | None], needs: Sequence[bool], cotangents: Sequence[Tensor | None]
+) -> Gradients:
+    """The sweep for cotangents on any outputs, from the inputs alone."""
+    loss, task_loss, logits, _, *adapted = cotangents
+    seed = Cotangents(0.0, task_loss, logits, adapted if any(t is not None for t in adapted) else None)
+    if loss is not None:
+        x = tensors[-3]
+        assert x is not None
+        tasks = x.shape[0]
+        mean = (loss / tasks).expand(tasks)
+        seed.task_loss = mean if task_loss is None else task_loss + mean
+    gradients = call.run(tensors, call.wanted(needs), seed).gradients
+    assert gradients is not None
+    return gradients
+
+
+def unroll(
+    program: Program,
+    parameters: Sequence[Tensor],
+    rates: Rates | None,
+    support: Batch | None,
+    query: Batch | None,
+    *,
+    steps: int,
+    first_order: bool = False,
+    memory: str = "auto",
+    stepwise: bool = False,
+    want_adapted: bool = False,
+) -> Unrolled:
+    """K inner steps for every task, then the query loss (docs/maths.md, section 2). See :mod:`metafast.batch` for shapes.
+
+    ``parameters`` are those of ``program`` in order, each [*shape] (shared by all tasks) or [T, *shape]. ``memory``
+    keeps the activations of every support pass for the reverse sweep ("keep"), computes them again ("recompute"), or
+    chooses by size ("auto"). Differentiable once in everything but integer targets.
+    """
+    if steps == 0:
+        rates = None
+        if query is not None:
+            support = None
+    table = None if rates is None else rates.table
+    elementwise = () if rates is None else rates.elementwise
+    call = _Call(
+        program,
+        len(parameters),
+        tuple([a for a, _ in elementwise]),
+        rates is not None,
+        support is not None,
+        query is not None,
+        steps,
+        first_order,
+        memory,
+        stepwise,
+        want_adapted,
+    )
+    nothing = (None, None, None)
+    tensors = (*parameters, table, *[t for _, t in elementwise], *(support or nothing), *(query or nothing))
+    if torch.is_grad_enabled() and any(_requires(*tensors)):
+        loss, task_loss, logits, support_loss, *adapted = _Unroll.apply(call, *tensors)  # type: ignore[no-untyped-call]
+    else:
+        result = call.run(tensors, None, None)
+        loss, task_loss, logits, support_loss = result.loss, result.task_loss, result.logits, result.support_loss
+        adapted = result.adapted or []
+    return Unrolled(loss, task_loss, logits, support_loss, tuple(adapted) if want_adapted else None)
+
+
+def predict(program: Program, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Outputs [T, N, *output] for x [T, N, *example] at parameters shared or per task; differentiable once."""
+    logits = unroll(program, parameters, None, None, Batch(x, None, None), steps=0).logits
+    assert logits is not None
+    return logits
+
+
+def hvp(program: Program, parameters: Sequence[Tensor], batch: Batch, vectors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """H_t v_t for every task, H_t the Hessian of its loss in ``program.learnt``; v_t and result [T, *shape] each."""
+    with torch.no_grad():
+        result = native.run(program, parameters, None, batch, None, steps=0, vectors=vectors, gradients_per_task=True)
+    assert result.gradients is not None
+    return tuple(result.gradients.parameters)
+
+
+class _Gradient(Function):
+    """Loss and gradient of every task; its backward is a Hessian-vector product with the gradient's cotangent."""
+
+    @staticmethod
+    def forward(program: Program, count: int, *tensors: Any) -> tuple[Tensor, ...]:
+        return _loss_and_gradient(program, tensors[:count], Batch(*tensors[count:]))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.program, ctx.count = inputs[:2]
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*inputs[2:])
+
+    @staticmethod
+    def backward(ctx: Any, loss: Tensor | None, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
+        program, count, tensors = ctx.program, ctx.count, ctx.saved_tensors
+        with torch.no_grad():
+            batch = Batch(*tensors[count:])
+            tasks = batch.x.shape[0]
+            filled = [
+                batch.x.new_zeros((tasks, *program.parameters[i].shape)) if v is None else v
+                for i, v in zip(program.learnt, vectors, strict=True)
+            ]
+            gradients = native.run(
+                program,
+                tensors[:count],
+                None,
+                batch,
+                None,
+                steps=0,
+                sweep=Wanted(support=tuple(ctx.needs_input_grad[2 + count :])),  # type: ignore[arg-type]
+                cotangents=Cotangents(0.0, loss),
+                vectors=filled,
+            ).gradients
+            assert gradients is not None
+            made: list[Tensor | None] = [None] * count
+            for i, gradient in zip(program.learnt, gradients.parameters, strict=True):
+                made[i] = gradient
+        data: DataGradients = gradients.support
+        return (None, None, *_once([*made, *data], (loss, *vectors, *tensors)))
+
+
+def _loss_and_gradient(program: Program, parameters: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
+    result = native.run(
+        program,
+        parameters,
+        None,
+        None,
+        batch,
+        steps=0,
+        sweep=Wanted(),
+        cotangents=Cotangents(loss=1.0),
+        gradients_per_task=True,
+    )
+    assert result.task_loss is not None and result.gradients is not None
+    return (result.task_loss, *result.gradients.parameters)
+
+
+def gradient(program: Program, parameters: Sequence[Tensor], batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Loss [T] and its gradients [T, *shape] in ``program.learnt`` for every task; differentiable once."""
+    tensors = (*parameters, *batch)
+    if torch.is_grad_enabled() and any(_requires(*tensors)):
+        loss, *gradients = _Gradient.apply(program, len(parameters), *tensors)  # type: ignore[no-untyped-call]
+    else:
+        loss, *gradients = _loss_and_gradient(program, parameters, batch)
+    return loss, tuple(gradients)

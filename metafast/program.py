@@ -1,0 +1,108 @@
+"""What the model and the loss are: a flat list of steps that a kernel can execute.
+
+A :class:`Program` is the only thing the native engine knows about a model. It is a value (frozen, hashable,
+comparable), it has a readable text form, and it holds shapes of *one example*: the engine adds the axes of tasks and
+examples itself. Value 0 is the model's input; the last step writes the model's output.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Shape = tuple[int, ...]
+#: ``adapted``: moved by the inner loop, and meta-learnt. ``meta``: meta-learnt only (ANIL's body).
+#: ``constant``: neither (``requires_grad=False``, and the running statistics of an evaluating BatchNorm).
+Role = Literal["adapted", "meta", "constant"]
+Attributes = tuple[tuple[str, float], ...]
+
+#: Marks an optional parameter that a step does not have (a convolution without bias).
+ABSENT = -1
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    shape: Shape
+    role: Role
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One primitive applied to values; ``parameters`` are indices into the Program's list, or ABSENT.
+
+    ============== ========================================= =======================================================
+    op             parameters                                attributes
+    ============== ========================================= =======================================================
+    linear         weight, bias?
+    conv2d         weight, bias?                             stride_h stride_w pad_h pad_w dilation_h dilation_w
+    batch_norm     weight?, bias?, running_mean?, running_var?  eps training
+    relu tanh sigmoid silu gelu gelu_tanh
+    leaky_relu                                               slope
+    elu                                                      alpha
+    softplus                                                 beta threshold
+    max_pool2d                                               kernel_h kernel_w stride_h stride_w pad_h pad_w
+                                                             dilation_h dilation_w
+    avg_pool2d                                               kernel_h kernel_w stride_h stride_w pad_h pad_w
+                                                             count_include_pad
+    adaptive_avg_pool2d                                      (its output shape says everything)
+    flatten
+    add            (two inputs)
+    ============== ========================================= =======================================================
+    """
+
+    op: str
+    inputs: tuple[int, ...]
+    output: int
+    parameters: tuple[int, ...] = ()
+    attributes: Attributes = ()
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """``cross_entropy`` (label_smoothing), ``mse``, ``bce_with_logits``, ``huber`` (delta), ``multi_margin`` (p, margin)."""
+
+    kind: str
+    attributes: Attributes = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    values: tuple[Shape, ...]
+    parameters: tuple[Parameter, ...]
+    steps: tuple[Step, ...]
+    loss: Loss | None
+
+    @property
+    def output(self) -> int:
+        return self.steps[-1].output if self.steps else 0
+
+    @property
+    def adapted(self) -> tuple[int, ...]:
+        """Indices of the parameters that the inner loop moves, in order."""
+        return tuple(i for i, p in enumerate(self.parameters) if p.role == "adapted")
+
+    @property
+    def learnt(self) -> tuple[int, ...]:
+        """Indices of the parameters that receive a meta-gradient, in order."""
+        return tuple(i for i, p in enumerate(self.parameters) if p.role != "constant")
+
+    def __str__(self) -> str:
+        lines = [f"%0 : {list(self.values[0])}"]
+        for step in self.steps:
+            names = [f"%{i}" for i in step.inputs]
+            names += ["-" if i == ABSENT else self.parameters[i].name for i in step.parameters]
+            settings = "".join(f" {name}={value:g}" for name, value in step.attributes)
+            shape = list(self.values[step.output])
+            lines.append(f"%{step.output} = {step.op}({', '.join(names)}){settings} : {shape}")
+        if self.loss is not None:
+            settings = "".join(f" {name}={value:g}" for name, value in self.loss.attributes)
+            lines.append(f"loss = {self.loss.kind}(%{self.output}){settings}")
+        lines += [f"parameter {p.name} {list(p.shape)} {p.role}" for p in self.parameters]
+        return "\n".join(lines)
