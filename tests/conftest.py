@@ -1,0 +1,23 @@
+"""Settings that every test shares: threads, seeds, and what a missing device is called when it is skipped."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+#: Derandomised, so that a run is repeatable; METAFAST_HYPOTHESIS=search looks for new counterexamples instead.
+settings.register_profile("repeatable", derandomize=True, max_examples=60, deadline=None, print_blob=True)
+settings.register_profile(
+    "search", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile(os.environ.get("METAFAST_HYPOTHESIS", "repeatable"))
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,187 @@
+"""The truth: MAML as a plain autograd loop, one task at a time, with nothing clever in it.
+
+Every other implementation is judged by this file, so it must be readable in a minute and share no code with what it
+judges. No vmap (its second derivatives through norms are wrong), no batching, no caching; run it in float64.
+
+    theta_0 = init,   theta_{k+1} = theta_k - lr_k * dL(theta_k; S)/dtheta,   loss = mean_t L(theta_K; Q)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Parameters = dict[str, Tensor]
+#: (inputs, targets) or (inputs, targets, weights) of one task, or of T tasks behind a leading axis
+Batch = tuple[Tensor, ...]
+#: one step size; one per step; or one per parameter (a scalar, or a tensor of the parameter's shape)
+Rate = float | Tensor | dict[str, Tensor]
+LossName = str | nn.Module | Callable[[Tensor, Tensor], Tensor]
+
+
+class Unrolled(NamedTuple):
+    loss: Tensor  # []
+    task_loss: Tensor  # [T]
+    logits: Tensor  # [T, Nq, ...]
+    support_loss: Tensor  # [T, K] before each step
+    adapted: Parameters  # name -> [T, *shape]
+
+
+# ------------------------------------------------------------------------------------------------------ the losses
+
+
+def multi_margin(output: Tensor, target: Tensor, p: int, margin: float) -> Tensor:
+    """l_i = sum_{j != y_i} max(0, margin - x_iy + x_ij)^p / C, written out: torch's own has no double backward."""
+    excess = (margin - output.gather(1, target[:, None]) + output).clamp(min=0) ** p
+    others = F.one_hot(target, output.shape[1]) == 0
+    return (excess * others).sum(1) / output.shape[1]
+
+
+def example_losses(loss: LossName, output: Tensor, target: Tensor) -> Tensor:
+    """[N, *out] -> [N]: the loss of each example, a regression's being its mean over the output's elements."""
+    kind = loss if isinstance(loss, str) else type(loss).__name__
+    if kind in ("cross_entropy", "CrossEntropyLoss"):
+        smoothing = getattr(loss, "label_smoothing", 0.0)
+        return F.cross_entropy(output, target, reduction="none", label_smoothing=smoothing)
+    if kind in ("multi_margin", "MultiMarginLoss"):
+        return multi_margin(output, target, getattr(loss, "p", 1), getattr(loss, "margin", 1.0))
+    elements = {
+        "mse": lambda: F.mse_loss(output, target, reduction="none"),
+        "bce_with_logits": lambda: F.binary_cross_entropy_with_logits(output, target, reduction="none"),
+        "huber": lambda: F.huber_loss(output, target, reduction="none", delta=getattr(loss, "delta", 1.0)),
+    }
+    names = {"MSELoss": "mse", "BCEWithLogitsLoss": "bce_with_logits", "HuberLoss": "huber"}
+    return elements[names.get(kind, kind)]().flatten(1).mean(1)
+
+
+def task_loss(loss: LossName, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    if callable(loss) and not isinstance(loss, nn.Module):
+        return loss(output, target)
+    each = example_losses(loss, output, target)
+    return each.mean() if weight is None else (weight * each).sum() / weight.sum()
+
+
+# -------------------------------------------------------------------------------------------------------- the model
+
+
+def call(model: nn.Module, parameters: Parameters, x: Tensor) -> Tensor:
+    """The model at other parameters. Buffers are copied, so that a BatchNorm in training mode cannot change them."""
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    return torch.func.functional_call(model, {**buffers, **parameters}, (x,))
+
+
+def learnt_names(model: nn.Module) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def adapted_names(model: nn.Module, adapt_params: None | str | list[str] | Callable[[str], bool]) -> list[str]:
+    names = learnt_names(model)
+    if adapt_params is None:
+        return names
+    if isinstance(adapt_params, str):
+        return [name for name in names if fnmatchcase(name, adapt_params)]
+    if callable(adapt_params):
+        return [name for name in names if adapt_params(name)]
+    return [name for name in names if name in adapt_params]
+
+
+# --------------------------------------------------------------------------------------------------- the inner loop
+
+
+def rate(lr: Rate, name: str, step: int) -> float | Tensor:
+    if isinstance(lr, dict):
+        return lr[name]
+    if isinstance(lr, Tensor) and lr.dim() == 1:
+        return lr[min(step, len(lr) - 1)]
+    return lr
+
+
+def adapt_one(
+    model: nn.Module, loss: LossName, support: Batch, lr: Rate, steps: int, names: list[str], first_order: bool, stepwise: bool
+) -> tuple[Parameters, list[Tensor]]:
+    theta: Parameters = dict(model.named_parameters())
+    losses = []
+    for step in range(steps):
+        x, *targets = [tensor[step] for tensor in support] if stepwise else support
+        value = task_loss(loss, call(model, theta, x), *targets)
+        slopes = torch.autograd.grad(
+            value, [theta[name] for name in names], create_graph=not first_order, materialize_grads=True
+        )
+        theta = theta | {name: theta[name] - rate(lr, name, step) * g for name, g in zip(names, slopes, strict=True)}
+        losses.append(value.detach())
+    return theta, losses
+
+
+def unroll(
+    model: nn.Module,
+    loss: LossName,
+    support: Batch,
+    query: Batch,
+    *,
+    lr: Rate,
+    steps: int,
+    adapt_params: None | str | list[str] | Callable[[str], bool] = None,
+    first_order: bool = False,
+    stepwise: bool = False,
+) -> Unrolled:
+    names = adapted_names(model, adapt_params)
+    losses, logits, before, adapted = [], [], [], []
+    for task in range(len(support[0])):
+        task_support, (x, *targets) = [tensor[task] for tensor in support], [tensor[task] for tensor in query]
+        theta, history = adapt_one(model, loss, task_support, lr, steps, names, first_order, stepwise)
+        output = call(model, theta, x)
+        losses.append(task_loss(loss, output, *targets))
+        logits.append(output)
+        before.append(torch.stack(history) if history else output.new_zeros(0))
+        adapted.append(theta)
+    return Unrolled(
+        torch.stack(losses).mean(),
+        torch.stack(losses),
+        torch.stack(logits),
+        torch.stack(before),
+        {name: torch.stack([theta[name] for theta in adapted]) for name in names},
+    )
+
+
+# ------------------------------------------------------------------- gradients and Hessians at each task's parameters
+
+
+def of_task(parameters: Parameters, task: int, model: nn.Module) -> Parameters:
+    """Row ``task`` of parameters that are per task, and parameters that all tasks share as they are."""
+    shapes = {name: parameter.dim() for name, parameter in model.named_parameters()}
+    return {name: value[task] if value.dim() > shapes[name] else value for name, value in parameters.items()}
+
+
+def gradient(model: nn.Module, loss: LossName, parameters: Parameters, batch: Batch) -> tuple[Tensor, Parameters]:
+    """-> task losses [T] and their gradients, name -> [T, *shape]; differentiable."""
+    losses, slopes = [], []
+    for task in range(len(batch[0])):
+        theta = of_task(parameters, task, model)
+        x, *targets = [tensor[task] for tensor in batch]
+        value = task_loss(loss, call(model, theta, x), *targets)
+        slopes.append(torch.autograd.grad(value, list(theta.values()), create_graph=True, materialize_grads=True))
+        losses.append(value)
+    return torch.stack(losses), dict(zip(parameters, map(torch.stack, zip(*slopes, strict=True)), strict=True))
+
+
+def hvp(model: nn.Module, loss: LossName, parameters: Parameters, batch: Batch, vectors: Parameters) -> Parameters:
+    """H_t v_t for every task: name -> [T, *shape]."""
+    products = []
+    for task in range(len(batch[0])):
+        theta = of_task(parameters, task, model)
+        x, *targets = [tensor[task] for tensor in batch]
+        value = task_loss(loss, call(model, theta, x), *targets)
+        slopes = torch.autograd.grad(value, list(theta.values()), create_graph=True, materialize_grads=True)
+        along = sum((slope * vectors[name][task]).sum() for name, slope in zip(theta, slopes, strict=True))
+        along = along + sum(0 * value.sum() for value in theta.values())  # piecewise linear: slopes that are constants
+        products.append(torch.autograd.grad(along, list(theta.values()), materialize_grads=True))
+    return dict(zip(parameters, map(torch.stack, zip(*products, strict=True)), strict=True))
+
+
+def predict(model: nn.Module, parameters: Parameters, x: Tensor) -> Tensor:
+    return torch.stack([call(model, of_task(parameters, task, model), x[task]) for task in range(len(x))])

@@ -1,0 +1,535 @@
+"""The one table of cases: models x losses x shapes x options, each a line. The laws run over all of them.
+
+To add a case, add a line to the table it belongs to. Everything a row leaves out has a small default, so that a line
+says only what is special about it. Models are tiny on purpose: a law over the whole table must take seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import oracle
+
+L, C = nn.Linear, nn.Conv2d
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    build: Callable[[], nn.Module]
+    example: tuple[int, ...] = (3,)  # the shape of one input
+    loss: Any = "mse"
+    tasks: int = 2
+    shots: int = 3  # support examples per task
+    queries: int = 2  # query examples per task
+    steps: int = 2
+    lr: float = 0.1
+    lr_form: Literal["scalar", "per_step", "per_tensor", "per_element"] = "scalar"
+    first_order: bool = False
+    adapt_params: Any = None
+    stepwise: bool = False  # another support minibatch at every step
+    weighted: bool = False  # per-example weights, one of them zero
+    soft: bool = False  # class probabilities as targets
+    zeros: bool = False  # some exact zeros among the inputs, where conventions at a kink show
+    training: bool = True
+    smooth: bool = True  # no kinks: float32 can be judged, finite differences are safe
+    native: bool = True  # False: no native form; the torch backend must still be right
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def classes(self) -> bool:
+        """Targets are class indices."""
+        kind = self.loss if isinstance(self.loss, str) else type(self.loss).__name__
+        return not self.soft and kind in ("cross_entropy", "multi_margin", "CrossEntropyLoss", "MultiMarginLoss")
+
+
+# ------------------------------------------------------------------------------------------------ what rows are made of
+
+
+class Residual(nn.Module):
+    """x + body(x)"""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class Reused(nn.Module):
+    """One value read by three others, and a value added to itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.left, self.right = L(3, 4), L(4, 4), L(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value = torch.tanh(self.stem(x))
+        both = value + torch.sigmoid(self.left(value)) + torch.add(value, self.right(value))
+        return both + both
+
+
+class Twice(nn.Module):
+    """The same module called twice: one parameter, two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.again, self.head = L(3, 5), L(5, 5), L(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.again(torch.tanh(self.again(torch.tanh(self.stem(x)))))))
+
+
+class Tied(nn.Module):
+    """Two modules that share a weight and not a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = L(4, 4), L(4, 4)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(F.silu(self.first(x)))
+
+
+class Functional(nn.Module):
+    """Written with functions and methods instead of modules, as the original Conv-4 codes are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = C(2, 3, 3, padding=1), nn.BatchNorm2d(3), L(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.conv(x)))
+        x = F.max_pool2d(x, 2)
+        return self.head(x.view(x.size(0), -1))
+
+
+class Methods(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = C(2, 3, 3), L(12, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.flatten(F.avg_pool2d(self.conv(x).tanh(), 2, stride=1), 1)
+        return self.head(F.gelu(x.reshape(x.shape[0], -1), approximate="tanh").sigmoid())
+
+
+class Unused(nn.Module):
+    """A parameter that the output does not depend on: its gradient is zero, not missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = L(3, 2), L(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.used(x))
+
+
+def seq(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(*layers)
+
+
+def frozen(model: nn.Module, *prefixes: str) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        if name.startswith(prefixes):
+            parameter.requires_grad_(False)
+    return model
+
+
+def mlp(inputs: int = 3, width: int = 5, outputs: int = 2, act: Callable[[], nn.Module] = nn.Tanh) -> nn.Module:
+    return seq(L(inputs, width), act(), L(width, width), act(), L(width, outputs))
+
+
+def conv4(act: Callable[[], nn.Module] = nn.ReLU, classes: int = 3) -> nn.Module:
+    """Four blocks of the field's standard network, shrunk: 3x3 convolution, batch norm, activation, 2x2 max-pool."""
+    blocks: list[nn.Module] = []
+    for channels in (1, 3, 3, 3):
+        blocks += [C(channels, 3, 3, padding=1), nn.BatchNorm2d(3), act(), nn.MaxPool2d(2)]
+    return seq(*blocks, nn.Flatten(), L(3, classes))
+
+
+def around(layer: nn.Module, channels: int = 3) -> nn.Module:
+    """A convolution or pool with smooth layers on both sides, so that all of its derivatives are needed."""
+    return seq(C(2, channels, 1), nn.Tanh(), layer, nn.Softplus(), nn.Flatten())
+
+
+def conv(name: str, *args: Any, example: tuple[int, ...] = (2, 5, 6), **kwargs: Any) -> Row:
+    return Row(f"conv/{name}", lambda: around(C(3, 2, *args, **kwargs)), example)
+
+
+def pool(name: str, build: Callable[[], nn.Module], example: tuple[int, ...] = (2, 6, 7), smooth: bool = True) -> Row:
+    return Row(f"pool/{name}", lambda: around(build()), example, smooth=smooth)
+
+
+def act(name: str, build: Callable[[], nn.Module], smooth: bool = True, **options: Any) -> Row:
+    return Row(f"act/{name}", lambda: mlp(act=build), smooth=smooth, **options)
+
+
+def norm(name: str, build: Callable[[], nn.Module], example: tuple[int, ...] = (3,), **options: Any) -> Row:
+    def model() -> nn.Module:
+        if len(example) == 3:
+            return seq(C(example[0], 3, 2), build(), nn.Tanh(), nn.Flatten(), L(12, 2))
+        return seq(L(*example, 5), build(), nn.Tanh(), L(5, 2))
+
+    return Row(f"norm/{name}", model, example, shots=4, queries=3, **options)
+
+
+# ----------------------------------------------------------------------------------------------------------- the table
+
+LINEAR = [
+    Row("linear/1x1", lambda: L(1, 1), (1,), shots=1, queries=1, tasks=1),
+    Row("linear/no-bias", lambda: seq(L(3, 4, bias=False), nn.Tanh(), L(4, 2, bias=False))),
+    *(
+        Row(f"linear/{i}-{h}-{o}", lambda i=i, h=h, o=o: seq(L(i, h), nn.Tanh(), L(h, o)), (i,), shots=n, queries=q)
+        for i, h, o, n, q in [(1, 40, 1, 10, 10), (31, 33, 3, 5, 1), (33, 31, 1, 1, 7), (8, 16, 8, 8, 16), (3, 65, 17, 31, 33)]
+    ),
+    Row("linear/sequence", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (5, 3)),
+    Row("linear/sequence-2d", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (2, 3, 3)),
+    Row("linear/identity", lambda: seq(nn.Identity(), L(3, 4), nn.Identity(), nn.Tanh(), L(4, 2), nn.Identity())),
+    Row("linear/only", lambda: L(3, 2), steps=3),
+    Row("linear/flatten-image", lambda: seq(nn.Flatten(), L(12, 4), nn.SiLU(), L(4, 2)), (1, 3, 4)),
+    Row("linear/deep", lambda: seq(*(layer for _ in range(6) for layer in (L(4, 4), nn.Tanh()))), (4,)),
+]
+
+CONVOLUTIONS = [
+    conv("1x1", 1),
+    conv("3x3", 3),
+    conv("3x3-pad1", 3, padding=1),
+    conv("3x3-same", 3, padding="same"),
+    conv("3x3-valid", 3, padding="valid"),
+    conv("3x3-no-bias", 3, padding=1, bias=False),
+    conv("5x3-pad2x1", (5, 3), padding=(2, 1)),
+    conv("1x5", (1, 5)),
+    conv("2x2", 2),
+    conv("4x2-pad1", (4, 2), padding=1),
+    conv("3x3-stride2", 3, stride=2),
+    conv("3x3-stride2-pad1", 3, stride=2, padding=1),
+    conv("3x3-stride3-pad1", 3, stride=3, padding=1),
+    conv("3x3-stride2x1", 3, stride=(2, 1), padding=(0, 2)),
+    conv("2x2-stride3", 2, stride=3),
+    conv("1x1-stride2", 1, stride=2),
+    conv("1x1-pad1", 1, padding=1),
+    conv("3x3-dilation2", 3, dilation=2),
+    conv("3x3-dilation2x1-pad2", 3, dilation=(2, 1), padding=2),
+    conv("3x3-stride2-dilation2-pad3", 3, stride=2, dilation=2, padding=3),
+    conv("3x3-pad4", 3, padding=4),
+    conv("whole-image", (5, 6)),
+    conv("3x3-one-pixel-image", 3, padding=1, example=(2, 1, 1)),
+    conv("3x3-tall", 3, padding=1, example=(2, 9, 1)),
+    conv("7x7-stride2-pad3", 7, stride=2, padding=3, example=(2, 8, 7)),
+    Row("conv/channels-7-9", lambda: seq(C(7, 9, 3, padding=1), nn.Tanh(), C(9, 5, 3), nn.Flatten()), (7, 4, 5)),
+    Row("conv/channels-17-33", lambda: seq(C(1, 17, 3, padding=1), nn.SiLU(), C(17, 33, 3), nn.Flatten()), (1, 3, 4)),
+    Row("conv/stem-stride2", lambda: seq(C(3, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Flatten(), L(24, 2)), (3, 5, 4)),
+    Row("conv/image-output", lambda: seq(C(2, 3, 3, padding=1), nn.Tanh(), C(3, 1, 3, padding=1)), (2, 4, 3)),
+    Row("conv/14x13", lambda: seq(C(1, 2, 3, padding=1), nn.Tanh(), C(2, 2, 3, stride=2), nn.Flatten(), L(72, 2)), (1, 14, 13)),
+]
+
+NORMS = [
+    norm("1d", lambda: nn.BatchNorm1d(5)),
+    norm("1d-plain", lambda: nn.BatchNorm1d(5, affine=False)),
+    norm("1d-no-statistics", lambda: nn.BatchNorm1d(5, track_running_stats=False)),
+    norm("1d-no-statistics-eval", lambda: nn.BatchNorm1d(5, track_running_stats=False), training=False),
+    norm("1d-eval", lambda: nn.BatchNorm1d(5), training=False),
+    norm("1d-plain-eval", lambda: nn.BatchNorm1d(5, affine=False), training=False),
+    norm("1d-eps", lambda: nn.BatchNorm1d(5, eps=0.3)),
+    norm("1d-cumulative", lambda: nn.BatchNorm1d(5, momentum=None)),
+    norm("2d", lambda: nn.BatchNorm2d(3), (2, 3, 3)),
+    norm("2d-plain", lambda: nn.BatchNorm2d(3, affine=False), (2, 3, 3)),
+    norm("2d-no-statistics", lambda: nn.BatchNorm2d(3, track_running_stats=False), (2, 3, 3)),
+    norm("2d-eval", lambda: nn.BatchNorm2d(3), (2, 3, 3), training=False),
+    norm("2d-plain-eval", lambda: nn.BatchNorm2d(3, affine=False), (2, 3, 3), training=False),
+    norm("2d-eps", lambda: nn.BatchNorm2d(3, eps=0.2), (2, 3, 3)),
+    norm("2d-first-order", lambda: nn.BatchNorm2d(3), (2, 3, 3), first_order=True),
+    norm("2d-adapted-affine-only", lambda: nn.BatchNorm2d(3), (2, 3, 3), adapt_params=["1.weight", "1.bias"]),
+    norm("2d-affine-not-adapted", lambda: nn.BatchNorm2d(3), (2, 3, 3), adapt_params=lambda name: not name.startswith("1.")),
+    norm("2d-affine-frozen", lambda: frozen(nn.BatchNorm2d(3), "weight", "bias"), (2, 3, 3)),
+    norm("2d-weighted", lambda: nn.BatchNorm2d(3), (2, 3, 3), weighted=True),
+    Row("norm/1d-sequence", lambda: seq(L(4, 4), nn.BatchNorm1d(3), nn.Tanh(), L(4, 2)), (3, 4)),
+    Row("norm/1d-input", lambda: seq(nn.BatchNorm1d(3), L(3, 4), nn.Tanh(), L(4, 2)), shots=4, queries=3),
+    Row("norm/2d-input", lambda: seq(nn.BatchNorm2d(2), C(2, 3, 2), nn.Tanh(), nn.Flatten(), L(12, 2)), (2, 3, 3)),
+    Row("norm/2d-last", lambda: seq(C(2, 3, 2), nn.BatchNorm2d(3)), (2, 3, 3)),
+]
+
+ACTIVATIONS = [
+    act("relu", nn.ReLU, smooth=False),
+    act("relu-inplace", lambda: nn.ReLU(inplace=True), smooth=False),
+    act("relu-at-zero", nn.ReLU, smooth=False, zeros=True),
+    act("leaky-relu", nn.LeakyReLU, smooth=False),
+    act("leaky-relu-0.3", lambda: nn.LeakyReLU(0.3), smooth=False),
+    act("elu", nn.ELU, smooth=False),  # its second derivative jumps
+    act("elu-0.5", lambda: nn.ELU(0.5), smooth=False),
+    act("silu", nn.SiLU),
+    act("gelu", nn.GELU),
+    act("gelu-tanh", lambda: nn.GELU(approximate="tanh")),
+    act("tanh", nn.Tanh),
+    act("sigmoid", nn.Sigmoid),
+    act("softplus", nn.Softplus),
+    act("softplus-beta2", lambda: nn.Softplus(beta=2.0)),
+    act("softplus-threshold", lambda: nn.Softplus(beta=3.0, threshold=0.7), smooth=False),
+    act("dropout-eval", lambda: nn.Dropout(0.5), training=False),
+    Row("act/relu-at-zero-no-bias", lambda: seq(L(3, 4, bias=False), nn.ReLU(), L(4, 2)), smooth=False, zeros=True),
+    Row("act/leaky-at-zero", lambda: seq(L(3, 4, bias=False), nn.LeakyReLU(0.2), L(4, 2)), smooth=False, zeros=True),
+    Row("act/elu-at-zero", lambda: seq(L(3, 4, bias=False), nn.ELU(1.5), L(4, 2)), smooth=False, zeros=True),
+    Row("act/last", lambda: seq(L(3, 4), nn.Sigmoid())),
+    Row("act/first", lambda: seq(nn.SiLU(), L(3, 2)), steps=3),
+    Row("act/in-a-row", lambda: seq(L(3, 4), nn.Tanh(), nn.Softplus(), nn.GELU(), L(4, 2))),
+]
+
+POOLS = [
+    pool("max-2", lambda: nn.MaxPool2d(2), smooth=False),
+    pool("max-3-stride2", lambda: nn.MaxPool2d(3, stride=2), smooth=False),
+    pool("max-3-stride1-pad1", lambda: nn.MaxPool2d(3, stride=1, padding=1), smooth=False),
+    pool("max-2-ceil", lambda: nn.MaxPool2d(2, ceil_mode=True), smooth=False),
+    pool("max-3-stride2-pad1-ceil", lambda: nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True), smooth=False),
+    pool("max-2-dilation2", lambda: nn.MaxPool2d(2, stride=1, dilation=2), smooth=False),
+    pool("max-3x2-stride1x2", lambda: nn.MaxPool2d((3, 2), stride=(1, 2), padding=(1, 0)), smooth=False),
+    pool("max-2-stride3", lambda: nn.MaxPool2d(2, stride=3), smooth=False),
+    pool("avg-2", lambda: nn.AvgPool2d(2)),
+    pool("avg-3-stride1-pad1", lambda: nn.AvgPool2d(3, stride=1, padding=1)),
+    pool("avg-3-stride2-pad1-uncounted", lambda: nn.AvgPool2d(3, stride=2, padding=1, count_include_pad=False)),
+    pool("avg-2-ceil", lambda: nn.AvgPool2d(2, ceil_mode=True)),
+    pool("avg-3-stride2-pad1-ceil", lambda: nn.AvgPool2d(3, stride=2, padding=1, ceil_mode=True)),
+    pool("avg-3x2", lambda: nn.AvgPool2d((3, 2), stride=(1, 3), padding=(0, 1))),
+    pool("adaptive-1", lambda: nn.AdaptiveAvgPool2d(1)),
+    pool("adaptive-2x3", lambda: nn.AdaptiveAvgPool2d((2, 3))),
+    pool("adaptive-5x4", lambda: nn.AdaptiveAvgPool2d((5, 4))),
+    pool("adaptive-upwards", lambda: nn.AdaptiveAvgPool2d((4, 5)), (2, 3, 3)),
+    pool("adaptive-keep", lambda: nn.AdaptiveAvgPool2d((None, 2))),
+    Row("pool/relu-max-ties", lambda: seq(C(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), L(12, 2)), (1, 6, 6), smooth=False),
+    Row("pool/max-ties", lambda: seq(nn.MaxPool2d(2), nn.Flatten(), L(4, 2)), (1, 4, 4), smooth=False, zeros=True),
+]
+
+GRAPHS = [
+    Row("graph/residual", lambda: seq(L(3, 4), Residual(seq(L(4, 4), nn.Tanh())), L(4, 2))),
+    Row("graph/residual-of-input", lambda: seq(Residual(seq(L(3, 3), nn.Tanh())), L(3, 2))),
+    Row("graph/residual-nested", lambda: seq(L(3, 4), Residual(Residual(seq(nn.Sigmoid(), L(4, 4)))), L(4, 2))),
+    Row(
+        "graph/residual-conv",
+        lambda: seq(
+            C(2, 3, 3, padding=1),
+            Residual(seq(nn.BatchNorm2d(3), nn.SiLU(), C(3, 3, 3, padding=1))),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            L(3, 2),
+        ),
+        (2, 4, 4),
+    ),
+    Row("graph/reused-three-times", Reused),
+    Row("graph/module-called-twice", Twice),
+    Row("graph/tied", Tied, (4,)),
+    Row("graph/tied-twice-adapted", Tied, (4,), adapt_params="first.*", steps=3),
+    Row("graph/unused-parameter", Unused),
+    Row("graph/functional", Functional, (2, 4, 4), smooth=False),
+    Row("graph/methods", Methods, (2, 5, 5)),
+    Row("graph/nested-modules", lambda: seq(seq(L(3, 4), seq(nn.Tanh())), seq(seq(L(4, 2))))),
+    Row("graph/mlp", lambda: mlp(3, 8, 3, nn.ReLU), loss="cross_entropy", steps=3, smooth=False),
+    Row("graph/sinusoid", lambda: mlp(1, 40, 1, nn.ReLU), (1,), shots=10, queries=10, steps=1, lr=0.01, smooth=False),
+    Row("graph/conv4", conv4, (1, 16, 17), "cross_entropy", shots=3, queries=3, smooth=False),
+    Row("graph/conv4-eval", conv4, (1, 16, 16), "cross_entropy", training=False, smooth=False),
+    Row(
+        "graph/conv4-strided",
+        lambda: seq(
+            C(1, 3, 3, stride=2, padding=1), nn.BatchNorm2d(3), nn.Softplus(),
+            C(3, 4, 3, stride=2, padding=1), nn.BatchNorm2d(4), nn.Softplus(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), L(4, 3),
+        ),
+        (1, 7, 9),
+        "cross_entropy",
+    ),
+]  # fmt: skip
+
+LOSSES = [
+    Row("loss/cross-entropy", mlp, loss="cross_entropy"),
+    Row("loss/cross-entropy-module", mlp, loss=nn.CrossEntropyLoss()),
+    Row("loss/cross-entropy-31", lambda: mlp(outputs=31), loss="cross_entropy"),
+    Row("loss/cross-entropy-one-class", lambda: mlp(outputs=1), loss="cross_entropy"),
+    Row("loss/cross-entropy-smoothing", lambda: mlp(outputs=4), loss=nn.CrossEntropyLoss(label_smoothing=0.2)),
+    Row("loss/cross-entropy-weighted", mlp, loss="cross_entropy", weighted=True),
+    Row("loss/cross-entropy-smoothing-weighted", mlp, loss=nn.CrossEntropyLoss(label_smoothing=0.1), weighted=True),
+    Row("loss/soft-labels", lambda: mlp(outputs=4), loss="cross_entropy", soft=True),
+    Row("loss/soft-labels-smoothing", lambda: mlp(outputs=3), loss=nn.CrossEntropyLoss(label_smoothing=0.3), soft=True),
+    Row("loss/soft-labels-weighted", lambda: mlp(outputs=3), loss="cross_entropy", soft=True, weighted=True),
+    Row("loss/mse-module", mlp, loss=nn.MSELoss()),
+    Row("loss/mse-weighted", mlp, weighted=True),
+    Row("loss/mse-sequence-weighted", lambda: mlp(), (4, 3), weighted=True),
+    Row("loss/bce", mlp, loss="bce_with_logits"),
+    Row("loss/bce-module", mlp, loss=nn.BCEWithLogitsLoss()),
+    Row("loss/bce-weighted", mlp, loss="bce_with_logits", weighted=True),
+    Row("loss/huber", mlp, loss="huber", smooth=False),
+    Row("loss/huber-0.4", mlp, loss=nn.HuberLoss(delta=0.4), smooth=False),
+    Row("loss/huber-weighted", mlp, loss=nn.HuberLoss(delta=0.7), weighted=True, smooth=False),
+    Row("loss/multi-margin", lambda: mlp(outputs=4), loss="multi_margin", smooth=False),
+    Row("loss/multi-margin-2", lambda: mlp(outputs=4), loss=nn.MultiMarginLoss(p=2, margin=0.8), smooth=False),
+    Row("loss/multi-margin-0.3", lambda: mlp(outputs=3), loss=nn.MultiMarginLoss(margin=0.3), smooth=False),
+    Row("loss/multi-margin-weighted", lambda: mlp(outputs=3), loss="multi_margin", weighted=True, smooth=False),
+    Row("loss/multi-margin-linear", lambda: L(3, 3), loss="multi_margin", smooth=False),
+]
+
+CLASSIFIER = {"build": lambda: mlp(3, 5, 3), "loss": "cross_entropy"}
+SMALL_CONV = {
+    "build": lambda: seq(C(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.SiLU(), nn.AvgPool2d(2), nn.Flatten(), L(12, 3)),
+    "example": (2, 4, 5),
+    "loss": "cross_entropy",
+}
+OPTIONS = [
+    *(Row(f"option/steps-{k}", **CLASSIFIER, steps=k) for k in (0, 1, 3, 7)),
+    *(Row(f"option/tasks-{t}", **CLASSIFIER, tasks=t) for t in (1, 3, 5, 9)),
+    *(
+        Row(f"option/lr-{form}{'-first-order' * fo}{'-conv' * (base is SMALL_CONV)}", **base, lr_form=form, first_order=fo)
+        for base in (CLASSIFIER, SMALL_CONV)
+        for form in ("scalar", "per_step", "per_tensor", "per_element")
+        for fo in (False, True)
+    ),
+    Row("option/lr-large", **CLASSIFIER, lr=2.0, steps=3),
+    Row("option/first-order-steps-0", **CLASSIFIER, steps=0, first_order=True),
+    Row("option/first-order-weighted", **CLASSIFIER, first_order=True, weighted=True, steps=3),
+    Row("option/head-only", **CLASSIFIER, adapt_params="4.*"),
+    Row("option/head-only-conv", **SMALL_CONV, adapt_params=["5.weight", "5.bias"], steps=3),
+    Row("option/head-only-per-element", **CLASSIFIER, adapt_params="4.*", lr_form="per_element"),
+    Row("option/head-only-first-order", **SMALL_CONV, adapt_params="5.*", first_order=True),
+    Row("option/body-only", **CLASSIFIER, adapt_params=lambda name: not name.startswith("4.")),
+    Row("option/body-only-conv", **SMALL_CONV, adapt_params=lambda name: not name.startswith("5.")),
+    Row("option/bias-only", **CLASSIFIER, adapt_params="*.bias", steps=3),
+    Row("option/bias-only-per-tensor", **CLASSIFIER, adapt_params="*.bias", lr_form="per_tensor"),
+    Row("option/first-layer-only", **SMALL_CONV, adapt_params="0.*"),
+    Row("option/frozen-body", lambda: frozen(mlp(3, 5, 3), "0."), loss="cross_entropy"),
+    Row("option/frozen-middle", lambda: frozen(mlp(3, 5, 3), "2."), loss="cross_entropy", steps=3),
+    Row("option/frozen-head", lambda: frozen(mlp(3, 5, 3), "4."), loss="cross_entropy"),
+    Row("option/frozen-biases", lambda: frozen(mlp(3, 5, 3), "0.bias", "2.bias", "4.bias"), loss="cross_entropy"),
+    Row("option/frozen-and-head-only", lambda: frozen(mlp(3, 5, 3), "2."), loss="cross_entropy", adapt_params="4.*"),
+    Row("option/stepwise", **CLASSIFIER, stepwise=True, steps=3),
+    Row("option/stepwise-weighted", **CLASSIFIER, stepwise=True, weighted=True, steps=3),
+    Row("option/stepwise-regression", lambda: mlp(), stepwise=True, lr_form="per_step"),
+    Row("option/stepwise-conv", **SMALL_CONV, stepwise=True, lr_form="per_element"),
+    Row("option/stepwise-first-order", **SMALL_CONV, stepwise=True, first_order=True),
+    Row("option/stepwise-one-step", **CLASSIFIER, stepwise=True, steps=1),
+    Row("option/weighted-conv", **SMALL_CONV, weighted=True),
+    Row("option/one-shot", **SMALL_CONV, shots=1, queries=1),
+    Row("option/many-queries", **CLASSIFIER, shots=1, queries=33),
+]
+
+
+class Sign(nn.Module):
+    """A model written by hand, with an operation that no table of primitives will ever hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(3, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(x @ self.weight) + (x**2).sum(-1, keepdim=True) * self.weight[0]
+
+
+def cosine_loss(output: Tensor, target: Tensor) -> Tensor:
+    return (1 - F.cosine_similarity(output, target, dim=1)).mean()
+
+
+FALLBACK = [
+    Row("torch/layer-norm", lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 2)), native=False),
+    Row("torch/group-norm", lambda: seq(C(2, 4, 2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten()), (2, 3, 3), native=False),
+    Row(
+        "torch/instance-norm",
+        lambda: seq(C(2, 4, 2), nn.InstanceNorm2d(4, affine=True), nn.Tanh(), nn.Flatten()),
+        (2, 3, 4),
+        native=False,
+    ),
+    Row("torch/batch-norm-3d", lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh()), (1, 3, 3, 3), native=False),
+    Row("torch/conv1d", lambda: seq(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), L(9, 2)), (2, 5), native=False),
+    Row("torch/grouped-conv", lambda: seq(C(2, 4, 3, groups=2), nn.Tanh(), nn.Flatten()), (2, 4, 4), native=False),
+    Row("torch/by-hand", Sign, lr=0.01, native=False),
+    Row("torch/own-loss", mlp, loss=cosine_loss, native=False),
+    Row("torch/mish", lambda: seq(L(3, 4), nn.Mish(), L(4, 2)), native=False),
+]
+
+ROWS: list[Row] = [*LINEAR, *CONVOLUTIONS, *NORMS, *ACTIVATIONS, *POOLS, *GRAPHS, *LOSSES, *OPTIONS, *FALLBACK]
+BY_NAME = {row.name: row for row in ROWS}
+assert len(BY_NAME) == len(ROWS), "two rows share a name"
+
+
+# --------------------------------------------------------------------------------------------- a row made into tensors
+
+
+@dataclass
+class Problem:
+    """A row's model and data. Every floating tensor is a leaf that requires a gradient, except what is frozen."""
+
+    row: Row
+    model: nn.Module
+    support: tuple[Tensor, ...]  # xs, ys and perhaps ws
+    query: tuple[Tensor, ...]  # xq, yq and perhaps wq
+    lr: Tensor | dict[str, Tensor]
+
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        """Every differentiable input, by name."""
+        named: dict[str, Tensor] = {f"model.{name}": value for name, value in self.model.named_parameters()}
+        named |= dict(zip(("xs", "ys", "ws"), self.support, strict=False))
+        named |= dict(zip(("xq", "yq", "wq"), self.query, strict=False))
+        named |= {f"lr.{name}": value for name, value in self.lr.items()} if isinstance(self.lr, dict) else {"lr": self.lr}
+        return {name: value for name, value in named.items() if value.requires_grad}
+
+
+def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu") -> Problem:
+    """Tensors for a row. All values are float32 numbers whatever the dtype, so that both precisions see one problem."""
+    random = torch.Generator().manual_seed(seed)
+
+    def leaf(value: Tensor) -> Tensor:
+        return value.detach().to(device, dtype).requires_grad_() if value.is_floating_point() else value.to(device)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random)
+
+    torch.manual_seed(seed)
+    model = row.build().train(row.training)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * normal(*parameter.shape)
+        for name, buffer in model.named_buffers():
+            if buffer.is_floating_point():
+                buffer += 0.3 * normal(*buffer.shape).abs() if name.endswith("var") else 0.3 * normal(*buffer.shape)
+        output = model.to("cpu").eval()(torch.zeros(2, *row.example)).shape[1:]
+    model = model.train(row.training).to(device, dtype)
+
+    def batch(*lead: int) -> tuple[Tensor, ...]:
+        x = normal(*lead, *row.example)
+        if row.zeros:
+            x[..., 0, :] = 0 if x.dim() > len(lead) else x[..., 0, :]
+            x[x.abs() < 0.3] = 0
+        if row.classes:
+            y = torch.randint(output[0], lead, generator=random)
+        elif row.soft:
+            y = normal(*lead, *output).softmax(-1)
+        elif row.loss == "bce_with_logits" or isinstance(row.loss, nn.BCEWithLogitsLoss):
+            y = normal(*lead, *output).sigmoid()
+        else:
+            y = normal(*lead, *output)
+        if not row.weighted:
+            return leaf(x), leaf(y)
+        w = torch.rand(lead, generator=random) + 0.25
+        w[..., 0] = 0
+        return leaf(x), leaf(y), leaf(w)
+
+    lead = (row.tasks, row.steps) if row.stepwise else (row.tasks,)
+    support, query = batch(*lead, row.shots), batch(row.tasks, row.queries)
+    adapted = {name: dict(model.named_parameters())[name] for name in oracle.adapted_names(model, row.adapt_params)}
+
+    def around_lr(*shape: int) -> Tensor:
+        return leaf(row.lr * (0.5 + torch.rand(shape, generator=random)))
+
+    lr: Any = {
+        "scalar": lambda: leaf(torch.tensor(row.lr)),
+        "per_step": lambda: around_lr(row.steps),
+        "per_tensor": lambda: {name: around_lr() for name in adapted},
+        "per_element": lambda: {name: around_lr(*value.shape) for name, value in adapted.items()},
+    }[row.lr_form]()
+    return Problem(row, model, support, query, lr)
