@@ -10,8 +10,8 @@ from typing import Any
 
 from metafast import checkpoint as checkpoints
 from metafast.checkpoint import Checkpoint, CheckpointError
+from metafast.cli import options, train_omniglot, train_sinusoid
 from metafast.cli import run as runs
-from metafast.cli import train_omniglot, train_sinusoid
 from metafast.evaluation import accuracy, errors
 from metafast.learner import MAML
 from metafast.tasks import Omniglot, Sinusoids
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run (its best one)")
     train_omniglot.add_data_arguments(parser, required=False)
     train_omniglot.add_test_arguments(parser)
-    parser.add_argument("--steps", type=int, help="inner steps (default: what the run tested with)")
+    parser.add_argument("--steps", type=options.at_least(0), help="inner steps (default: what the run tested with)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the test tasks (default %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     runs.add_machine_arguments(parser)
@@ -31,8 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     device = runs.prepare(args)
-    if args.test_tasks < 2:
-        raise ValueError(f"--test-tasks: expected at least 2, which an interval needs, got {args.test_tasks}")
     path = args.checkpoint
     if path.is_dir():
         path = path / "best.pt" if (path / "best.pt").exists() else path / "checkpoint.pt"

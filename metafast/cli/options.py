@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,18 @@ def add(parser: argparse.ArgumentParser, options: Options) -> None:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
             parser.add_argument(flag, type=type(option.default), choices=option.choices, default=None, help=text)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """For argparse: an integer of at least so much."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"expected at least {least}, got {value}")
+        return value
+
+    return integer
 
 
 def resolve(options: Options, args: argparse.Namespace, stored: Mapping[str, Any] | None) -> dict[str, Any]:

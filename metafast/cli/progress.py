@@ -30,10 +30,10 @@ def bar(title: str, begun: float) -> Iterator[Show]:
         bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
         mininterval=0.2 if sys.stderr.isatty() else 15,
     ) as shown:
-        clock = time.perf_counter()
+        clock, first = time.perf_counter(), True
 
         def show(report: Report, more: dict[str, str]) -> None:
-            nonlocal clock
+            nonlocal clock, first
             now = time.perf_counter()
             facts = {
                 "meta-step": f"{report.step}",
@@ -44,5 +44,8 @@ def bar(title: str, begun: float) -> Iterator[Show]:
             clock = now
             shown.set_postfix_str(", ".join(f"{name} {value}" for name, value in facts.items()), refresh=False)
             shown.update(int(report.fraction * WHOLE) - shown.n)
+            if first:  # at once, however long the interval
+                shown.refresh()
+                first = False
 
         yield show

@@ -35,15 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default %(default)s)")
-    parser.add_argument("--threads", type=int, help="threads to compute on (default: torch's choice)")
+    parser.add_argument("--threads", type=options.at_least(1), help="threads to compute on (default: torch's choice)")
     parser.add_argument("--backend", choices=("auto", "native", "torch"), default="auto", help=argparse.SUPPRESS)
 
 
 def prepare(args: argparse.Namespace) -> torch.device:
     """Apply what the command line says of the machine."""
     if args.threads is not None:
-        if args.threads < 1:
-            raise ValueError(f"--threads: expected at least 1, got {args.threads}")
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():

@@ -63,9 +63,14 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool) -> No
 
 
 def add_test_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--test-tasks", type=int, default=1000, help="tasks of the meta-test (default %(default)s)")
     parser.add_argument(
-        "--test-queries", type=int, default=15, help="query images of a class in testing (default %(default)s)"
+        "--test-tasks", type=options.at_least(2), default=1000, help="tasks of the meta-test (default %(default)s)"
+    )
+    parser.add_argument(
+        "--test-queries",
+        type=options.at_least(1),
+        default=15,
+        help="query images of a class in testing (default %(default)s)",
     )
 
 

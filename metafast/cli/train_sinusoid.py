@@ -39,7 +39,9 @@ OPTIONS: options.Options = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(parser, OPTIONS)
-    parser.add_argument("--test-tasks", type=int, default=600, help="fresh tasks to evaluate on (default %(default)s)")
+    parser.add_argument(
+        "--test-tasks", type=options.at_least(2), default=600, help="fresh tasks to evaluate on (default %(default)s)"
+    )
     parser.add_argument(
         "--compare", action=argparse.BooleanOptionalAction, default=True, help="time a meta-step against torch.func"
     )
