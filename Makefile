@@ -17,10 +17,11 @@ TSAN_TESTS     ?= tests/test_concurrency.py
 export METAFAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),1,0)
 
 BIN     := $(VENV)/bin
-SOURCES := setup.py pyproject.toml CMakeLists.txt $(shell find cmake csrc -type f)
+NATIVE  := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake) $(NATIVE)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint stub bench sanitize tsan cuda clean
+.PHONY: demo test lint format stub bench sanitize tsan cuda clean
 
 demo: $(VENV)/installed
 	$(BIN)/metafast train sinusoid
@@ -32,9 +33,14 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
 	$(call write_stub,build/stub)
 	diff -u metafast/_native.pyi build/stub/metafast/_native.pyi
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check -q --fix .
+	$(BIN)/ruff format -q .
+	$(BIN)/clang-format -i $(NATIVE)
 
 # metafast/_native.pyi is what the compiled module says of itself.
 write_stub = $(BIN)/pybind11-stubgen metafast._native --exit-code --output-dir $(1) \

@@ -38,9 +38,8 @@ def test_examples_run(document: Path, capsys: pytest.CaptureFixture[str]) -> Non
         if block["package"] and find_spec(block["package"]) is None:
             continue
         first_line = text.count("\n", 0, block.start("code"))
-        code = compile(
-            "\n" * first_line + block["code"], str(document), "exec"
-        )  # errors then show the document's lines
+        # the empty lines make an error show the document's own line number
+        code = compile("\n" * first_line + block["code"], str(document), "exec")
         exec(code, names)
 
 
