@@ -106,14 +106,14 @@ def conv2d(
     b.rank(input, (3,), "[N, C, H, W]")
     if groups != 1:
         b.refuse(f"is not native with groups={groups}")
-    shape = b.shape(F.conv2d, input, weight, bias, stride, padding, dilation)
-    dilations = _pair(b, dilation)
+    dilations, pads = _pair(b, dilation), padding
     if isinstance(padding, str):
         total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, weight.shape[2:], strict=True)]
         if any(p % 2 for p in total):
             b.refuse(f"is not native with padding='same' and kernel {list(weight.shape[2:])}: its sides differ")
-        padding = [p // 2 for p in total]
-    settings = _window(b, stride=stride, pad=padding, dilation=dilations)
+        pads = [p // 2 for p in total]
+    shape = b.shape(F.conv2d, input, weight, bias, stride, padding, dilation)
+    settings = _window(b, stride=stride, pad=pads, dilation=dilations)
     return b.emit("conv2d", (input,), shape, (weight, bias), settings)
 
 

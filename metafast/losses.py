@@ -39,7 +39,7 @@ def _mse(output: Tensor, target: Tensor) -> Tensor:
 
 
 def _bce_with_logits(output: Tensor, target: Tensor) -> Tensor:
-    return _mean((1 - target) * output - F.logsigmoid(output))
+    return _mean(-target * F.logsigmoid(output) - (1 - target) * F.logsigmoid(-output))
 
 
 def _huber(output: Tensor, target: Tensor, delta: float) -> Tensor:

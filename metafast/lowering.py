@@ -15,7 +15,7 @@ from metafast.layers import FUNCTIONS, METHODS, MODULES
 from metafast.program import Loss, Program, Shape, Step
 from metafast.tracing import trace
 
-__all__ = ["Unsupported", "check_output", "evaluate", "interpret", "lower", "never_updated"]
+__all__ = ["Unsupported", "check_output", "evaluate", "interpret", "lower"]
 
 Adapted = Callable[[str], bool]
 #: What is called, resolved: a module, a function, or the name of a method. Returns what the call returns.
@@ -107,19 +107,3 @@ def interpret(graph: fx.Graph, model: nn.Module, b: Builder, evaluate: Evaluate 
             target = modules[node.target] if node.op == "call_module" else node.target
             results[node] = evaluate(b, target, arguments, keywords)
     raise AssertionError("a graph ends with its output")
-
-
-def never_updated(model: nn.Module) -> list[str]:
-    """The names of the batch norms that evaluate with the statistics they were created with."""
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, norms)
-        and not module.training
-        and module.running_mean is not None
-        and module.running_var is not None
-        and (module.num_batches_tracked is None or int(module.num_batches_tracked) == 0)
-        and not bool(module.running_mean.any())
-        and bool((module.running_var == 1).all())
-    ]

@@ -1,0 +1,147 @@
+"""What a Program means, in plain torch: each step written from its definition, for tests of the lowering.
+
+Pooling is written from the output's shape alone, as a kernel must do it: a Program has no ceil_mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metafast.program import ABSENT, Program, Step
+
+Named = dict[str, float]
+
+
+def run(program: Program, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The output [N, *output] for x [N, *example]; ``tensors`` are the values of ``program.parameters``."""
+    assert [tuple(t.shape) for t in tensors] == [p.shape for p in program.parameters]
+    values = {0: x}
+    for step in program.steps:
+        inputs = [values[i] for i in step.inputs]
+        parameters = [None if i == ABSENT else tensors[i] for i in step.parameters]
+        shape = program.values[step.output]
+        values[step.output] = STEPS[step.op](step, inputs, parameters, dict(step.attributes), shape)
+        assert values[step.output].shape == (x.shape[0], *shape), step
+    return values[program.output]
+
+
+def _linear(step: Step, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
+    weight, bias = parameters
+    assert weight is not None
+    y = torch.einsum("n...i,oi->n...o", inputs[0], weight)
+    return y if bias is None else y + bias
+
+
+def _conv2d(step: Step, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
+    weight, bias = parameters
+    assert weight is not None
+    padded = F.pad(inputs[0], (int(a["pad_w"]),) * 2 + (int(a["pad_h"]),) * 2)
+    windows = _windows(padded, a, weight.shape[2], weight.shape[3], shape[1:])  # type: ignore[index]
+    y = torch.einsum("ncijhw,ochw->noij", windows, weight)
+    return y if bias is None else y + bias[:, None, None]
+
+
+def _windows(x: Tensor, a: Named, kernel_h: int, kernel_w: int, out: Sequence[int]) -> Tensor:
+    """[N, C, H, W] -> [N, C, H', W', kernel_h, kernel_w]; x begins at the first window and may end before the last."""
+    rows = _positions(out[0], kernel_h, a["stride_h"], a.get("dilation_h", 1))
+    columns = _positions(out[1], kernel_w, a["stride_w"], a.get("dilation_w", 1))
+    return x[:, :, rows[:, None, :, None], columns[None, :, None, :]]
+
+
+def _positions(out: int, kernel: int, stride: float, dilation: float) -> Tensor:
+    return torch.arange(out)[:, None] * int(stride) + torch.arange(kernel) * int(dilation)
+
+
+def _extended(x: Tensor, a: Named, fill: float, out: Sequence[int]) -> Tensor:
+    """x with its padding before it, and after it whatever the last window needs."""
+    need = [
+        int((out[i] - 1) * a[f"stride_{axis}"] + a.get(f"dilation_{axis}", 1) * (a[f"kernel_{axis}"] - 1) + 1)
+        for i, axis in enumerate("hw")
+    ]
+    top, left = int(a["pad_h"]), int(a["pad_w"])
+    bottom, right = (max(need[i] - x.shape[2 + i] - p, 0) for i, p in enumerate((top, left)))
+    return F.pad(x, (left, right, top, bottom), value=fill)
+
+
+def _max_pool2d(step: Step, inputs: list[Tensor], parameters: object, a: Named, shape: Sequence[int]) -> Tensor:
+    x = _extended(inputs[0], a, -torch.inf, shape[1:])
+    return _windows(x, a, int(a["kernel_h"]), int(a["kernel_w"]), shape[1:]).amax((-2, -1))
+
+
+def _avg_pool2d(step: Step, inputs: list[Tensor], parameters: object, a: Named, shape: Sequence[int]) -> Tensor:
+    """Sum over the window, divided by the number of positions inside the input (and its padding, if that counts)."""
+    x = inputs[0]
+    kernel = int(a["kernel_h"]), int(a["kernel_w"])
+    if a["count_include_pad"]:
+        h, w = int(a["pad_h"]), int(a["pad_w"])
+        counted = torch.ones(1, 1, x.shape[2] + 2 * h, x.shape[3] + 2 * w, dtype=x.dtype)
+        counted = _extended(counted, a | {"pad_h": 0, "pad_w": 0}, 0.0, shape[1:])
+    else:
+        counted = _extended(torch.ones_like(x[:1, :1]), a, 0.0, shape[1:])
+    count = _windows(counted, a, *kernel, shape[1:]).sum((-2, -1))
+    return _windows(_extended(x, a, 0.0, shape[1:]), a, *kernel, shape[1:]).sum((-2, -1)) / count
+
+
+def _adaptive_avg_pool2d(
+    step: Step, inputs: list[Tensor], parameters: object, a: Named, shape: Sequence[int]
+) -> Tensor:
+    x = inputs[0]
+    (height, width), (h, w) = x.shape[2:], shape[1:]
+
+    def part(i: int, out: int, size: int) -> slice:  # floor(i size / out) to ceil((i + 1) size / out)
+        return slice(i * size // out, -(-(i + 1) * size // out))
+
+    rows = [[x[:, :, part(i, h, height), part(j, w, width)].mean((2, 3)) for j in range(w)] for i in range(h)]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def _batch_norm(step: Step, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
+    weight, bias, mean, variance = parameters
+    x = inputs[0]
+    axes = [0, 2, 3][: x.ndim - 1] if x.ndim == 4 else [0]
+    if a["training"]:
+        assert mean is None and variance is None
+        mean, variance = x.mean(axes), x.var(axes, correction=0)
+    assert mean is not None and variance is not None
+
+    def wide(t: Tensor) -> Tensor:
+        return t.reshape(1, -1, *[1] * (x.ndim - 2))
+
+    y = (x - wide(mean)) / torch.sqrt(wide(variance) + a["eps"])
+    y = y if weight is None else y * wide(weight)
+    return y if bias is None else y + wide(bias)
+
+
+def _pointwise(function: Callable[[Tensor, Named], Tensor]) -> Callable[..., Tensor]:
+    return lambda step, inputs, parameters, a, shape: function(inputs[0], a)
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
+
+
+STEPS: dict[str, Callable[..., Tensor]] = {
+    "linear": _linear,
+    "conv2d": _conv2d,
+    "batch_norm": _batch_norm,
+    "relu": _pointwise(lambda x, a: torch.where(x > 0, x, 0)),
+    "tanh": _pointwise(lambda x, a: 1 - 2 / (torch.exp(2 * x) + 1)),
+    "sigmoid": _pointwise(lambda x, a: 1 / (1 + torch.exp(-x))),
+    "silu": _pointwise(lambda x, a: x / (1 + torch.exp(-x))),
+    "gelu": _pointwise(lambda x, a: x / 2 * (1 + torch.erf(x / 2**0.5))),
+    "gelu_tanh": _pointwise(lambda x, a: _gelu_tanh(x)),
+    "leaky_relu": _pointwise(lambda x, a: torch.where(x > 0, x, a["slope"] * x)),
+    "elu": _pointwise(lambda x, a: torch.where(x > 0, x, a["alpha"] * torch.expm1(x))),
+    "softplus": _pointwise(
+        lambda x, a: torch.where(a["beta"] * x > a["threshold"], x, torch.log1p(torch.exp(a["beta"] * x)) / a["beta"])
+    ),
+    "max_pool2d": _max_pool2d,
+    "avg_pool2d": _avg_pool2d,
+    "adaptive_avg_pool2d": _adaptive_avg_pool2d,
+    "flatten": lambda step, inputs, parameters, a, shape: inputs[0].reshape(inputs[0].shape[0], -1),
+    "add": lambda step, inputs, parameters, a, shape: inputs[0] + inputs[1],
+}

@@ -1,0 +1,132 @@
+"""Losses: torch's values, two derivatives of everything that is a real number, and the ways to ask for one."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metafast import losses
+from metafast.program import Loss
+
+
+def outputs(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 2
+
+
+def classes(n: int, c: int) -> Tensor:
+    return torch.arange(n) * 7 % c
+
+
+Case = tuple[Any, Loss, tuple[int, ...], Tensor]
+#: how a user asks for it, the Loss, the shape of the output, the target
+CASES: dict[str, Case] = {
+    "cross_entropy": ("cross_entropy", Loss("cross_entropy", (("label_smoothing", 0.0),)), (6, 4), classes(6, 4)),
+    "smoothed": (nn.CrossEntropyLoss(label_smoothing=0.2), Loss("cross_entropy", (("label_smoothing", 0.2),)), (6, 4),
+                 classes(6, 4)),
+    "probabilities": (F.cross_entropy, Loss("cross_entropy", (("label_smoothing", 0.0),)), (6, 4),
+                      outputs(6, 4).softmax(1)),
+    "probabilities, smoothed": (functools.partial(F.cross_entropy, label_smoothing=0.1),
+                                Loss("cross_entropy", (("label_smoothing", 0.1),)), (6, 4), outputs(6, 4).softmax(1)),
+    "mse": (nn.MSELoss(), Loss("mse"), (5, 2, 3), outputs(5, 2, 3) + 0.3),
+    "mse of scalars": (F.mse_loss, Loss("mse"), (5,), outputs(5) + 0.3),
+    "bce": (nn.BCEWithLogitsLoss(), Loss("bce_with_logits"), (5, 3), outputs(5, 3).sigmoid()),
+    "bce, far out": ("bce_with_logits", Loss("bce_with_logits"), (4,), torch.tensor([0.0, 1, 0.5, 1]).double()),
+    "huber": (nn.HuberLoss(delta=0.7), Loss("huber", (("delta", 0.7),)), (5, 3), outputs(5, 3).flip(0)),
+    "huber by name": ("huber", Loss("huber", (("delta", 1.0),)), (5, 3), outputs(5, 3).flip(0)),
+    "multi_margin": (F.multi_margin_loss, Loss("multi_margin", (("p", 1.0), ("margin", 1.0))), (6, 4), classes(6, 4)),
+    "multi_margin, squared": (nn.MultiMarginLoss(p=2, margin=0.8), Loss("multi_margin", (("p", 2.0), ("margin", 0.8))),
+                              (6, 4), classes(6, 4)),
+}  # fmt: skip
+TORCH: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "mse": F.mse_loss,
+    "bce_with_logits": F.binary_cross_entropy_with_logits,
+    "huber": F.huber_loss,
+    "multi_margin": F.multi_margin_loss,
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_value_and_two_derivatives(case: Case) -> None:
+    asked, loss, shape, target = case
+    known, function = losses.resolve(asked)
+    assert known == loss
+    assert losses.why_not_native(asked) == ""
+    output = outputs(*shape)
+    settings = {key: int(value) if key == "p" else value for key, value in loss.attributes}
+    each = losses.per_example(loss, output, target)
+    expected = torch.stack(
+        [TORCH[loss.kind](o[None], t[None], **settings) for o, t in zip(output, target, strict=True)]
+    )
+    torch.testing.assert_close(each, expected, rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(
+        function(output, target), TORCH[loss.kind](output, target, **settings), rtol=1e-13, atol=0
+    )
+    inputs = [t.clone().requires_grad_() for t in (output, target) if t.is_floating_point()]
+    fixed = [] if len(inputs) == 2 else [target]
+
+    def run(*tensors: Tensor) -> Tensor:
+        return losses.per_example(loss, *tensors, *fixed)
+
+    assert torch.autograd.gradcheck(run, inputs)
+    assert torch.autograd.gradgradcheck(run, inputs)
+
+
+def test_bce_keeps_its_precision_far_out() -> None:
+    x = torch.tensor([40.0, -40.0, 800.0], dtype=torch.float64)
+    each = losses.per_example(Loss("bce_with_logits"), x, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64))
+    tail = torch.log1p(torch.exp(torch.tensor(-40.0, dtype=torch.float64)))
+    torch.testing.assert_close(each, torch.stack([tail, tail, x[2]]), rtol=1e-12, atol=0)
+
+
+def test_what_is_returned_can_be_pickled() -> None:
+    _, function = losses.resolve("huber")
+    x, y = outputs(4, 2), outputs(4, 2).flip(0)
+    assert torch.equal(pickle.loads(pickle.dumps(function))(x, y), function(x, y))
+
+
+def own(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("loss", "reason"),
+    [
+        (own, "own is a function that only torch can differentiate"),
+        (F.l1_loss, "l1_loss is a function"),
+        (nn.L1Loss(), "L1Loss has no native form"),
+        (nn.CrossEntropyLoss(weight=torch.ones(3)), "CrossEntropyLoss with weight"),
+        (nn.CrossEntropyLoss(ignore_index=0), "CrossEntropyLoss with ignore_index"),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)), "BCEWithLogitsLoss with pos_weight"),
+        (nn.MultiMarginLoss(weight=torch.ones(3)), "MultiMarginLoss with weight"),
+        (functools.partial(F.cross_entropy, ignore_index=1), "cross_entropy with ignore_index"),
+        (type("Mine", (nn.MSELoss,), {})(), "Mine has no native form"),
+    ],
+)
+def test_others_stay_what_they_are(loss: Any, reason: str) -> None:
+    assert losses.resolve(loss) == (None, loss)
+    assert reason in losses.why_not_native(loss)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("hinge", "'hinge' is unknown; known are 'cross_entropy', 'mse', 'bce_with_logits', 'huber', 'multi_margin'"),
+        (3, "it is 3"),
+        (None, "it is None"),
+        (nn.MSELoss(reduction="sum"), "MSELoss has reduction='sum'; expected 'mean'"),
+        (nn.L1Loss(reduction="none"), "L1Loss has reduction='none'"),
+        (functools.partial(F.mse_loss, reduction="sum"), "mse has reduction='sum'"),
+        (functools.partial(F.multi_margin_loss, p=3), "multi_margin needs p = 1 or 2"),
+    ],
+)
+def test_errors(loss: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        losses.resolve(loss)
