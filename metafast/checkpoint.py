@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metafast import networks
+from metafast.adam import Adam
 from metafast.files import replacing
 from metafast.learner import MAML
 
@@ -39,7 +40,7 @@ class Checkpoint:
     learner: Settings  # keyword arguments of the learner: lr, steps, loss, ...
     state: dict[str, Tensor]  # the learner's state_dict
     step: int = 0  # meta-steps done
-    optimizer: Settings = field(default_factory=dict)  # its state_dict
+    optimizer: Settings = field(default_factory=dict)  # the optimiser's state_dict
     run: Settings = field(default_factory=dict)  # settings of the training run, seed among them
     progress: Settings = field(default_factory=dict)  # history, best validation, seconds spent
     random_state: Tensor | None = None  # torch's global CPU generator
@@ -73,15 +74,11 @@ class Checkpoint:
                 )
         learner.load_state_dict(self.state)
 
-    def restore_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    def restore_optimizer(self, optimizer: Adam) -> None:
+        """Load the optimiser's moments; CheckpointError, and nothing changed, if they are of another model."""
         try:
-            for index, state in self.optimizer["state"].items():
-                for name, value in state.items():
-                    if isinstance(value, Tensor) and value.ndim and value.shape != parameters[index].shape:
-                        raise ValueError(f"{name} of parameter {index} has shape {list(value.shape)}")
             optimizer.load_state_dict(self.optimizer)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except ValueError as error:
             raise CheckpointError(f"checkpoint's optimiser state does not fit this model: {error}") from None
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from metafast.adam import Adam
 from metafast.tasks.episode import Episode
 
 Schedule = Literal["constant", "cosine"]
@@ -54,7 +55,7 @@ class Report:
 
 def train(
     learner: nn.Module,
-    optimizer: Any,
+    optimizer: Adam,
     episodes: Iterator[Episode],
     *,
     rate: float,
@@ -69,11 +70,11 @@ def train(
 
     ``episodes`` must begin with those of meta-step ``step``. Returns the meta-steps done, the seconds spent, and
     whether it was interrupted; in any case the weights are those after a whole meta-step. ``report`` is called after
-    every ``block`` meta-steps; the time it takes counts. The optimiser's learning rate is ``rate``, times
+    every ``block`` meta-steps; the time it takes counts. The learning rate is ``rate``, times
     (1 + cos(pi f)) / 2 with the cosine schedule, where f is the part of the budget spent when the block begins.
     """
     clock = time.perf_counter() - seconds
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters, gradients = optimizer.parameters, torch.autograd.grad
     with Interruption() as interruption:
         while (fraction := budget.fraction(step, time.perf_counter() - clock)) < 1 and not interruption:
             # Blocks begin at multiples of their length, so that a resumed run has the same ones.
@@ -81,17 +82,14 @@ def train(
             end = begin + block if budget.meta_steps is None else min(begin + block, budget.meta_steps)
             if budget.seconds is None:
                 fraction = budget.fraction(begin, 0.0)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * (1 + math.cos(math.pi * fraction)) / 2 if schedule == "cosine" else rate
+            current = rate * (1 + math.cos(math.pi * fraction)) / 2 if schedule == "cosine" else rate
             before: list[Tensor] = []
             after: list[Tensor] = []
             first = step
             while step < end and not interruption.requested:
-                for parameter in parameters:
-                    parameter.grad = None
                 out = learner(*next(episodes))
-                out.loss.backward()
-                optimizer.step()
+                # Not backward(): gradients need neither be cleared nor accumulated.
+                optimizer.step(gradients(out.loss, parameters, materialize_grads=True), current)
                 before.append(out.support_loss)
                 after.append(out.loss.detach())
                 step += 1

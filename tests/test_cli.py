@@ -101,9 +101,8 @@ def test_resuming_continues_exactly(tmp_path):
         assert main(["train", "sinusoid", "--no-compare", "--test-tasks", "20", "--backend", "torch", *resume]) == 0
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     whole, parts = (checkpoints.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
-    for key, state in whole.optimizer["state"].items():
-        for name, value in state.items():
-            assert torch.equal(value, parts.optimizer["state"][key][name])
+    assert whole.optimizer["steps"] == parts.optimizer["steps"] == 450
+    assert torch.equal(whole.optimizer["second"], parts.optimizer["second"])
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_continues_exactly(tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from metafast import checkpoint as checkpoints
+from metafast.adam import Adam
 from metafast.checkpoint import Checkpoint, CheckpointError
 from metafast.cli import info, options
 from metafast.cli.progress import bar
@@ -79,7 +80,7 @@ class Run:
             torch.manual_seed(self.settings["seed"])
             self.checkpoint = replace(fresh, run=self.settings, progress={"seconds": 0.0, "history": []})
         self.learner = self.checkpoint.build(self.device, args.backend)
-        self.optimizer = torch.optim.Adam(self.learner.parameters(), lr=self.settings["meta_lr"], fused=True)
+        self.optimizer = Adam(self.learner.parameters())
         if stored:
             self.checkpoint.restore_optimizer(self.optimizer)
             if stored.random_state is not None:
@@ -143,7 +144,7 @@ class Run:
     def save(self, name: str = "checkpoint.pt") -> Path:
         self.checkpoint = replace(
             self.checkpoint,
-            state={key: value.detach().cpu() for key, value in self.learner.state_dict().items()},
+            state={key: value.detach().cpu().clone() for key, value in self.learner.state_dict().items()},
             optimizer=self.optimizer.state_dict(),
             random_state=torch.get_rng_state(),
         )
