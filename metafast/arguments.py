@@ -1,0 +1,200 @@
+"""What a user may pass, checked before an engine sees it; every message names the argument, its shape and what fits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metafast.batch import Batch
+from metafast.program import Loss, Parameter, Shape
+
+AdaptParams = str | Sequence[str] | Callable[[str], bool] | None
+BACKENDS = ("auto", "native", "torch")
+MEMORY = ("auto", "keep", "recompute")
+#: Losses whose targets may be class indices.
+CLASSIFICATION = ("cross_entropy", "multi_margin")
+
+
+def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; it is {value!r}")
+    return value
+
+
+def steps(value: Any) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"steps must be a whole number >= 0; it is {value!r} ({type(value).__name__})")
+    number = value.__index__()
+    if number < 0:
+        raise ValueError(f"steps must be >= 0; it is {number}")
+    return int(number)
+
+
+def predicate(adapt_params: AdaptParams) -> Callable[[str], bool]:
+    """``adapt_params`` as a function of a parameter's name."""
+    if adapt_params is None:
+        return lambda name: True
+    if callable(adapt_params):
+        chosen = adapt_params
+        return lambda name: bool(chosen(name))
+    patterns = (adapt_params,) if isinstance(adapt_params, str) else tuple(adapt_params)
+    if not all(isinstance(p, str) for p in patterns):
+        raise TypeError("adapt_params must be a glob, a list of parameter names, or a function of a name")
+    return lambda name: any(name == p or fnmatchcase(name, p) for p in patterns)
+
+
+def adapted(adapt_params: AdaptParams, trainable: Mapping[str, bool]) -> None:
+    """Check ``adapt_params`` against the model's parameters (name -> requires_grad)."""
+    names = ", ".join(trainable) or "none"
+    if isinstance(adapt_params, Sequence):
+        for pattern in (adapt_params,) if isinstance(adapt_params, str) else adapt_params:
+            if not any(predicate(pattern)(name) for name in trainable):
+                hint = (
+                    f"; did you mean {pattern + '.*'!r}?" if any(n.startswith(pattern + ".") for n in trainable) else ""
+                )
+                raise ValueError(f"adapt_params: {pattern!r} matches no parameter of the model ({names}){hint}")
+    chosen = predicate(adapt_params)
+    if not any(grad and chosen(name) for name, grad in trainable.items()):
+        raise ValueError(
+            f"adapt_params={adapt_params!r} leaves nothing to adapt: of {names}, it must choose one that requires grad"
+        )
+
+
+def tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    hint = "; use torch.as_tensor" if hasattr(value, "__array__") or isinstance(value, (list, tuple)) else ""
+    raise TypeError(f"{name} must be a torch.Tensor; it is a {type(value).__module__}.{type(value).__name__}{hint}")
+
+
+def batch(name: str, value: Any) -> Batch:
+    """``(x, y)`` or ``(x, y, weights)`` as a Batch; only its form is checked here."""
+    if not isinstance(value, (tuple, list)) or len(value) not in (2, 3):
+        got = f"{len(value)} items" if isinstance(value, (tuple, list)) else type(value).__name__
+        raise TypeError(f"{name} must be a tuple (x, y) or (x, y, weights); it is {got}")
+    x, y, *rest = value
+    w = rest[0] if rest else None
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor) and (w is None or isinstance(w, Tensor))):
+        tensor(f"{name} x", x)
+        tensor(f"{name} y", y)
+        tensor(f"{name} weights", w)
+    return Batch(x, y, w)
+
+
+def axes(name: str, x: Tensor, stepwise: bool = False) -> None:
+    """x has its leading axes, and none of them is empty."""
+    lead = "T, K, N" if stepwise else "T, N"
+    count = 3 if stepwise else 2
+    if x.ndim < count:
+        raise ValueError(f"{name} has shape {list(x.shape)}; expected [{lead}, ...]")
+    if 0 in (x.shape[0], x.shape[count - 1]):
+        empty = "no tasks (T=0)" if x.shape[0] == 0 else "no examples (N=0)"
+        raise ValueError(f"{name} has shape {list(x.shape)}: {empty}; expected [{lead}, ...] with T >= 1 and N >= 1")
+
+
+def examples(
+    name: str, batch: Batch, loss: Loss | None, out: Shape, dtype: torch.dtype, device: torch.device, stepwise: bool
+) -> None:
+    """Targets and weights fit x and the model's output: everything but the values."""
+    x, y, w = batch
+    lead = tuple(x.shape[: 3 if stepwise else 2])
+    axes_ = "[T, K, N" if stepwise else "[T, N"
+    if y is not None:
+        same_device(f"{name} y", y, device)
+        _targets(f"{name} y", y, lead, axes_, loss, out, dtype)
+    if w is not None:
+        same_device(f"{name} weights", w, device)
+        if loss is None:
+            raise ValueError(
+                f"{name} has weights, which need a named loss; a function's value per example is not known"
+            )
+        if tuple(w.shape) != lead:
+            raise ValueError(f"{name} weights have shape {list(w.shape)}; expected {axes_}] = {list(lead)}")
+        if w.dtype != dtype:
+            raise TypeError(f"{name} weights have dtype {w.dtype}; expected {dtype}, that of the model's parameters")
+
+
+def _targets(name: str, y: Tensor, lead: Shape, axes_: str, loss: Loss | None, out: Shape, dtype: torch.dtype) -> None:
+    shape = tuple(y.shape)
+    if shape[: len(lead)] != lead:
+        raise ValueError(
+            f"{name} has shape {list(shape)}; expected {axes_}, ...] with {axes_}] = {list(lead)} as x has"
+        )
+    if loss is None:
+        return  # a function of the user's own says itself what its targets are
+    classes = loss.kind in CLASSIFICATION
+    if classes and not out:
+        raise ValueError(f"loss {loss.kind!r} needs outputs [N, C]; the model returns [N]")
+    if classes and not y.is_floating_point():
+        if y.dtype == torch.bool or y.is_complex():
+            raise TypeError(f"{name} has dtype {y.dtype}; expected integer classes")
+        if shape != lead + out[1:]:
+            raise ValueError(f"{name} has shape {list(shape)}; expected integer classes {list(lead + out[1:])}")
+        return
+    if loss.kind == "multi_margin":
+        raise TypeError(f"{name} has dtype {y.dtype}; loss 'multi_margin' expects integer classes {list(lead)}")
+    if classes and shape != lead + out:
+        raise TypeError(
+            f"{name} has dtype {y.dtype} and shape {list(shape)}; expected integer classes {list(lead)}, or probabilities "
+            f"{list(lead + out)}"
+        )
+    if y.dtype != dtype:
+        raise TypeError(
+            f"{name} has dtype {y.dtype}; loss {loss.kind!r} expects {dtype}, that of the model's parameters"
+        )
+    if shape != lead + out:
+        raise ValueError(f"{name} has shape {list(shape)}; expected exactly the output's shape {list(lead + out)}")
+
+
+def labels(name: str, y: Tensor, classes: int) -> None:
+    """Class indices lie in 0 .. classes - 1. Only on the CPU, where looking costs nothing but microseconds."""
+    low, high = torch.aminmax(y)
+    if low.item() < 0 or high.item() >= classes:
+        wrong = low.item() if low.item() < 0 else high.item()
+        raise ValueError(
+            f"{name} holds label {wrong}; expected classes 0 to {classes - 1}, as the model returns {classes}"
+        )
+
+
+def parameter(name: str, value: Tensor) -> Parameter:
+    """A parameter that the inner loop moves, as what checks of the learning rate need to know of it."""
+    return Parameter(name, tuple(value.shape), "adapted")
+
+
+def same_device(name: str, value: Tensor, device: torch.device) -> None:
+    if value.device != device:
+        raise ValueError(f"{name} is on {value.device}; the model's parameters are on {device}")
+
+
+def inputs(name: str, x: Tensor, dtype: torch.dtype, device: torch.device) -> None:
+    """Device and dtype of x. Integers pass here: some models embed them."""
+    same_device(name, x, device)
+    if (x.is_floating_point() or x.is_complex()) and x.dtype != dtype:
+        raise TypeError(f"{name} has dtype {x.dtype}; expected {dtype}, that of the model's parameters")
+    if x.dtype == torch.bool:
+        raise TypeError(f"{name} has dtype {x.dtype}; expected {dtype}, that of the model's parameters")
+
+
+def parameters(
+    name: str, given: Any, known: Mapping[str, Parameter], tasks: int, dtype: torch.dtype, device: torch.device
+) -> dict[str, Tensor]:
+    """A dict of parameters, each [*shape] (shared by all tasks) or [T, *shape]."""
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{name} must be a dict from parameter name to tensor; it is a {type(given).__name__}")
+    for key, value in given.items():
+        where = f"{name}[{key!r}]"
+        if key not in known:
+            raise ValueError(f"{where}: the model has no such parameter; it has {', '.join(known)}")
+        shape, own = known[key].shape, tuple(tensor(where, value).shape)
+        if own not in (shape, (tasks, *shape)):
+            raise ValueError(
+                f"{where} has shape {list(own)}; expected {list(shape)} or [T, *shape] = {[tasks, *shape]}"
+            )
+        if value.dtype != dtype:
+            raise TypeError(f"{where} has dtype {value.dtype}; expected {dtype}, that of the model's parameters")
+        same_device(where, value, device)
+    return dict(given)

@@ -1,0 +1,95 @@
+"""Gradients and Hessian-vector products of many tasks at once, each task at parameters of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metafast import arguments
+from metafast.batch import Batch
+from metafast.plan import Plan, planner
+
+
+def grad(
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    batch: Any,
+    loss: Any = "mse",
+    *,
+    backend: str = "auto",
+    strict: bool = False,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """L_t(theta_t) and g_t = dL_t / d theta_t for every task t, differentiable once (any number of times on torch).
+
+    Args:
+        model: the module whose parameters ``params`` replace.
+        params: name -> [T, *shape], or [*shape] shared by all tasks. A parameter that is not named keeps the model's own
+            value and gets no gradient here.
+        batch: ``(x, y)`` or ``(x, y, weights)``: x [T, N, *example]; y [T, N] classes or [T, N, *output]; weights [T, N].
+        loss: as :class:`metafast.MAML` takes it.
+        backend, strict: as :class:`metafast.MAML` takes them.
+
+    Returns:
+        task losses [T], and name -> [T, *shape] for every name in ``params`` whose parameter of the model requires grad.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, named with its shape and what was expected.
+    """
+    plan, given, data = _prepare(model, params, batch, loss, backend, strict)
+    task_loss, gradients = plan.engine.gradient(plan.program, plan.replaced(given), data)
+    return task_loss, _chosen(plan, given, gradients)
+
+
+def hvp(
+    model: nn.Module,
+    params: Mapping[str, Tensor],
+    batch: Any,
+    v: Mapping[str, Tensor],
+    loss: Any = "mse",
+    *,
+    backend: str = "auto",
+    strict: bool = False,
+) -> dict[str, Tensor]:
+    """H_t v_t for every task t, H_t = d^2 L_t / d theta_t^2 over the parameters in ``params`` (Pearlmutter 1994).
+
+    The Hessian is never formed; the result is not differentiable.
+
+    Args:
+        v: name -> [T, *shape], or [*shape] shared by all tasks; a parameter of ``params`` it does not name has v = 0.
+        model, params, batch, loss, backend, strict: as for :func:`grad`.
+
+    Returns:
+        name -> [T, *shape] for every name in ``params`` whose parameter of the model requires grad.
+    """
+    plan, given, data = _prepare(model, params, batch, loss, backend, strict)
+    tasks = data.x.shape[0]
+    learnt = {plan.program.parameters[i].name: plan.program.parameters[i] for i in plan.program.learnt}
+    within = {name: parameter for name, parameter in learnt.items() if name in given}
+    vectors = arguments.parameters("v", v, within, tasks, plan.dtype, plan.device)
+    tangents = [
+        vectors[name].expand(tasks, *p.shape)
+        if name in vectors
+        else torch.zeros(p.shape, dtype=plan.dtype, device=plan.device).expand(tasks, *p.shape)
+        for name, p in learnt.items()
+    ]
+    return _chosen(plan, given, plan.engine.hvp(plan.program, plan.replaced(given), data, tangents))
+
+
+def _prepare(
+    model: nn.Module, params: Any, batch: Any, loss: Any, backend: str, strict: bool
+) -> tuple[Plan, dict[str, Tensor], Batch]:
+    data = arguments.batch("batch", batch)
+    arguments.axes("batch x", data.x)
+    plan = planner(model, loss, backend, strict).plan("batch x", data.x)
+    data = plan.check("batch", data)
+    return plan, arguments.parameters("params", params, plan.known, data.x.shape[0], plan.dtype, plan.device), data
+
+
+def _chosen(plan: Plan, given: Mapping[str, Tensor], values: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Of values over ``program.learnt``, those the user named, in the user's order."""
+    learnt = [plan.program.parameters[i].name for i in plan.program.learnt]
+    by_name = dict(zip(learnt, values, strict=True))
+    return {name: by_name[name] for name in given if name in by_name}

@@ -1,0 +1,233 @@
+"""The learner a training loop holds: MAML and its relatives as one :class:`torch.nn.Module`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metafast import arguments
+from metafast.batch import Batch, Rates
+from metafast.plan import Plan, Planner
+from metafast.program import Parameter
+from metafast.rules import SGD, LearningRate, LearntRates, learnt, rates
+
+#: The signature's default, by which a rate given twice is told from one given by the rule alone.
+DEFAULT_LR = 0.4
+
+
+class Output(NamedTuple):
+    """What one meta-step computes; all but ``support_loss`` differentiable."""
+
+    loss: Tensor  # [] mean of task_loss
+    task_loss: Tensor  # [T] query loss after adaptation
+    logits: Tensor  # [T, Nq, *output] the adapted models' outputs on the query set
+    support_loss: Tensor  # [T, K] before each step
+
+
+class MAML(nn.Module):
+    """Model-agnostic meta-learning (Finn et al. 2017): gradients through the inner loop, for all tasks in one call.
+
+    For every task t with support set S_t and query set Q_t, from theta_0 = the model's parameters::
+
+        theta_{k+1} = theta_k - a_k * dL(theta_k; S_t)/d theta,    k = 0 .. K-1        (eq. 1, K times)
+        loss        = mean_t L(theta_K; Q_t)
+
+    ``loss.backward()`` gives the exact derivative, second-order terms included, for the model's parameters, the learning
+    rates and every floating input. Differentiable once; ``backend="torch"`` any number of times.
+
+    Args:
+        model: any module from [N, *example] to one tensor [N, *output]. ``requires_grad=False`` parameters are neither
+            adapted nor meta-learnt. BatchNorm in training mode uses the statistics of the task's own batch and leaves its
+            buffers alone; in eval mode it uses the buffers.
+        lr: inner step size; its forms are those of :class:`metafast.SGD`.
+        steps: inner steps K >= 0.
+        loss: ``"cross_entropy"``, ``"mse"``, ``"bce_with_logits"``, ``"huber"``, ``"multi_margin"``; the torch.nn module
+            or functional of one; or any function (output, target) -> mean, which runs on torch.
+        first_order: take each inner gradient for a constant (FOMAML). The learning rate keeps its gradient; that of
+            support data is zero.
+        rule: how parameters move; None means SGD with ``lr``.
+        learn_lr: register the learning rate as parameters of the learner (Meta-SGD, Li et al. 2017, when it is a dict).
+        adapt_params: what the inner loop moves: a glob over parameter names, a list of names, or a function of the name.
+            The rest is meta-learnt only (ANIL, Raghu et al. 2020).
+        memory: keep the activations of every inner step for the reverse sweep (``"keep"``), compute them again
+            (``"recompute"``), or choose by size (``"auto"``). The results are the same; torch always keeps.
+
+        backend: ``"auto"`` runs natively, or on torch with one warning that names the layer and the reason; ``"native"``
+            raises instead; ``"torch"`` asks for plain torch.
+        strict: raise RuntimeError where ``backend="auto"`` would warn.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, named with its shape and what was expected.
+        RuntimeError: the native engine was demanded for a model that it cannot run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lr: LearningRate = DEFAULT_LR,
+        steps: int = 5,
+        loss: Any = "cross_entropy",
+        first_order: bool = False,
+        rule: SGD | None = None,
+        learn_lr: bool = False,
+        adapt_params: arguments.AdaptParams = None,
+        memory: str = "auto",
+        backend: str = "auto",
+        strict: bool = False,
+    ) -> None:
+        super().__init__()
+        self._planner = Planner(model, loss, adapt_params, backend, strict)  # checks model, loss, adapt_params, backend
+        trainable = {n: p.requires_grad for n, p in model.named_parameters()}
+        arguments.adapted(adapt_params, trainable)
+        self.model = model
+        self.loss = loss
+        self.steps = arguments.steps(steps)
+        self.first_order = bool(first_order)
+        self.adapt_params = adapt_params
+        self.memory = arguments.choice("memory", memory, arguments.MEMORY)
+        self.backend = backend
+        self.strict = strict
+        if rule is not None and not isinstance(rule, SGD):
+            raise TypeError(f"rule must be a metafast rule such as metafast.SGD(); it is a {type(rule).__name__}")
+        if rule is not None and rule.lr is not None and not (isinstance(lr, float) and lr == DEFAULT_LR):
+            raise ValueError("lr is given twice: to the learner and to its rule")
+        self.per_step = rule is not None and rule.per_step
+        self.learn_lr = bool(learn_lr)
+        self._set_lr(lr if rule is None or rule.lr is None else rule.lr)
+
+    def _set_lr(self, lr: Any) -> None:
+        """Check ``lr`` against the model and keep it: registered when it is learnt, as it is when not."""
+        adapts = arguments.predicate(self.adapt_params)
+        named = dict(self.model.named_parameters())
+        moved = [Parameter(n, tuple(p.shape), "adapted") for n, p in named.items() if p.requires_grad and adapts(n)]
+        some = next(iter(named.values()))
+        rates(lr, self.per_step, self.steps, self.steps, moved, list(named), some.dtype, some.device)
+        if not self.learn_lr:
+            self.__dict__["lr"] = lr  # not by setattr, which would register a Parameter of the user's own
+        elif isinstance(lr, Mapping):
+            self.lr = LearntRates(lr, some.dtype, some.device)
+        else:
+            self.lr = learnt(lr, some.dtype, some.device)
+
+    def forward(
+        self, support: Any, query: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
+    ) -> Output:
+        """One meta-step.
+
+        Args:
+            support: ``(xs, ys)`` or ``(xs, ys, weights)``: xs [T, N, *example]; ys [T, N] integer classes, or [T, N, *output]
+                of the parameters' dtype, exactly the output's shape; weights [T, N], by which the task's loss is
+                sum(w l) / sum(w) (any values; all zero gives NaN).
+            query: the same for the query set, with its own number of examples.
+            steps, lr: take the place of the learner's for this call.
+            stepwise: the support set holds another minibatch for each step: every tensor has an axis of ``steps`` after T.
+        """
+        count = self.steps if steps is None else arguments.steps(steps)
+        train = arguments.batch("support", support)
+        test = arguments.batch("query", query)
+        plan, train = self._prepare(train, count, stepwise)
+        arguments.axes("query x", test.x)
+        if test.x.shape[0] != train.x.shape[0] or test.x.shape[2:] != train.x.shape[3 if stepwise else 2 :]:
+            raise ValueError(
+                f"query x has shape {list(test.x.shape)}, support x {list(train.x.shape)}; expected the same number of tasks T "
+                "and the same shape of one example"
+            )
+        test = plan.check("query", test)
+        result = plan.engine.unroll(
+            plan.program,
+            plan.tensors,
+            self._rates(plan, count, lr),
+            train,
+            test,
+            steps=count,
+            first_order=self.first_order,
+            memory=self.memory,
+            stepwise=stepwise,
+        )
+        return Output(result.loss, result.task_loss, result.logits, result.support_loss)
+
+    def adapt(
+        self, support: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
+    ) -> dict[str, Tensor]:
+        """Run the inner loop alone: name -> theta_K [T, *shape] of every parameter it moves, differentiable.
+
+        The arguments are those of :meth:`forward`.
+        """
+        count = self.steps if steps is None else arguments.steps(steps)
+        plan, train = self._prepare(arguments.batch("support", support), count, stepwise)
+        result = plan.engine.unroll(
+            plan.program,
+            plan.tensors,
+            self._rates(plan, count, lr),
+            train,
+            None,
+            steps=count,
+            first_order=self.first_order,
+            memory=self.memory,
+            stepwise=stepwise,
+            want_adapted=True,
+        )
+        return {p.name: value for p, value in zip(plan.adapted, result.adapted, strict=True)}
+
+    def predict(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The model's outputs [T, N, *output] at ``params`` for x [T, N, *example]; differentiable.
+
+        Args:
+            params: name -> [T, *shape], or [*shape] shared by all tasks, as from :meth:`adapt`; a parameter that is
+                not named keeps the model's own value.
+            x: inputs of every task.
+        """
+        arguments.axes("x", arguments.tensor("x", x))
+        plan = self._plans().plan("x", x)
+        arguments.inputs("x", x, plan.dtype, plan.device)
+        given = arguments.parameters("params", params, plan.known, x.shape[0], plan.dtype, plan.device)
+        result: Tensor = plan.engine.predict(plan.program, plan.replaced(given), x)
+        return result
+
+    def _plans(self) -> Planner:
+        """The planner of the learner as it is now, should the user have assigned to it."""
+        settings = (self._modules["model"], self.loss, self.adapt_params, self.backend, self.strict)
+        planner: Planner | None = self.__dict__.get("_planner")
+        if planner is None or planner.settings != settings:
+            planner = self.__dict__["_planner"] = Planner(*settings)  # type: ignore[arg-type]
+        return planner
+
+    def _prepare(self, train: Batch, steps: int, stepwise: bool) -> tuple[Plan, Batch]:
+        arguments.axes("support x", train.x, stepwise)
+        if stepwise and train.x.shape[1] != steps:
+            raise ValueError(
+                f"support x has shape {list(train.x.shape)}; with stepwise=True expected [T, K, N, ...] with K = steps = {steps}"
+            )
+        plan = self._plans().plan("support x", train.x, stepwise)
+        return plan, plan.check("support", train, stepwise)
+
+    def _rates(self, plan: Plan, steps: int, override: LearningRate | None) -> Rates:
+        if override is None:
+            registered = self._parameters.get("lr")
+            lr = registered if registered is not None else self._modules.get("lr", self.__dict__.get("lr"))
+            if isinstance(lr, LearntRates):
+                lr = lr.as_dict()
+            declared = None
+        else:
+            lr, declared = override, steps
+        if type(lr) is float:  # the common case: one table per value and number of steps
+            key = (lr, steps)
+            found = plan.rates.get(key)
+            if found is None:
+                found = rates(lr, self.per_step, steps, declared, plan.adapted, plan.names, plan.dtype, plan.device)
+                if len(plan.rates) < 64:  # a schedule of ever-new rates must not fill the memory
+                    plan.rates[key] = found
+            return found
+        return rates(lr, self.per_step, steps, declared, plan.adapted, plan.names, plan.dtype, plan.device)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_planner": None}  # plans hold what can be made again, and never travel
+
+    def extra_repr(self) -> str:
+        lr = "learnt" if self.learn_lr else self.__dict__.get("lr")
+        shown = lr if isinstance(lr, (float, int, str)) else type(lr).__name__
+        order = ", first_order=True" if self.first_order else ""
+        return f"lr={shown}, steps={self.steps}, loss={self.loss!r}{order}"

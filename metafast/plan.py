@@ -1,0 +1,204 @@
+"""Which engine runs a model, and with what: decided once per structure, found again in a few microseconds.
+
+A :class:`Planner` belongs to one model, one loss and one choice of adapted parameters. Its :class:`Plan` for a kind of
+example holds for as long as the model stays as it was (:class:`metafast.snapshot.Snapshot`): whatever a user changes
+between two calls is noticed by the next one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metafast import arguments, losses, lowering, reference
+from metafast.batch import Batch, Rates
+from metafast.program import Parameter, Program, Shape
+from metafast.snapshot import Snapshot
+
+#: Plans kept per planner: train and eval mode, a few kinds of examples.
+KEPT = 8
+
+
+@dataclass(eq=False)
+class Plan:
+    """What a call needs: the engine, what it runs, and the model's tensors."""
+
+    engine: Any  # metafast.ops or metafast.reference
+    program: Any  # Program, or reference.Model
+    loss: Any  # program.Loss, or None for a function of the user's own
+    out: Shape  # of one example
+    dtype: torch.dtype
+    device: torch.device
+    tensors: tuple[Tensor, ...]  # the model's own, for program.parameters
+    names: tuple[str, ...]  # of the model's parameters
+    adapted: tuple[Parameter, ...]
+    key: Hashable  # the kind of example
+    snapshot: Snapshot  # the model as it was when this was decided
+    why: str  # this is not the native engine
+    accepted: set[Hashable] = field(default_factory=set)  # shapes and dtypes that passed every check
+    rates: dict[Hashable, Rates] = field(default_factory=dict)  # of constant learning rates
+
+    @property
+    def native(self) -> bool:
+        return self.engine is not reference
+
+    def replaced(self, given: dict[str, Tensor]) -> list[Tensor]:
+        """The model's tensors, with ``given`` in the place of those it names."""
+        own = zip(self.program.parameters, self.tensors, strict=True)
+        return [given.get(p.name, tensor) for p, tensor in own]
+
+    @property
+    def known(self) -> dict[str, Parameter]:
+        """The model's parameters, by name: those a dict of parameters may hold."""
+        return {p.name: p for p in self.program.parameters if p.name in self.names}
+
+    def check(self, name: str, batch: Batch, stepwise: bool = False) -> Batch:
+        """Every check of a batch; shapes and dtypes seen before are not looked at again, labels always are."""
+        x, y, w = batch
+        key = (name, stepwise, x.shape, x.dtype, x.device, y is not None and (y.shape, y.dtype, y.device))
+        key += (w is not None and (w.shape, w.dtype, w.device),)
+        if key not in self.accepted:
+            arguments.inputs(f"{name} x", x, self.dtype, self.device)
+            arguments.examples(name, batch, self.loss, self.out, self.dtype, self.device, stepwise)
+            self.accepted.add(key)
+        if y is not None and self.loss is not None and not y.is_floating_point():
+            if y.dtype != torch.int64:
+                batch = Batch(x, y.long(), w)
+            if y.device.type == "cpu":
+                arguments.labels(f"{name} y", y, self.out[0])
+        return batch
+
+
+class Planner:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Any,
+        adapt_params: arguments.AdaptParams = None,
+        backend: str = "auto",
+        strict: bool = False,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module; it is a {type(model).__name__}")
+        self.settings = (model, loss, adapt_params, backend, strict)
+        self.model = model
+        self.backend = arguments.choice("backend", backend, arguments.BACKENDS)
+        self.strict = strict
+        self.adapt_params = adapt_params
+        self.adapts = arguments.predicate(adapt_params)
+        self.loss, self.function = losses.resolve(loss)
+        self.plans: list[Plan] = []  # the latest first
+        self.warned: set[str] = set()
+
+    def plan(self, name: str, x: Tensor, stepwise: bool = False) -> Plan:
+        """The plan for ``x`` [T, N, *example], or [T, K, N, *example]; ``name`` is what errors call it."""
+        key = (x.shape[3 if stepwise else 2 :], x.dtype, x.device)
+        for place, plan in enumerate(self.plans):
+            if plan.key == key and plan.snapshot.holds():
+                if place:  # the next call is likely to want the same
+                    self.plans = [plan, *(p for p in self.plans if p is not plan)]
+                return plan
+        made = self._make(name, x[0, 0] if stepwise else x[0], key)
+        self.plans = [made, *self.plans[: KEPT - 1]]
+        return made
+
+    def _make(self, name: str, x: Tensor, key: Hashable) -> Plan:
+        named = dict(self.model.named_parameters())
+        arguments.adapted(self.adapt_params, {n: p.requires_grad for n, p in named.items()})
+        dtype, device = _one_kind(named)
+        arguments.inputs(name, x, dtype, device)
+        self._check_statistics()
+        engine: ModuleType = reference
+        program: Program | reference.Model
+        why = "backend='torch'"
+        if self.backend != "torch":
+            try:
+                engine, program = self._native(x, dtype, device)
+            except lowering.Unsupported as unsupported:
+                why = f"{unsupported.where or type(self.model).__name__}: {unsupported.reason}"
+                if self.strict or self.backend == "native":
+                    asked = "strict=True" if self.strict else "backend='native'"
+                    raise RuntimeError(f"{asked}, but the native engine cannot run this model: {why}") from unsupported
+        if engine is reference:
+            program = reference.describe(self.model, self.loss or self.function, self.adapts, x)
+            if self.backend != "torch":
+                self._warn(f"running on torch, slower than natively, because of {why}; backend='torch' silences this")
+            out = program.out
+        else:
+            if not x.is_floating_point():
+                raise TypeError(f"{name} has dtype {x.dtype}; expected {dtype}, that of the model's parameters")
+            out = program.values[program.output]
+        tensors = named | dict(self.model.named_buffers())
+        return Plan(
+            engine,
+            program,
+            self.loss,
+            tuple(out),
+            dtype,
+            device,
+            tensors=tuple(tensors[p.name] for p in program.parameters),
+            names=tuple(named),
+            adapted=tuple(program.parameters[i] for i in program.adapted),
+            why=why,
+            key=key,
+            snapshot=Snapshot(self.model, named.values()),
+        )
+
+    def _native(self, x: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[ModuleType, Program]:
+        """The native engine and what it runs; raises Unsupported."""
+        if self.loss is None:
+            raise lowering.Unsupported("loss", "is a function whose derivatives only torch knows")
+        if device.type != "cpu":
+            raise lowering.Unsupported("model", f"is on {device}; the native engine of this build runs on the CPU")
+        program = lowering.lower(self.model, tuple(x.shape[1:]), adapted=self.adapts, loss=self.loss, dtype=dtype)
+        try:
+            from metafast import ops
+        except ImportError as error:
+            raise lowering.Unsupported("metafast", f"was installed without its native engine ({error})") from error
+        return ops, program
+
+    def _check_statistics(self) -> None:
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training:
+                count = module.num_batches_tracked
+                if module.running_mean is not None and count is not None and not count.item():
+                    self._warn(
+                        f"{name or type(module).__name__} is in eval mode and its running statistics were never updated: it "
+                        "normalises by mean 0 and variance 1. Call train() for statistics of each task's own batch"
+                    )
+                    return
+
+    def _warn(self, message: str) -> None:
+        if message not in self.warned:
+            self.warned.add(message)
+            warnings.warn(f"metafast: {message}", stacklevel=7)
+
+
+def _one_kind(named: dict[str, Tensor]) -> tuple[torch.dtype, torch.device]:
+    """The one dtype and device of a model's parameters."""
+    kinds: dict[tuple[torch.dtype, torch.device], str] = {}
+    for name, parameter in named.items():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"model parameter {name!r} is not initialised yet; run the lazy module once first")
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"model parameter {name!r} has dtype {parameter.dtype}; expected torch.float32 or torch.float64"
+            )
+        kinds.setdefault((parameter.dtype, parameter.device), name)
+    if len(kinds) > 1:
+        found = "; ".join(f"{name!r} is {dtype} on {device}" for (dtype, device), name in kinds.items())
+        raise ValueError(f"model parameters must share one dtype and one device: {found}")
+    return next(iter(kinds))
+
+
+@lru_cache(maxsize=8)
+def planner(model: nn.Module, loss: Any, backend: str, strict: bool) -> Planner:
+    """The planner of a bare model; those of the last few are kept."""
+    return Planner(model, loss, None, backend, strict)

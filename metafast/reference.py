@@ -1,0 +1,252 @@
+"""The meaning of any module in plain torch: the fallback engine, differentiable any number of times.
+
+The four functions mirror those of :mod:`metafast.ops` and take a :class:`Model` where those take a Program. Everything
+is written once on parameters with a leading task axis; only the forward pass knows how the tasks are run:
+
+* one after another, each through :func:`torch.func.functional_call`. This is the rule, and right for any module:
+  normalisation uses the task's own batch, random layers draw per task, control flow may follow the data;
+* all at once under :func:`torch.vmap`, when every operation the model runs is listed in ``BATCHABLE``. Only the forward
+  pass is vmapped and autograd differentiates what it leaves behind, so no derivative is ever taken under vmap: there,
+  second derivatives of normalisation layers are silently wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from metafast import losses
+from metafast.batch import Batch, Rates, Unrolled
+from metafast.program import Loss, Parameter, Shape
+
+#: Operations whose batched forward pass, differentiated twice, is tested against one task at a time. Not here on purpose:
+#: normalisation, randomness, anything that reads a value back to Python, and convolution (per-task weights turn into a
+#: grouped convolution, which is slower than one task after another).
+BATCHABLE = frozenset(
+    f"aten::{name}"
+    for name in """
+    abs add addmm bmm cat clone cos detach div elu exp expand gelu leaky_relu leaky_relu_ linspace log matmul mean mm mul
+    neg permute pow relu relu_ reshape select sigmoid silu silu_ sin slice softplus split sqrt squeeze sub sum t tanh
+    transpose unsqueeze view _unsafe_view _softmax _log_softmax
+    """.split()
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A module as the functions below see it: what a Program is for the native engine."""
+
+    module: nn.Module
+    loss: Loss | Callable[[Tensor, Tensor], Tensor] | None
+    parameters: tuple[Parameter, ...]  # all named_parameters(), then all named_buffers() as constants
+    example: Shape  # shape of one example
+    out: Shape  # shape of one example's output
+    batched: bool  # whether the tasks may run all at once
+
+    @cached_property
+    def adapted(self) -> tuple[int, ...]:
+        return tuple(i for i, p in enumerate(self.parameters) if p.role == "adapted")
+
+    @cached_property
+    def learnt(self) -> tuple[int, ...]:
+        return tuple(i for i, p in enumerate(self.parameters) if p.role != "constant")
+
+    @cached_property
+    def buffers(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.module.named_buffers())
+
+
+class _Operations(TorchDispatchMode):
+    """Notes the name of every operation that runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def describe(
+    module: nn.Module,
+    loss: Loss | Callable[[Tensor, Tensor], Tensor] | None,
+    adapted: Callable[[str], bool],
+    x: Tensor,
+) -> Model:
+    """Run ``module`` once on one task's examples ``x`` [N, *example] to learn its output's shape and its operations.
+
+    Raises:
+        ValueError: the module cannot take ``x``, or does not return one tensor [N, *output].
+    """
+    roles = {
+        n: ("adapted" if adapted(n) else "meta") if p.requires_grad else "constant"
+        for n, p in module.named_parameters()
+    }
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    parameters = tuple(Parameter(n, tuple(p.shape), roles.get(n, "constant")) for n, p in tensors.items())  # type: ignore[arg-type]
+    given = f"examples of shape {list(x.shape[1:])} ({x.shape[0]} of them, {x.dtype}, {x.device})"
+    buffers = {n: b.clone() for n, b in module.named_buffers()}
+    cuda = [x.device.index or 0] if x.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=cuda), _Operations() as operations:
+        try:
+            output = functional_call(module, {**tensors, **buffers}, (x,))
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            raise ValueError(f"{type(module).__name__} cannot run on x: {given}: {error}") from error
+    if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != x.shape[0]:
+        got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(f"{type(module).__name__} must return one tensor [N, *output] for {given}; it returned {got}")
+    return Model(
+        module, loss, parameters, tuple(x.shape[1:]), tuple(output.shape[1:]), batched=operations.names <= BATCHABLE
+    )
+
+
+def _outputs(model: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The model's outputs [T, N, *output] for x [T, N, *example]."""
+    own = [p.ndim > len(spec.shape) for p, spec in zip(parameters, model.parameters, strict=True)]
+    names = [spec.name for spec in model.parameters]
+
+    def one(values: Sequence[Tensor], x: Tensor) -> Tensor:
+        named = {n: v.clone() if n in model.buffers else v for n, v in zip(names, values, strict=True)}
+        return functional_call(model.module, named, (x,))  # a norm that trains writes into the clones
+
+    if model.batched:
+        return torch.vmap(one, in_dims=([0 if o else None for o in own], 0))(list(parameters), x)
+    # unbind, not indexing: its derivative is one stack instead of a zero-filled tensor per task
+    columns = [p.unbind(0) if o else (p,) * x.shape[0] for p, o in zip(parameters, own, strict=True)]
+    return torch.stack([one(values, x_t) for *values, x_t in zip(*columns, x.unbind(0), strict=True)])
+
+
+def _losses(model: Model, output: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
+    """Task losses [T]: mean over the examples, or sum(w l) / sum(w)."""
+    if not isinstance(model.loss, Loss):
+        if model.loss is None or w is not None:
+            raise ValueError("weights need a loss known by name, whose value per example is defined")
+        return torch.stack([model.loss(o, y_t) for o, y_t in zip(output.unbind(0), y.unbind(0), strict=True)])
+    each = losses.per_example(model.loss, output.flatten(0, 1), y.flatten(0, 1)).view(output.shape[:2])
+    return each.mean(1) if w is None else (w * each).sum(1) / w.sum(1)
+
+
+def _gradients(losses: Tensor, parameters: Sequence[Tensor], create_graph: bool) -> tuple[Tensor, ...]:
+    """Per-task gradients [T, *shape]; tasks share nothing, so the gradient of the sum holds every task's own."""
+    if not parameters or not losses.requires_grad:
+        return tuple(torch.zeros_like(p) for p in parameters)
+    return torch.autograd.grad(losses.sum(), parameters, create_graph=create_graph, materialize_grads=True)
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Inner gradients need autograd even where the caller has switched it off."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _per_task(parameter: Tensor, spec: Parameter, tasks: int) -> Tensor:
+    """``parameter`` as [T, *shape], a value that inner gradients can be taken with respect to."""
+    value = parameter if parameter.ndim > len(spec.shape) else parameter.expand(tasks, *spec.shape)
+    return value if value.requires_grad else value.detach().requires_grad_()
+
+
+def _plain(batch: Batch) -> Batch:
+    """Tensors made under inference_mode cannot be saved for a derivative; their copies can."""
+    return Batch(*(t.clone() if t is not None and t.is_inference() else t for t in batch))  # type: ignore[arg-type]
+
+
+def _rate(rates: Rates, step: int, number: int, dims: int) -> Tensor:
+    """Step size of one step for one adapted parameter with ``dims`` dimensions."""
+    for a, tensor in rates.elementwise:
+        if a == number:
+            return tensor[step] if tensor.ndim > dims else tensor
+    return rates.table[step, number]
+
+
+def unroll(
+    program: Model,
+    parameters: Sequence[Tensor],
+    rates: Rates,
+    support: Batch,
+    query: Batch | None,
+    *,
+    steps: int,
+    first_order: bool = False,
+    memory: str = "auto",
+    stepwise: bool = False,
+    want_adapted: bool = False,
+) -> Unrolled:
+    """``theta_{k+1} = theta_k - a_k g_k`` for ``steps`` steps, then the query loss: the meaning of one meta-step.
+
+    With ``first_order`` g_k is a constant: learning rates keep their gradient, support data has none. ``memory`` has no
+    effect here: autograd stores the whole graph.
+    """
+    tracked = torch.is_grad_enabled()
+    tasks = support.x.shape[0]
+    values = list(parameters)
+    history = []
+    with _recording():
+        support = _plain(support)
+        for k in range(steps):
+            x, y, w = (None if t is None else t[:, k] if stepwise else t for t in support)
+            for i in program.adapted:
+                value = values[i] if tracked else values[i].detach()
+                values[i] = _per_task(value, program.parameters[i], tasks)
+            loss = _losses(program, _outputs(program, values, x), y, w)  # type: ignore[arg-type]
+            thetas = [values[i] for i in program.adapted]
+            gradients = _gradients(loss, thetas, create_graph=tracked and not first_order)
+            history.append(loss.detach())
+            for a, (i, gradient) in enumerate(zip(program.adapted, gradients, strict=True)):
+                rate = _rate(rates, k, a, len(program.parameters[i].shape))
+                values[i] = thetas[a] - (rate if tracked else rate.detach()) * gradient
+    if not tracked:
+        values = [v.detach() for v in values]
+    support_loss = torch.stack(history, 1) if history else support.x.new_zeros((tasks, 0), dtype=rates.table.dtype)
+    adapted = None
+    if want_adapted:
+        shapes = [program.parameters[i].shape for i in program.adapted]
+        adapted = tuple(values[i].expand(tasks, *s) for i, s in zip(program.adapted, shapes, strict=True))
+    if query is None:
+        return Unrolled(None, None, None, support_loss, adapted)
+    logits = _outputs(program, values, query.x)
+    if query.y is None:
+        return Unrolled(None, None, logits, support_loss, adapted)
+    task_loss = _losses(program, logits, query.y, query.w)
+    return Unrolled(task_loss.mean(), task_loss, logits, support_loss, adapted)
+
+
+def _loss_and_gradients(
+    program: Model, parameters: Sequence[Tensor], batch: Batch, create_graph: bool
+) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
+    values = list(parameters)
+    for i in program.learnt:
+        values[i] = _per_task(values[i], program.parameters[i], batch.x.shape[0])
+    at = [values[i] for i in program.learnt]
+    loss = _losses(program, _outputs(program, values, batch.x), batch.y, batch.w)  # type: ignore[arg-type]
+    return loss, _gradients(loss, at, create_graph), at
+
+
+def gradient(program: Model, parameters: Sequence[Tensor], batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Task losses [T] and their gradients [T, *shape] with respect to ``program.learnt``."""
+    tracked = torch.is_grad_enabled()
+    with _recording():
+        loss, gradients, _ = _loss_and_gradients(program, parameters, _plain(batch), create_graph=tracked)
+    return (loss, gradients) if tracked else (loss.detach(), tuple(g.detach() for g in gradients))
+
+
+def hvp(program: Model, parameters: Sequence[Tensor], batch: Batch, vectors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """H_t v_t [T, *shape] over ``program.learnt``, as the gradient of g_t . v_t; not differentiable."""
+    with _recording():
+        _, gradients, at = _loss_and_gradients(program, parameters, _plain(batch), create_graph=True)
+        dot = sum((g * v.detach()).sum() for g, v in zip(gradients, vectors, strict=True))
+        return tuple(h.detach() for h in _gradients(torch.as_tensor(dot), at, create_graph=False))
+
+
+def predict(program: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The model's outputs [T, N, *output] for x [T, N, *example]."""
+    return _outputs(program, parameters, x)
