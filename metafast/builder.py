@@ -76,6 +76,7 @@ class Builder:
         self._buffers = {id(buffer): name for name, buffer in model.named_buffers()}
         if dtype not in (torch.float32, torch.float64):
             raise Unsupported("", f"{dtype} is not native, only float32 and float64")
+        self._check_size(example_shape)
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 self._add(name, parameter, "constant")
@@ -85,6 +86,8 @@ class Builder:
     def _add(self, name: str, tensor: Tensor, role: Role) -> int:
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
             raise Unsupported(name, f"is a {type(tensor).__name__} of layout {tensor.layout}, not a plain tensor")
+        if tensor.numel() == 0:
+            raise Unsupported(name, f"is empty: its shape is {list(tensor.shape)}")
         if tensor.dtype != self._dtype:
             raise Unsupported(name, f"has type {tensor.dtype}, but the input has {self._dtype}")
         if self.tensors and tensor.device != self.tensors[0].device:
@@ -96,6 +99,10 @@ class Builder:
 
     def refuse(self, reason: str) -> NoReturn:
         raise Unsupported(self.where, f"{self.subject} {reason}" if self.subject else reason)
+
+    def _check_size(self, shape: Shape) -> None:
+        if not 1 <= len(shape) <= 3 or 0 in shape:
+            self.refuse(f"works on {batched(shape)}; native are one to three axes, none empty, after N")
 
     def read(self, place: Any) -> int:
         if not isinstance(place, Place):
@@ -152,6 +159,7 @@ class Builder:
         if overwrite and self.input in target.memory:
             self.refuse("overwrites the model's input in place")
         value = len(self.values)
+        self._check_size(shape)
         settings = tuple((name, float(number)) for name, number in attributes.items())
         self.values.append(shape)
         self.steps.append(Step(op, read, value, indices, settings, self.where))

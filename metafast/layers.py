@@ -82,7 +82,10 @@ def softplus(b: Builder, input: Place, beta: float = 1.0, threshold: float = 20.
 @lowers(F.linear)
 def linear(b: Builder, input: Place, weight: Tensor, bias: Tensor | None = None) -> Place:
     b.rank(input, (1, 2), "[N, I] or [N, L, I]")
-    return b.emit("linear", (input,), b.shape(F.linear, input, weight, bias), (weight, bias))
+    shape = b.shape(F.linear, input, weight, bias)
+    if len(shape) != len(input.shape):
+        b.refuse("is not native with a weight of one dimension")
+    return b.emit("linear", (input,), shape, (weight, bias))
 
 
 def _pair(b: Builder, size: Any) -> tuple[int, int]:
@@ -142,6 +145,8 @@ def batch_norm(
     statistics = (None, None) if training else (running_mean, running_var)
     if any(t is not None and t.shape != input.shape[:1] for t in (weight, bias, *statistics)):
         b.refuse(f"its statistics do not fit the input {batched(input.shape)}")
+    if any(t is not None and t.requires_grad for t in statistics):
+        b.refuse("is not native with running statistics that require a gradient")
     return b.emit("batch_norm", (input,), input.shape, (weight, bias, *statistics), {"eps": eps, "training": training})
 
 

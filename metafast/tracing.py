@@ -7,9 +7,9 @@ forward changes cannot be seen in the graph, so each is refused here.
 
 from __future__ import annotations
 
-import builtins
 import operator
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,7 +40,7 @@ def trace(model: nn.Module) -> fx.Graph:
     """The graph of ``model(x)``. Nodes name modules, parameters and buffers as the model does ("" is the model), and
     ``node.meta["where"]`` names the module that the code of a node belongs to. Raises :class:`Unsupported`."""
     _refuse_hooks(model)
-    with _LOCK, torch.enable_grad(), _length_of_proxies(model):
+    with _LOCK, torch.enable_grad(), _builtins_for_proxies(model):
         before, dice = Snapshot(model, ()), _random_states()
         tracer = _Tracer(model)
         try:
@@ -86,12 +86,25 @@ class _Root(nn.Module):
 
 
 class _Proxy(fx.Proxy):
-    """torch.fx records ``x += y`` as ``x = x + y``, which other names of x would not see."""
+    """torch.fx records ``x += y`` as ``x = x + y``, which other names of x would not see, accepts attributes, and says
+    that it is no Tensor to code that may decide by it."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("tracer", "node"):
             raise TypeError(f"assigns to the attribute {name} of a tensor")
         super().__setattr__(name, value)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What isinstance() asks. Code that has an isinstance of ours (see below) asks only through torch's C functions;
+        torch.fx knows what it does; whoever else asks may be about to decide by the answer."""
+        caller = sys._getframe(1)
+        scope = caller.f_globals
+        package = str(scope.get("__name__")).partition(".")[0]
+        known = package in ("torch", "metafast") and caller.f_code is not torch.is_tensor.__code__
+        if known or scope.get("isinstance") is _is_instance:
+            return type(self)
+        raise TypeError(f"{caller.f_code.co_name} asks for the type of a tensor")
 
 
 def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
@@ -159,12 +172,12 @@ class _Tracer(fx.Tracer):
         return self.create_proxy("get_attr", self.tensors[id(attr_val)], (), {})
 
     def create_arg(self, a: Any) -> Any:
+        if isinstance(a, fx.Proxy):
+            return a.node
         if isinstance(a, Tensor):
             if id(a) not in self.tensors:
                 raise self.unsupported("uses a tensor that is not computed from the input, nor a parameter or buffer")
             return self.create_node("get_attr", self.tensors[id(a)], (), {})
-        if isinstance(a, fx.Proxy):
-            return a.node
         return super().create_arg(a)
 
     def create_node(self, kind: str, target: Any, *rest: Any, **keywords: Any) -> fx.Node:
@@ -185,26 +198,42 @@ def _modes() -> tuple[bool, ...]:
     return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
 
+def _length(thing: Any) -> Any:
+    """len(x) must return an int, which a proxy cannot."""
+    if isinstance(thing, fx.Proxy):
+        return thing.tracer.create_proxy("call_function", len, (thing,), {})
+    return len(thing)
+
+
+def _is_instance(thing: Any, kind: Any) -> bool:
+    if not isinstance(thing, fx.Proxy):
+        return isinstance(thing, kind)
+    if thing.node.target in _OF_SIZES:
+        raise TypeError("asks for the type of a size")
+    return isinstance(_A_TENSOR, kind)
+
+
+#: What gives sizes, if it has a native form.
+_OF_SIZES = (getattr, len, operator.getitem, "size", "dim", "ndimension")
+_A_TENSOR = torch.empty(0)
+_BUILTINS: dict[str, Any] = {"len": _length, "isinstance": _is_instance}
+
+
 @contextmanager
-def _length_of_proxies(model: nn.Module) -> Iterator[None]:
-    """len(x) must return an int, which a proxy cannot; so the code of forward sees a len of ours."""
-
-    def length(thing: Any) -> Any:
-        if isinstance(thing, fx.Proxy):
-            return thing.tracer.create_proxy("call_function", builtins.len, (thing,), {})
-        return builtins.len(thing)
-
-    patched: list[dict[str, Any]] = []
+def _builtins_for_proxies(model: nn.Module) -> Iterator[None]:
+    """The code of forward sees functions of ours instead of builtins; so does torch.fx.wrap for the whole process."""
+    patched: list[tuple[dict[str, Any], str]] = []
     for module in model.modules():
-        scope = getattr(type(module).forward, "__globals__", None)
-        if scope is not None and "len" not in scope and not is_leaf(module):
-            scope["len"] = length
-            patched.append(scope)
+        scope = getattr(type(module).forward, "__globals__", {"__name__": "torch"})
+        if scope["__name__"].partition(".")[0] != "torch":
+            for name in _BUILTINS.keys() - scope.keys():
+                scope[name] = _BUILTINS[name]
+                patched.append((scope, name))
     try:
         yield
     finally:
-        for scope in patched:
-            del scope["len"]
+        for scope, name in patched:
+            del scope[name]
 
 
 def _random_states() -> tuple[Any, ...]:

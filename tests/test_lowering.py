@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import operator
 import pickle
 import random
@@ -110,6 +111,11 @@ def relu_then_read(m: Any, x: Tensor) -> Tensor:
     alias = m.same(y)
     F.relu(y, inplace=True)
     return alias + y
+
+
+def by_type(m: Any, x: Any) -> Tensor:
+    features = [x] if isinstance(x, Tensor) else x
+    return m.fc(features[0]) if not isinstance(x, (list, tuple)) else x[0]
 
 
 def alias_then_increase(m: Any, x: Tensor) -> Tensor:
@@ -249,6 +255,7 @@ FORMS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], str]] = [
      "linear linear add add"),
     ("an alias sees a write", of(relu_then_read, fc=lambda: L(4, 4), same=nn.Identity), VECTOR, "linear relu add"),
     ("an alias sees +=", of(alias_then_increase, fc=lambda: L(4, 4)), VECTOR, "linear add linear add"),
+    ("asks whether x is a Tensor", of(by_type, fc=lambda: L(4, 4)), VECTOR, "linear"),
     ("a copy does not", of(copy_then_write, fc=lambda: L(4, 4)), VECTOR, "linear add relu add"),
     ("a skip sees the activation in place", of(preactivation, fc=lambda: L(4, 4), act=lambda: nn.ReLU(True)), VECTOR,
      "linear relu linear add"),
@@ -294,6 +301,11 @@ class Straight(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return grads[0]
+
+
+@functools.singledispatch
+def numbers_of(x: Any) -> Any:
+    return x
 
 
 def no_grad(m: Any, x: Tensor) -> Tensor:
@@ -355,7 +367,10 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (lambda: L(4, 4).half(), VECTOR, "weight", "has type torch.float16"),
     (lambda: nn.LazyLinear(3), VECTOR, "weight", "is a UninitializedParameter"),
     (lambda: L(4, 3), (2, 5, 4), "", "Linear is native for inputs [N, I] or [N, L, I], not for [N, 2, 5, 4]"),
-    (lambda: L(4, 3), (), "", "not for [N]"),
+    (lambda: L(4, 3), (2, 3, 5, 4), "", "works on [N, 2, 3, 5, 4]"),
+    (lambda: L(4, 3), (), "", "works on [N]"),
+    (lambda: L(4, 3), (0, 4), "", "works on [N, 0, 4]"),
+    (seq(lambda: L(4, 4), lambda: L(4, 0)), VECTOR, "1.weight", "is empty"),
     (lambda: L(4, 3), (5,), "", "Linear fails in torch"),
     (lambda: C(2, 3, 3), (6, 7), "", "not for [N, 6, 7]"),
     (lambda: C(2, 4, 3, groups=2), IMAGE, "", "Conv2d is not native with groups=2"),
@@ -365,6 +380,9 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (lambda: nn.BatchNorm2d(4), VECTOR, "", "BatchNorm2d is native for inputs [N, C, H, W]"),
     (lambda: nn.BatchNorm2d(3), IMAGE, "", "do not fit"),
     (pool(lambda x: F.batch_norm(x, None, None)), IMAGE, "", "no running statistics"),
+    (of(lambda m, x: F.batch_norm(x, m.n.weight, m.n.bias), n=lambda: nn.BatchNorm1d(4)), VECTOR, "",
+     "statistics that require a gradient"),
+    (of(lambda m, x: F.linear(x, m.n.weight), n=lambda: nn.BatchNorm1d(4)), VECTOR, "", "weight of one dimension"),
     (lambda: nn.MaxPool2d(2, return_indices=True), IMAGE, "", "return_indices"),
     (lambda: nn.AvgPool2d(2, divisor_override=3), IMAGE, "", "divisor_override"),
     (lambda: nn.MaxPool2d(2), (6, 7), "", "MaxPool2d is native for inputs [N, C, H, W]"),
@@ -404,6 +422,9 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (fc(lambda m, x: m.fc(x) if x.sum() > 0 else x), VECTOR, "", "cannot be traced"),
     (fc(lambda m, x: m.fc(x) if random.random() < 2 else x), VECTOR, "", "draws random numbers"),
     (fc(lambda m, x: m.fc(x) if torch.rand(()) < 2 else x), VECTOR, "", "draws random numbers"),
+    (fc(lambda m, x: m.fc(x) if torch.is_tensor(x) else x), VECTOR, "", "is_tensor asks for the type"),
+    (fc(lambda m, x: m.fc(x) if isinstance(x.size(0), int) else x), VECTOR, "", "asks for the type of a size"),
+    (fc(lambda m, x: torch.relu(numbers_of(x))), VECTOR, "", "wrapper asks for the type"),
     (fc(lambda m, x: L(4, 4)(x)), VECTOR, "", "calls a Linear that is not registered"),
     (fc(no_grad), VECTOR, "fc", "runs under no_grad"),
     (fc(autocast), VECTOR, "fc", "runs under no_grad, autocast"),
@@ -413,7 +434,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (of(stale, conv=lambda: C(2, 3, 3), fc=lambda: L(60, 2)), IMAGE, "fc", "overwritten in place through another view"),
     (lambda: nn.ReLU(inplace=True), VECTOR, "", "overwrites the model's input"),
     (lambda: Of(lambda m, x: m.inner(x), inner=Of(lambda m, x: x.exp())), VECTOR, "inner", "exp() in Of has no native"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("build", "example", "where", "reason"), REFUSED, ids=[r[3][:50] for r in REFUSED])
