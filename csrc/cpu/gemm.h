@@ -58,7 +58,7 @@ struct Product {
 };
 
 template <class T, int MR, int NR, bool TABLE>
-static void tile(const Product<T>& p, int64_t m0, int64_t n0, int64_t k0, int64_t k1, Start start) {
+static inline __attribute__((always_inline)) void tile(const Product<T>& p, int64_t m0, int64_t n0, int64_t k0, int64_t k1, Start start) {
   constexpr int L = kLanes<T>;
   const T* a[MR];
 #pragma GCC unroll 16
@@ -103,30 +103,32 @@ static void tile(const Product<T>& p, int64_t m0, int64_t n0, int64_t k0, int64_
     for (int j = 0; j < NR; ++j) store(c + i * p.ldc + j * L, acc[i][j]);
 }
 
+// `count` tiles of the same height, one below the other.
 template <class T, int MR, int NR>
-static void tile_any(const Product<T>& p, int64_t m, int64_t n, int64_t k0, int64_t k1, Start start) {
+static void tiles(const Product<T>& p, int64_t m, int64_t count, int64_t n, int64_t k0, int64_t k1, Start start) {
   if (p.a.col)
-    tile<T, MR, NR, true>(p, m, n, k0, k1, start);
+    for (; count > 0; --count, m += MR) tile<T, MR, NR, true>(p, m, n, k0, k1, start);
   else
-    tile<T, MR, NR, false>(p, m, n, k0, k1, start);
+    for (; count > 0; --count, m += MR) tile<T, MR, NR, false>(p, m, n, k0, k1, start);
 }
 
-// Rows [0, m) of one strip of NR vectors, in tiles of equal height as far as possible: 10 rows are 5 + 5, not 6 + 4.
+// All rows of one strip of NR vectors, in tiles of nearly equal height: 10 rows are 5 + 5, not 6 + 4.
 template <class T, int NR, int MAX>
-static void strip(const Product<T>& p, int64_t m, int64_t n, int64_t k0, int64_t k1, Start start) {
-  int64_t tiles = (m + MAX - 1) / MAX;
-  for (int64_t i = 0; tiles > 0; --tiles) {
-    const int64_t height = (m - i + tiles - 1) / tiles;
+static void strip(const Product<T>& p, int64_t rows, int64_t n, int64_t k0, int64_t k1, Start start) {
+  const int64_t count = (rows + MAX - 1) / MAX, low = rows / count;
+  const auto run = [&](int64_t height, int64_t m, int64_t tiles_of_it) {
     switch (height) {
-      case 1: tile_any<T, 1, NR>(p, i, n, k0, k1, start); break;
-      case 2: tile_any<T, 2, NR>(p, i, n, k0, k1, start); break;
-      case 3: tile_any<T, 3, NR>(p, i, n, k0, k1, start); break;
-      case 4: tile_any<T, 4, NR>(p, i, n, k0, k1, start); break;
-      case 5: tile_any<T, MAX >= 5 ? 5 : 4, NR>(p, i, n, k0, k1, start); break;
-      default: tile_any<T, MAX >= 6 ? 6 : 4, NR>(p, i, n, k0, k1, start); break;
+      case 1: return tiles<T, 1, NR>(p, m, tiles_of_it, n, k0, k1, start);
+      case 2: return tiles<T, 2, NR>(p, m, tiles_of_it, n, k0, k1, start);
+      case 3: return tiles<T, 3, NR>(p, m, tiles_of_it, n, k0, k1, start);
+      case 4: return tiles<T, 4, NR>(p, m, tiles_of_it, n, k0, k1, start);
+      case 5: return tiles<T, MAX >= 5 ? 5 : 4, NR>(p, m, tiles_of_it, n, k0, k1, start);
+      default: return tiles<T, MAX >= 6 ? 6 : 4, NR>(p, m, tiles_of_it, n, k0, k1, start);
     }
-    i += height;
-  }
+  };
+  const int64_t tall = rows - low * count;  // so many tiles have one row more
+  if (tall > 0) run(low + 1, 0, tall);
+  run(low, tall * (low + 1), count - tall);
 }
 
 // Depth of a block: B's strip of this many rows stays in the first-level cache while all rows of A pass by. It also

@@ -7,7 +7,8 @@
 
 #include <string.h>
 
-#include "linear.h"  // transpose
+#include "../cpu/transpose.h"
+#include "bilinear.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,0 +1,100 @@
+// Problem: the input gradient of a linear layer needs its weight transposed, once per inner step, and on small layers
+//   a scalar transpose takes longer than the product it serves.
+// Solution: blocks of 8 x 8 floats or 4 x 4 doubles in registers, by shuffles within and across 128-bit halves.
+// Usage: transpose(in, ld_in, rows, columns, out, ld_out); both leading dimensions are whole vectors.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#include "gemm.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+#if defined(__AVX__)
+typedef float Float8 __attribute__((vector_size(32)));
+typedef double Double4 __attribute__((vector_size(32)));
+
+template <class T>
+struct Block;
+
+template <>
+struct Block<float> {
+  static constexpr int kSize = 8;
+  typedef Float8 Row;
+  static inline __attribute__((always_inline)) void transpose(Row (&r)[8]) {
+    Row pair[8], quad[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      pair[2 * i] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+      pair[2 * i + 1] = __builtin_shufflevector(r[2 * i], r[2 * i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        const Row a = pair[4 * i + j], b = pair[4 * i + j + 2];
+        quad[4 * i + 2 * j] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+        quad[4 * i + 2 * j + 1] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+      }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      r[i] = __builtin_shufflevector(quad[i], quad[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+      r[i + 4] = __builtin_shufflevector(quad[i], quad[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+  }
+};
+
+template <>
+struct Block<double> {
+  static constexpr int kSize = 4;
+  typedef Double4 Row;
+  static inline __attribute__((always_inline)) void transpose(Row (&r)[4]) {
+    const Row a = __builtin_shufflevector(r[0], r[1], 0, 4, 2, 6), b = __builtin_shufflevector(r[0], r[1], 1, 5, 3, 7);
+    const Row c = __builtin_shufflevector(r[2], r[3], 0, 4, 2, 6), d = __builtin_shufflevector(r[2], r[3], 1, 5, 3, 7);
+    r[0] = __builtin_shufflevector(a, c, 0, 1, 4, 5);
+    r[1] = __builtin_shufflevector(b, d, 0, 1, 4, 5);
+    r[2] = __builtin_shufflevector(a, c, 2, 3, 6, 7);
+    r[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
+  }
+};
+#else
+// One element at a time where there are no such registers.
+template <class T>
+struct Block {
+  static constexpr int kSize = 1;
+  typedef T Row;
+  static void transpose(Row (&)[1]) {}
+};
+#endif
+
+// out[j][i] = in[i][j] for i < rows, j < columns; pads of out are zero.
+template <class T>
+static void transpose(const T* in, int64_t ld_in, int64_t rows, int64_t columns, T* out, int64_t ld_out) {
+  using B = Block<T>;
+  constexpr int64_t S = B::kSize;
+  for (int64_t i0 = 0; i0 < ld_out; i0 += S)
+    for (int64_t j0 = 0; j0 < columns; j0 += S) {
+      typename B::Row block[S];
+      if (i0 + S <= rows) {
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < S; ++i) memcpy(&block[i], in + (i0 + i) * ld_in + j0, sizeof block[i]);
+      } else {
+        for (int64_t i = 0; i < S; ++i) {
+          block[i] = typename B::Row{};
+          if (i0 + i < rows) memcpy(&block[i], in + (i0 + i) * ld_in + j0, sizeof block[i]);
+        }
+      }
+      B::transpose(block);
+      if (j0 + S <= columns) {
+#pragma GCC unroll 8
+        for (int64_t j = 0; j < S; ++j) memcpy(out + (j0 + j) * ld_out + i0, &block[j], sizeof block[j]);
+      } else {
+        for (int64_t j = 0; j < columns - j0; ++j) memcpy(out + (j0 + j) * ld_out + i0, &block[j], sizeof block[j]);
+      }
+    }
+}
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast
