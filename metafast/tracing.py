@@ -96,8 +96,8 @@ class _Proxy(fx.Proxy):
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        """What isinstance() asks. Code that has an isinstance of ours (see below) asks only through torch's C functions;
-        torch.fx knows what it does; whoever else asks may be about to decide by the answer."""
+        """What isinstance() asks. Code that has an isinstance of ours (see below) asks only through functions of
+        torch in C; torch.fx knows what it does; whoever else asks may be about to decide by the answer."""
         caller = sys._getframe(1)
         scope = caller.f_globals
         package = str(scope.get("__name__")).partition(".")[0]
