@@ -139,8 +139,8 @@ def _targets(name: str, y: Tensor, lead: Shape, axes_: str, loss: Loss | None, o
         raise TypeError(f"{name} has dtype {y.dtype}; loss 'multi_margin' expects integer classes {list(lead)}")
     if classes and shape != lead + out:
         raise TypeError(
-            f"{name} has dtype {y.dtype} and shape {list(shape)}; expected integer classes {list(lead)}, or probabilities "
-            f"{list(lead + out)}"
+            f"{name} has dtype {y.dtype} and shape {list(shape)}; expected integer classes {list(lead)}, "
+            f"or probabilities {list(lead + out)}"
         )
     if y.dtype != dtype:
         raise TypeError(

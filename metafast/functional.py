@@ -26,14 +26,15 @@ def grad(
 
     Args:
         model: the module whose parameters ``params`` replace.
-        params: name -> [T, *shape], or [*shape] shared by all tasks. A parameter that is not named keeps the model's own
-            value and gets no gradient here.
-        batch: ``(x, y)`` or ``(x, y, weights)``: x [T, N, *example]; y [T, N] classes or [T, N, *output]; weights [T, N].
+        params: name -> [T, *shape], or [*shape] shared by all tasks. A parameter that is not named keeps the model's
+            own value and gets no gradient here.
+        batch: ``(x, y)`` or ``(x, y, weights)``: x [T, N, *example]; y [T, N] classes or [T, N, *output]; weights
+            [T, N].
         loss: as :class:`metafast.MAML` takes it.
         backend, strict: as :class:`metafast.MAML` takes them.
 
     Returns:
-        task losses [T], and name -> [T, *shape] for every name in ``params`` whose parameter of the model requires grad.
+        task losses [T], and name -> [T, *shape] for those names in ``params`` that require grad in the model.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its shape and what was expected.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from metafast import arguments
@@ -35,28 +34,27 @@ class MAML(nn.Module):
         theta_{k+1} = theta_k - a_k * dL(theta_k; S_t)/d theta,    k = 0 .. K-1        (eq. 1, K times)
         loss        = mean_t L(theta_K; Q_t)
 
-    ``loss.backward()`` gives the exact derivative, second-order terms included, for the model's parameters, the learning
-    rates and every floating input. Differentiable once; ``backend="torch"`` any number of times.
+    ``loss.backward()`` gives the exact derivative, second-order terms included, for the model's parameters, the
+    learning rates and every floating input. Differentiable once; ``backend="torch"`` any number of times.
 
     Args:
         model: any module from [N, *example] to one tensor [N, *output]. ``requires_grad=False`` parameters are neither
-            adapted nor meta-learnt. BatchNorm in training mode uses the statistics of the task's own batch and leaves its
-            buffers alone; in eval mode it uses the buffers.
+            adapted nor meta-learnt. BatchNorm in training mode uses the statistics of the task's own batch and leaves
+            its buffers alone; in eval mode it uses the buffers.
         lr: inner step size; its forms are those of :class:`metafast.SGD`.
         steps: inner steps K >= 0.
-        loss: ``"cross_entropy"``, ``"mse"``, ``"bce_with_logits"``, ``"huber"``, ``"multi_margin"``; the torch.nn module
-            or functional of one; or any function (output, target) -> mean, which runs on torch.
+        loss: ``"cross_entropy"``, ``"mse"``, ``"bce_with_logits"``, ``"huber"``, ``"multi_margin"``; the torch.nn
+            module or functional of one; or any function (output, target) -> mean, which runs on torch.
         first_order: take each inner gradient for a constant (FOMAML). The learning rate keeps its gradient; that of
             support data is zero.
         rule: how parameters move; None means SGD with ``lr``.
         learn_lr: register the learning rate as parameters of the learner (Meta-SGD, Li et al. 2017, when it is a dict).
-        adapt_params: what the inner loop moves: a glob over parameter names, a list of names, or a function of the name.
-            The rest is meta-learnt only (ANIL, Raghu et al. 2020).
+        adapt_params: what the inner loop moves: a glob over parameter names, a list of them, or a function of the
+            name. The rest is meta-learnt only (ANIL, Raghu et al. 2020).
         memory: keep the activations of every inner step for the reverse sweep (``"keep"``), compute them again
             (``"recompute"``), or choose by size (``"auto"``). The results are the same; torch always keeps.
-
-        backend: ``"auto"`` runs natively, or on torch with one warning that names the layer and the reason; ``"native"``
-            raises instead; ``"torch"`` asks for plain torch.
+        backend: ``"auto"`` runs natively, or on torch with one warning that names the layer and the reason;
+            ``"native"`` raises instead; ``"torch"`` asks for plain torch.
         strict: raise RuntimeError where ``backend="auto"`` would warn.
 
     Raises:
@@ -108,9 +106,9 @@ class MAML(nn.Module):
         if not self.learn_lr:
             self.__dict__["lr"] = lr  # not by setattr, which would register a Parameter of the user's own
         elif isinstance(lr, Mapping):
-            self.lr = LearntRates(lr, some.dtype, some.device)
+            self.add_module("lr", LearntRates(lr, some.dtype, some.device))
         else:
-            self.lr = learnt(lr, some.dtype, some.device)
+            self.register_parameter("lr", learnt(lr, some.dtype, some.device))
 
     def forward(
         self, support: Any, query: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
@@ -118,12 +116,13 @@ class MAML(nn.Module):
         """One meta-step.
 
         Args:
-            support: ``(xs, ys)`` or ``(xs, ys, weights)``: xs [T, N, *example]; ys [T, N] integer classes, or [T, N, *output]
-                of the parameters' dtype, exactly the output's shape; weights [T, N], by which the task's loss is
-                sum(w l) / sum(w) (any values; all zero gives NaN).
+            support: ``(xs, ys)`` or ``(xs, ys, weights)``: xs [T, N, *example]; ys [T, N] integer classes, or
+                [T, N, *output] of the parameters' dtype, exactly the output's shape; weights [T, N], by which the
+                task's loss is sum(w l) / sum(w) (any values; all zero gives NaN).
             query: the same for the query set, with its own number of examples.
             steps, lr: take the place of the learner's for this call.
-            stepwise: the support set holds another minibatch for each step: every tensor has an axis of ``steps`` after T.
+            stepwise: the support set holds another minibatch for each step: its tensors have an axis of ``steps``
+                after T.
         """
         count = self.steps if steps is None else arguments.steps(steps)
         train = arguments.batch("support", support)
@@ -132,8 +131,8 @@ class MAML(nn.Module):
         arguments.axes("query x", test.x)
         if test.x.shape[0] != train.x.shape[0] or test.x.shape[2:] != train.x.shape[3 if stepwise else 2 :]:
             raise ValueError(
-                f"query x has shape {list(test.x.shape)}, support x {list(train.x.shape)}; expected the same number of tasks T "
-                "and the same shape of one example"
+                f"query x has shape {list(test.x.shape)}, support x {list(train.x.shape)}; expected the same number of "
+                "tasks T and the same shape of one example"
             )
         test = plan.check("query", test)
         result = plan.engine.unroll(
@@ -199,7 +198,8 @@ class MAML(nn.Module):
         arguments.axes("support x", train.x, stepwise)
         if stepwise and train.x.shape[1] != steps:
             raise ValueError(
-                f"support x has shape {list(train.x.shape)}; with stepwise=True expected [T, K, N, ...] with K = steps = {steps}"
+                f"support x has shape {list(train.x.shape)}; expected [T, K, N, ...] with K = steps = {steps}, "
+                "as stepwise=True asks"
             )
         plan = self._plans().plan("support x", train.x, stepwise)
         return plan, plan.check("support", train, stepwise)

@@ -8,7 +8,7 @@ between two calls is noticed by the next one.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import ModuleType
@@ -62,8 +62,7 @@ class Plan:
     def check(self, name: str, batch: Batch, stepwise: bool = False) -> Batch:
         """Every check of a batch; shapes and dtypes seen before are not looked at again, labels always are."""
         x, y, w = batch
-        key = (name, stepwise, x.shape, x.dtype, x.device, y is not None and (y.shape, y.dtype, y.device))
-        key += (w is not None and (w.shape, w.dtype, w.device),)
+        key = (name, stepwise, *[t if t is None else (t.shape, t.dtype, t.device) for t in batch])
         if key not in self.accepted:
             arguments.inputs(f"{name} x", x, self.dtype, self.device)
             arguments.examples(name, batch, self.loss, self.out, self.dtype, self.device, stepwise)
@@ -116,7 +115,7 @@ class Planner:
         arguments.inputs(name, x, dtype, device)
         self._check_statistics()
         engine: ModuleType = reference
-        program: Program | reference.Model
+        program: Any
         why = "backend='torch'"
         if self.backend != "torch":
             try:
@@ -154,7 +153,7 @@ class Planner:
     def _native(self, x: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[ModuleType, Program]:
         """The native engine and what it runs; raises Unsupported."""
         if self.loss is None:
-            raise lowering.Unsupported("loss", "is a function whose derivatives only torch knows")
+            raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
         if device.type != "cpu":
             raise lowering.Unsupported("model", f"is on {device}; the native engine of this build runs on the CPU")
         program = lowering.lower(self.model, tuple(x.shape[1:]), adapted=self.adapts, loss=self.loss, dtype=dtype)
@@ -170,8 +169,9 @@ class Planner:
                 count = module.num_batches_tracked
                 if module.running_mean is not None and count is not None and not count.item():
                     self._warn(
-                        f"{name or type(module).__name__} is in eval mode and its running statistics were never updated: it "
-                        "normalises by mean 0 and variance 1. Call train() for statistics of each task's own batch"
+                        f"{name or type(module).__name__} is in eval mode and its running statistics were never "
+                        "updated: it normalises by mean 0 and variance 1. Call train() for statistics of each task's "
+                        "own batch"
                     )
                     return
 
@@ -181,7 +181,7 @@ class Planner:
             warnings.warn(f"metafast: {message}", stacklevel=7)
 
 
-def _one_kind(named: dict[str, Tensor]) -> tuple[torch.dtype, torch.device]:
+def _one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
     """The one dtype and device of a model's parameters."""
     kinds: dict[tuple[torch.dtype, torch.device], str] = {}
     for name, parameter in named.items():

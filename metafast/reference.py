@@ -27,14 +27,14 @@ from metafast import losses
 from metafast.batch import Batch, Rates, Unrolled
 from metafast.program import Loss, Parameter, Shape
 
-#: Operations whose batched forward pass, differentiated twice, is tested against one task at a time. Not here on purpose:
-#: normalisation, randomness, anything that reads a value back to Python, and convolution (per-task weights turn into a
-#: grouped convolution, which is slower than one task after another).
+#: Operations whose batched forward pass, differentiated twice, is tested against one task at a time. Not here on
+#: purpose: normalisation, randomness, anything that reads a value back to Python, and convolution (per-task weights
+#: turn into a grouped convolution, which is slower than one task after another).
 BATCHABLE = frozenset(
     f"aten::{name}"
     for name in """
-    abs add addmm bmm cat clone cos detach div elu exp expand gelu leaky_relu leaky_relu_ linspace log matmul mean mm mul
-    neg permute pow relu relu_ reshape select sigmoid silu silu_ sin slice softplus split sqrt squeeze sub sum t tanh
+    abs add addmm bmm cat clone cos detach div elu exp expand gelu leaky_relu leaky_relu_ log matmul mean mm mul neg
+    permute pow relu relu_ reshape select sigmoid silu silu_ sin slice softplus split sqrt squeeze sub sum t tanh
     transpose unsqueeze view _unsafe_view _softmax _log_softmax
     """.split()
 )
@@ -64,11 +64,11 @@ class Model:
         return frozenset(name for name, _ in self.module.named_buffers())
 
 
-class _Operations(TorchDispatchMode):
+class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the name of every operation that runs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -116,7 +116,8 @@ def _outputs(model: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
 
     def one(values: Sequence[Tensor], x: Tensor) -> Tensor:
         named = {n: v.clone() if n in model.buffers else v for n, v in zip(names, values, strict=True)}
-        return functional_call(model.module, named, (x,))  # a norm that trains writes into the clones
+        output: Tensor = functional_call(model.module, named, (x,))  # a norm that trains writes into the clones
+        return output
 
     if model.batched:
         return torch.vmap(one, in_dims=([0 if o else None for o in own], 0))(list(parameters), x)

@@ -19,7 +19,7 @@ LearningRate = float | Tensor | Mapping[str, float | Tensor]
 
 @dataclass(frozen=True, eq=False)
 class SGD:
-    """Gradient descent, the rule of MAML (Finn et al. 2017, eq. 1) and, with learnt rates, of Meta-SGD (Li et al. 2017).
+    """Gradient descent, the rule of MAML (Finn et al. 2017, eq. 1) and, with learnt rates, Meta-SGD (Li et al. 2017).
 
     For step k and parameter tensor p::
 
@@ -32,8 +32,8 @@ class SGD:
             * tensor [steps]: one per step; a call with more steps repeats the last, one with fewer drops the rest
             * dict from parameter name to a float, a tensor [] or a tensor of the parameter's shape (Meta-SGD). It names
               every parameter that the inner loop moves; it may name others
-        per_step: every tensor in the dict has a leading axis of ``steps``: [steps] or [steps, *shape] (MAML++'s per-layer
-            per-step rates, Antoniou et al. 2019).
+        per_step: every tensor in the dict has a leading axis of ``steps``: [steps] or [steps, *shape] (MAML++'s
+            per-layer per-step rates, Antoniou et al. 2019).
     """
 
     lr: LearningRate | None = None
@@ -77,8 +77,8 @@ def rates(
 ) -> Rates:
     """``lr`` in any of its forms as the engine's Rates for ``steps`` steps.
 
-    ``declared`` is how many steps a per-step tensor must cover; None where it was checked before. ``known`` are the names
-    that a dict may use.
+    ``declared`` is how many steps a per-step tensor must cover; None where it was checked before. ``known`` are the
+    names that a dict may use.
     """
     shape = (steps, len(adapted))
     if isinstance(lr, Mapping):

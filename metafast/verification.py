@@ -59,9 +59,8 @@ class Report:
         ]
         for name, error in self.errors.items():
             wrong = "" if error <= self.tolerance else "   WRONG"
-            lines.append(
-                f"{name:{width}}   {error:7.1e}   {self.errors_float32[name]:7.1e}   {self.torch_float32[name]:7.1e}{wrong}"
-            )
+            single, own = self.errors_float32[name], self.torch_float32[name]
+            lines.append(f"{name:{width}}   {error:7.1e}   {single:7.1e}   {own:7.1e}{wrong}")
         verdict = "agrees with" if self.ok else "DIFFERS from"
         lines.append(f"{verdict} the float64 loop, one task at a time, to {self.tolerance:.0e}")
         return "\n".join(lines)
@@ -100,7 +99,7 @@ class _Case:
 
     def learner(self, dtype: torch.dtype) -> tuple[MAML, dict[str, Tensor]]:
         """A copy of the learner in ``dtype``, and its learning rates as leaves to differentiate: name -> tensor."""
-        given = self.maml.lr
+        given: Any = self.maml.lr
         if isinstance(given, LearntRates):
             given = given.as_dict()
         leaf = _leaves(given if isinstance(given, Mapping) else {"": given}, dtype)
@@ -177,7 +176,7 @@ def _by_loop(learner: MAML, support: Batch, query: Batch, steps: int, stepwise: 
     lr = rates(learner.lr, learner.per_step, steps, None, moved, list(initial), some.dtype, some.device)
     total = []
     for t in range(support.x.shape[0]):
-        theta = dict(initial)
+        theta: dict[str, Tensor] = dict(initial)
         for k in range(steps):
             x, y, w = (s if s is None else s[t, k] if stepwise else s[t] for s in support)
             loss = _task_loss(model, theta, known, function, x, y, w)
@@ -202,10 +201,11 @@ def _task_loss(
     w: Tensor | None,
 ) -> Tensor:
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    output = functional_call(model, {**theta, **buffers}, (x,))
+    output: Tensor = functional_call(model, {**theta, **buffers}, (x,))
     assert y is not None
     if known is None:
-        return function(output, y)
+        mean: Tensor = function(output, y)
+        return mean
     each = losses.per_example(known, output, y)
     return each.mean() if w is None else (w * each).sum() / w.sum()
 
@@ -222,8 +222,8 @@ def _errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[st
 
 
 def _error(a: Tensor, b: Tensor) -> float:
-    size = torch.linalg.vector_norm(b).item()
-    return torch.linalg.vector_norm(a - b).item() / (size or 1.0)
+    size = float(torch.linalg.vector_norm(b))
+    return float(torch.linalg.vector_norm(a - b)) / (size or 1.0)
 
 
 def _refuse_randomness(model: nn.Module, x: Tensor) -> None:
