@@ -15,15 +15,16 @@ import torch
 from drawings import draw
 
 from metafast import checkpoint as checkpoints
-from metafast.cli import COMMANDS, main, train_omniglot
+from metafast.cli import COMMANDS, comparison, main, train_omniglot
 from metafast.evaluation import Estimate
+from metafast.tasks import Sinusoids, generator
 from metafast.training import Budget, Interruption
 
-TINY = ["--width", "6", "--tasks", "3", "--shots", "4", "--test-tasks", "20", "--backend", "torch", "--threads", "1"]
+TINY = ["--width", "6", "--tasks", "3", "--shots", "4", "--test-tasks", "20", "--threads", "1"]
 SMALL = [
     *("--subset", "--ways", "3", "--shots", "1", "--queries", "2", "--tasks", "2", "--channels", "3"),
     *("--test-tasks", "6", "--test-queries", "2", "--validation-tasks", "4", "--validate-every", "10"),
-    *("--minutes", "0", "--backend", "torch", "--threads", "1"),
+    *("--minutes", "0", "--threads", "1"),
 ]
 
 
@@ -67,6 +68,7 @@ def test_sinusoid_leaves_checkpoint_results_and_picture(tmp_path, capsys):
     assert [row[0] for row in results["history"]] == [200, 250]
     assert list(results["error_after_steps"]) == ["0", "1", "5", "10"]
     assert results["error_after_steps"]["0"]["tasks"] == 20
+    assert results["torch_func"]["relative_difference_float64"] < 1e-12
     assert results["torch_func"]["relative_difference"] < 1e-4
     assert results["torch_func"]["ratio"] > 0
     text = capsys.readouterr().out
@@ -98,7 +100,7 @@ def test_resuming_continues_exactly(tmp_path):
     assert sinusoid(tmp_path / "parts", "--meta-steps", "130") == 0
     for meta_steps in ("130", "301", "450"):
         resume = ["--resume", str(tmp_path / "parts"), "--meta-steps", meta_steps]
-        assert main(["train", "sinusoid", "--no-compare", "--test-tasks", "20", "--backend", "torch", *resume]) == 0
+        assert main(["train", "sinusoid", "--no-compare", "--test-tasks", "20", *resume]) == 0
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     whole, parts = (checkpoints.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
     assert whole.optimizer["steps"] == parts.optimizer["steps"] == 450
@@ -130,7 +132,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_continues_exactly(tmp_path):
     step = checkpoints.load(out / "checkpoint.pt").step
     assert sinusoid(tmp_path / "whole", "--meta-steps", str(step + 3)) == 0
     resume = ["--resume", str(out), "--meta-steps", str(step + 3)]
-    assert main(["train", "sinusoid", "--no-compare", "--backend", "torch", *resume]) == 0
+    assert main(["train", "sinusoid", "--no-compare", *resume]) == 0
     assert same(weights(tmp_path / "whole"), weights(out))
 
 
@@ -142,13 +144,23 @@ def test_no_meta_steps_evaluates_what_chance_gave(tmp_path):
 def test_evaluating_a_sinusoid_checkpoint(tmp_path, capsys):
     assert sinusoid(tmp_path / "a", "--meta-steps", "5") == 0
     capsys.readouterr()
-    evaluate = ["evaluate", str(tmp_path / "a"), "--backend", "torch", "--test-tasks", "20"]
+    evaluate = ["evaluate", str(tmp_path / "a"), "--test-tasks", "20"]
     assert main([*evaluate, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     results = json.loads((tmp_path / "a" / "results.json").read_text())
     assert again["error_after_steps"] == results["error_after_steps"]
     assert main([*evaluate, "--steps", "3"]) == 0
     assert "after  3 gradient steps on 20 tasks" in capsys.readouterr().out
+
+
+def test_a_wrong_gradient_is_not_timed(monkeypatch):
+    learner = checkpoints.Checkpoint("mlp", {"sizes": [1, 4, 1]}, {}, {"lr": 0.1, "steps": 1, "loss": "mse"}, {})
+    made = learner.build(backend="torch")
+    episode = Sinusoids(shots=3, queries=3).sample(2, generator(0))
+    wrong = comparison.metafast_step
+    monkeypatch.setattr(comparison, "metafast_step", lambda m, e: lambda: [g * (1 + 1e-8) for g in wrong(m, e)()])
+    with pytest.raises(RuntimeError, match=r"disagree on the meta-gradient: .* in float64 is 1\.0e-08"):
+        comparison.against_torch_func(made, episode)
 
 
 # ---- Omniglot ------------------------------------------------------------------------
@@ -169,7 +181,7 @@ def test_omniglot_from_data_to_test(data, tmp_path, capsys):
     accuracies = {row[0]: row[1] for row in results["validations"]}
     assert accuracies[best.step] == max(accuracies.values())
     capsys.readouterr()
-    evaluate = ["evaluate", str(out), "--data", str(data), "--subset", "--backend", "torch"]
+    evaluate = ["evaluate", str(out), "--data", str(data), "--subset"]
     assert main([*evaluate, "--test-tasks", "6", "--test-queries", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == results["test_accuracy"]
 
@@ -198,7 +210,7 @@ def test_omniglot_resumes_exactly(data, tmp_path):
         patch.setattr(train_omniglot.Omniglot, "tasks", tasks)
         assert omniglot(data, parts, "--meta-steps", "23") == 130
     assert checkpoints.load(parts / "checkpoint.pt").step == 13
-    more = ["--subset", "--backend", "torch", "--test-tasks", "6", "--test-queries", "2"]
+    more = ["--subset", "--test-tasks", "6", "--test-queries", "2"]
     assert main(["train", "omniglot", "--data", str(data), "--resume", str(parts), *more]) == 0
     assert same(weights(whole), weights(parts))
     a, b = (json.loads((run / "results.json").read_text()) for run in (whole, parts))
