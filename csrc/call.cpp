@@ -39,10 +39,11 @@ class Run {
     for (size_t i = 0; i < plans_.size(); ++i)
       sources_[size_t(program.stored_at(int(i)))] = {at<const T>(call.parameters[i].first), call.parameters[i].second};
     fill_sizes();
-    make_batches();
-    fill_sets();
     fill_rates();
     fill_cotangents_and_outputs();
+    choose_first_layer();
+    make_batches();
+    fill_sets();
     lay_out();
   }
 
@@ -100,20 +101,51 @@ class Run {
     for (const auto& source : sources_) job_.own_initial |= source.task_stride != 0;
   }
 
+  // Whether first_layer.h takes over the first layer: where it applies and costs fewer operations.
+  void choose_first_layer() {
+    FirstLayerPlan& first = job_.first;
+    first = FirstLayerPlan{};
+    first.parameter = -1;
+    const Step* step = program_.first_layer_step();
+    if (!step || !call_.support || !call_.query || call_.steps == 0 || call_.hessian_vector) return;
+    const bool needs_weight = call_.support->dx || call_.query->dx || !call_.adapted.empty() ||
+                              !call_.adapted_cotangent.empty() || (call_.first_order && job_.want_rate_gradient);
+    const bool moves = call_.support->stepwise || (!call_.elementwise.empty() && call_.elementwise[size_t(step->parameter[0])].first);
+    if (needs_weight || moves) return;
+
+    const Shape &in = program_.value_shape(0), &out = program_.value_shape(step->output);
+    const int64_t rows = in.size() == 2 ? in[0] : 1;
+    const double support = double(rows * call_.support->examples), query = double(rows * call_.query->examples);
+    const double inputs = double(in.back()), outputs = double(out.back()), steps = double(call_.steps);
+    const double passes = call_.sweep && !call_.first_order ? 2 : 1;
+    const double plain = inputs * outputs * (support * steps * 2 * passes + query * (call_.sweep ? 2 : 1));
+    const double by_gram = inputs * support * (support + query) + inputs * outputs * (support * passes + query * (call_.sweep ? 2 : 1)) +
+                           steps * passes * support * support * outputs;
+    if (by_gram >= plain) return;
+    first.parameter = step->parameter[0];
+    first.output = step->output;
+    first.inputs = int32_t(in.back());
+    first.ld = plans_[size_t(first.parameter)].ld;
+    first.support_rows = int64_t(support);
+    first.query_rows = int64_t(query);
+    first.ld_rows = int32_t((first.support_rows + kernels_.lanes - 1) / kernels_.lanes * kernels_.lanes);
+  }
+
   void make_batches() {
+    const bool first_layer = job_.first.parameter >= 0;
     // The inner loop itself wants gradients of the adapted parameters only; the reverse sweep those of all.
     const bool second_order = call_.hessian_vector || (call_.sweep && !call_.first_order);
     if (call_.support) {
       support_ = program_.batch(call_.support->examples, kernels_.lanes, second_order ? Scope::kLearnt : Scope::kAdapted,
                                 !second_order ? Scope::kNone : call_.hessian_vector ? Scope::kLearnt : Scope::kAdapted,
-                                second_order && call_.support->dx);
+                                second_order && call_.support->dx, first_layer);
       job_.support_plan = support_.get();
     } else if (call_.steps > 0) {
       throw std::invalid_argument("native call: inner steps without a support set");
     }
     if (call_.query) {
       query_ = program_.batch(call_.query->examples, kernels_.lanes, call_.sweep ? Scope::kLearnt : Scope::kNone,
-                              Scope::kNone, call_.sweep && call_.query->dx);
+                              Scope::kNone, call_.sweep && call_.query->dx, first_layer);
       job_.query_plan = query_.get();
     }
   }
@@ -218,6 +250,15 @@ class Run {
     l.gradient_dot = take(job_.learnt_size);
     l.vector = take(job_.learnt_size);
     l.meta_gradient = take(sums_ ? 0 : block);
+    if (FirstLayerPlan& first = job_.first; first.parameter >= 0) {
+      const int64_t size = first.support_rows * first.ld;
+      first.x_transposed = take(int64_t(first.inputs) * first.ld_rows);
+      first.gram = take(first.support_rows * first.ld_rows);
+      first.cross = take(first.query_rows * first.ld_rows);
+      first.trajectory = take((call_.steps + 1) * size);
+      first.z_query = take(first.query_rows * first.ld);
+      for (int64_t* array : {&first.moved, &first.scaled, &first.mu, &first.tangent, &first.swept}) *array = take(size);
+    }
     const auto targets = [&](const std::shared_ptr<const Program::Batch>& b) {
       return b ? b->examples * b->values[b->output].rows * b->values[b->output].cold : 0;
     };
@@ -229,7 +270,7 @@ class Run {
     l.tape_stride = support_ ? aligned(support_->tape_size) : 0;
     const int64_t tapes = l.tape_stride * std::max<int64_t>(call_.steps, 1);
     job_.keep = call_.memory == Memory::kKeep ||
-                (call_.memory == Memory::kAuto && call_.sweep && tapes * int64_t(sizeof(T)) <= kKeepBytes);
+                (call_.memory == Memory::kAuto && call_.sweep && !call_.first_order && tapes * int64_t(sizeof(T)) <= kKeepBytes);
     l.tapes = take(job_.keep ? tapes : l.tape_stride);
     // The query's tape is no longer needed when the first tangent is.
     const int64_t last = std::max(support_ && call_.sweep ? support_->tangent_size_total : 0, query_ ? query_->tape_size : 0);

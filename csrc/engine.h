@@ -9,6 +9,7 @@
 
 #include "cpu/layout.h"
 #include "cpu/passes.h"
+#include "first_layer.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -33,6 +34,7 @@ struct TaskRun {
     if (job.hessian_vector) {
       hessian_vector();
     } else {
+      if (has_first()) first().begin(initial + plan(job.first.parameter).offset);
       for (int32_t k = 0; k < job.steps; ++k) inner_step(k);
       write_adapted();
       if (job.has_query)
@@ -43,6 +45,7 @@ struct TaskRun {
       add_adapted_cotangent();
       if (job.want_rate_gradient) memset(rate_gradient(), 0, size_t(job.rate_size) * sizeof(T));
       for (int32_t k = job.steps - 1; k >= 0; --k) reverse_step(k);
+      if (has_first() && !job.first_order) first().finish(lambda + plan(job.first.parameter).offset);
     }
     for (int32_t p = 0; p < job.learnt_count; ++p)
       if (job.own_gradient[p]) parameter_out(plan(p), lambda + plan(p).offset, own(job.own_gradient[p], p));
@@ -57,6 +60,12 @@ struct TaskRun {
   T* rate_gradient() const { return lambda + job.learnt_size; }
   T* theta_after(int32_t k) const { return base + job.layout.trajectory + k * job.adapted_size; }
   const T* theta_at(int32_t k) const { return k == 0 ? initial : theta_after(k - 1); }
+
+  bool has_first() const { return job.first.parameter >= 0; }
+  FirstLayer<T> first() const {
+    return {job.first, base, job.support.x + task * job.support.x_task_stride,
+            job.query.x + task * job.query.x_task_stride};
+  }
 
   void gather_initial() {
     if (!job.own_initial) return;
@@ -83,6 +92,7 @@ struct TaskRun {
     Frame<T> f = frame(job.support_plan, base + job.layout.tapes + tape, theta_at(k));
     f.x = job.support.x + task * job.support.x_task_stride + k * job.support.x_step_stride;
     f.gradient = base + job.layout.gradient + k * job.layout.gradient_stride;
+    if (has_first()) f.first = first().z(k);
     return f;
   }
 
@@ -152,6 +162,10 @@ struct TaskRun {
     if (job.support_loss) job.support_loss[task * job.steps + k] = loss;
     T* next = theta_after(k);
     for (int32_t a = 0; a < job.adapted_count; ++a) {
+      if (a == job.first.parameter) {
+        first().step(k, job.rate_table[k * job.adapted_count + a], f.cotangent(job.first.output));
+        continue;
+      }
       const int64_t at = plan(a).offset, n = plan(a).size;
       const T *__restrict theta = f.theta + at, *__restrict g = f.gradient + at;
       T* __restrict out = next + at;
@@ -178,6 +192,10 @@ struct TaskRun {
     Frame<T> f = frame(job.query_plan, base + job.layout.query_tape, theta_at(job.steps));
     f.x = job.query.x + task * job.query.x_task_stride;
     f.gradient = lambda;
+    if (has_first()) {
+      first().query(initial + plan(job.first.parameter).offset);
+      f.first = first().z_query();
+    }
     load_input(f);
     forward(f);
     const Value& z = f.value(f.plan->output);
@@ -200,9 +218,12 @@ struct TaskRun {
         loss_backward(f, targets, out, loss_cotangent(), loss);
       else
         memset(dz, 0, size_t(f.examples() * z.rows * z.cold) * sizeof(T));
-      if (job.logits_cotangent) value_add(z, f.examples(), z.cold, job.logits_cotangent + logits, T(1), dz);
+      if (const T* given = job.logits_cotangent)
+        for_elements(z, f.examples(), z.cold, [&](int64_t from, int64_t to) { dz[to] += given[logits + from]; });
     }
     backward(f);
+    if (has_first())
+      first().query_adjoint(f.cotangent(job.first.output), lambda + plan(job.first.parameter).offset);
     add_data_gradients(f, job.query, 0, job.query.dx ? f.cotangent(0) : nullptr, out, T(1));
   }
 
@@ -220,12 +241,17 @@ struct TaskRun {
   }
 
   void reverse_step(int32_t k) const {
-    if (job.want_rate_gradient) add_rate_gradient(k);
-    if (job.first_order) return;
     Frame<T> f = support_frame(k);
-    if (!job.keep && k + 1 < job.steps) support_pass(f, k);  // the last step's tape is still there
+    if (!job.first_order && !job.keep && k + 1 < job.steps) support_pass(f, k);  // the last step's tape is still there
+    if (job.want_rate_gradient) add_rate_gradient(f, k);
+    if (job.first_order) return;
     T* v = base + job.layout.vector;
     for (int32_t a = 0; a < job.adapted_count; ++a) {
+      if (a == job.first.parameter) {
+        first().make_tangent(job.rate_table[k * job.adapted_count + a]);
+        f.first_dot = first().tangent();
+        continue;
+      }
       const int64_t at = plan(a).offset, n = plan(a).size;
       const T* __restrict from = lambda + at;
       T* __restrict out = v + at;
@@ -239,17 +265,26 @@ struct TaskRun {
     f.vector = v;
     const TargetGradients<T> out = target_gradients(job.support);
     support_tangent_pass(f, k, out);
-    for (int64_t i = 0; i < f.plan->gradient_size; ++i) lambda[i] -= f.gradient_dot[i];
+    for (int32_t p = 0; p < job.learnt_count; ++p) {
+      if (p == job.first.parameter) {
+        first().reverse(f.cotangent_dot(job.first.output));
+        continue;
+      }
+      const T* __restrict h = f.gradient_dot + plan(p).offset;
+      T* __restrict l = lambda + plan(p).offset;
+      for (int64_t i = 0; i < plan(p).size; ++i) l[i] -= h[i];
+    }
     add_data_gradients(f, job.support, k, job.support.dx ? f.cotangent_dot(0) : nullptr, out, T(-1));
   }
 
   // d loss / d a_k = - lambda_{k+1} g_k, summed to the shape of a_k.
-  void add_rate_gradient(int32_t k) const {
-    const T* gradient = base + job.layout.gradient + k * job.layout.gradient_stride;
+  void add_rate_gradient(const Frame<T>& f, int32_t k) const {
     for (int32_t a = 0; a < job.adapted_count; ++a) {
       const int64_t n = plan(a).size;
-      const T *__restrict g = gradient + plan(a).offset, *__restrict l = lambda + plan(a).offset;
-      if (job.elementwise[a]) {
+      const T *__restrict g = f.gradient + plan(a).offset, *__restrict l = lambda + plan(a).offset;
+      if (a == job.first.parameter) {
+        rate_gradient()[k * job.adapted_count + a] = first().rate_gradient(f.cotangent(job.first.output));
+      } else if (job.elementwise[a]) {
         T* __restrict out = rate_gradient() + job.rate_offset[a] + k * job.elementwise_stride[a];
         for (int64_t i = 0; i < n; ++i) out[i] -= l[i] * g[i];
       } else {

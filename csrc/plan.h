@@ -30,6 +30,7 @@ enum class Op : int32_t {
   kAvgPool2d,
   kFlatten,
   kAdd,
+  kFirstLinear,  // a linear layer on the input, kept as its product with the support set
 };
 
 enum class LossKind : int32_t { kNone, kCrossEntropy, kMse, kBceWithLogits, kHuber, kMultiMargin };
@@ -124,6 +125,16 @@ struct ParameterSource {
   int64_t task_stride;  // 0: shared by all tasks
 };
 
+// The first layer kept as its products with the data instead of its weight (first_layer.h). Offsets are into a thread's
+// part of the workspace.
+struct FirstLayerPlan {
+  int32_t parameter;  // in storage order; -1: the layer is treated like any other
+  int32_t output;     // the value it writes
+  int32_t inputs, ld, ld_rows;
+  int64_t support_rows, query_rows;
+  int64_t x_transposed, gram, cross, trajectory, z_query, moved, scaled, mu, tangent, swept;
+};
+
 // Where a thread keeps what it needs for one task: offsets in its part of the workspace.
 struct ThreadLayout {
   int64_t initial;           // all parameters at step 0, if some differ per task
@@ -185,6 +196,7 @@ struct Job {
   int64_t gradient_stride;
 
   ThreadLayout layout;
+  FirstLayerPlan first;
   T* workspace;
 };
 

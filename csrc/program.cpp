@@ -243,17 +243,31 @@ std::vector<ParameterPlan> Program::parameter_plans(int lanes) const {
 }
 
 std::shared_ptr<const Program::Batch> Program::batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
-                                                     bool input_gradient) const {
-  const Key key{examples, lanes, gradient, tangent, input_gradient};
+                                                     bool input_gradient, bool first_layer) const {
+  const Key key{examples, lanes, gradient, tangent, input_gradient, first_layer};
   std::lock_guard<std::mutex> lock(mutex_);
   const auto found = batches_.find(key);
   if (found != batches_.end()) return found->second;
   if (batches_.size() >= 64) batches_.clear();  // whoever still uses one holds it
-  return batches_[key] = make_batch(examples, lanes, gradient, tangent, input_gradient);
+  return batches_[key] = make_batch(examples, lanes, gradient, tangent, input_gradient, first_layer);
+}
+
+const Step* Program::first_layer_step() const {
+  const Step* found = nullptr;
+  for (const Step& s : steps_)
+    if (s.input[0] == 0 || s.input[1] == 0) {
+      if (found || s.op != Op::kLinear || s.parameter[0] >= adapted_count_) return nullptr;
+      found = &s;
+    }
+  if (!found) return nullptr;
+  for (const Step& s : steps_)
+    for (int i = 0; i < 4; ++i)
+      if (s.parameter[i] == found->parameter[0] && !(&s == found && i == 0)) return nullptr;
+  return found;
 }
 
 std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
-                                                    bool input_gradient) const {
+                                                    bool input_gradient, bool first_layer) const {
   auto made = std::make_shared<Batch>();
   Batch& b = *made;
   b.examples = examples;
@@ -322,6 +336,10 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
 
   std::vector<bool> parameter_written(parameters_.size(), false), value_written(values_.size(), false);
   b.step_list = steps_;
+  if (first_layer) {
+    Step& first = b.step_list[size_t(first_layer_step() - steps_.data())];
+    first.op = Op::kFirstLinear;
+  }
   for (auto s = b.step_list.rbegin(); s != b.step_list.rend(); ++s) {
     const Value& out = b.value_list[size_t(s->output)];
     for (int i = 0; i < 2; ++i) {

@@ -43,7 +43,12 @@ class Program {
     std::vector<std::vector<PoolWindow>> pool_windows;
   };
   std::shared_ptr<const Batch> batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
-                                     bool input_gradient) const;
+                                     bool input_gradient, bool first_layer) const;
+
+  // The step that first_layer.h can take over: a linear layer that alone reads the input and whose weight is adapted
+  // and used nowhere else; null if there is none.
+  const Step* first_layer_step() const;
+  const Shape& value_shape(int value) const { return values_[size_t(value)]; }
 
   // In storage order: adapted, meta, constant.
   std::vector<ParameterPlan> parameter_plans(int lanes) const;
@@ -62,14 +67,14 @@ class Program {
     int32_t outputs, inputs, taps;
     bool used;
   };
-  using Key = std::tuple<int64_t, int, Scope, Scope, bool>;
+  using Key = std::tuple<int64_t, int, Scope, Scope, bool, bool>;
 
   void add_step(const StepDescription& description);
   void drop_dead_steps();
   void drop_leading_flatten();
   void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where);
   std::shared_ptr<Batch> make_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
-                                    bool input_gradient) const;
+                                    bool input_gradient, bool first_layer) const;
   void make_conv_tables(Batch& batch, Step& step) const;
   void make_pool_windows(Batch& batch, Step& step) const;
 

@@ -23,6 +23,7 @@ struct Frame {
   T *tape, *tangent_tape;
   const T* x;                 // activations of value 0 if the plan says they are direct
   const T *initial, *theta;   // all parameters at step 0; the adapted ones at this step
+  const T *first, *first_dot; // X W of a kFirstLinear, and its tangent
   const T* vector;            // tangent of the parameters, or null
   T *gradient, *gradient_dot; // of the learnt parameters
   T* scratch;

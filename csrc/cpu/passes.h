@@ -4,6 +4,7 @@
 #include "../primitives/activation.h"
 #include "../primitives/batch_norm.h"
 #include "../primitives/conv2d.h"
+#include "../primitives/first_linear.h"
 #include "../primitives/linear.h"
 #include "../primitives/losses.h"
 #include "../primitives/pooling.h"
@@ -25,7 +26,8 @@
   X(kMaxPool2d, MaxPool2d<T>)               \
   X(kAvgPool2d, AvgPool2d<T>)               \
   X(kFlatten, Flatten<T>)                   \
-  X(kAdd, Add<T>)
+  X(kAdd, Add<T>)                           \
+  X(kFirstLinear, FirstLinear<T>)
 
 #define METAFAST_LOSSES(X)                              \
   X(kCrossEntropy, CrossEntropy<T>)                     \
