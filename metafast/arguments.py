@@ -41,9 +41,11 @@ def predicate(adapt_params: AdaptParams) -> Callable[[str], bool]:
     if callable(adapt_params):
         chosen = adapt_params
         return lambda name: bool(chosen(name))
-    patterns = (adapt_params,) if isinstance(adapt_params, str) else tuple(adapt_params)
-    if not all(isinstance(p, str) for p in patterns):
-        raise TypeError("adapt_params must be a glob, a list of parameter names, or a function of a name")
+    patterns = (adapt_params,) if isinstance(adapt_params, str) else adapt_params
+    if not isinstance(patterns, Sequence) or not all(isinstance(p, str) for p in patterns):
+        raise TypeError(
+            f"adapt_params must be a glob, a list of names, or a function of a name; it is {adapt_params!r}"
+        )
     return lambda name: any(name == p or fnmatchcase(name, p) for p in patterns)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metafast import arguments
 from metafast.batch import Batch, Rates
-from metafast.plan import Plan, Planner
+from metafast.plan import Plan, Planner, one_kind
 from metafast.program import Parameter
 from metafast.rules import SGD, LearningRate, LearntRates, learnt, rates
 
@@ -100,15 +100,15 @@ class MAML(nn.Module):
         """Check ``lr`` against the model and keep it: registered when it is learnt, as it is when not."""
         adapts = arguments.predicate(self.adapt_params)
         named = dict(self.model.named_parameters())
+        dtype, device = one_kind(named)
         moved = [Parameter(n, tuple(p.shape), "adapted") for n, p in named.items() if p.requires_grad and adapts(n)]
-        some = next(iter(named.values()))
-        rates(lr, self.per_step, self.steps, self.steps, moved, list(named), some.dtype, some.device)
+        rates(lr, self.per_step, self.steps, self.steps, moved, list(named), dtype, device)
         if not self.learn_lr:
             self.__dict__["lr"] = lr  # not by setattr, which would register a Parameter of the user's own
         elif isinstance(lr, Mapping):
-            self.add_module("lr", LearntRates(lr, some.dtype, some.device))
+            self.add_module("lr", LearntRates(lr, dtype, device))
         else:
-            self.register_parameter("lr", learnt(lr, some.dtype, some.device))
+            self.register_parameter("lr", learnt(lr, dtype, device))
 
     def forward(
         self, support: Any, query: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
@@ -128,13 +128,7 @@ class MAML(nn.Module):
         train = arguments.batch("support", support)
         test = arguments.batch("query", query)
         plan, train = self._prepare(train, count, stepwise)
-        arguments.axes("query x", test.x)
-        if test.x.shape[0] != train.x.shape[0] or test.x.shape[2:] != train.x.shape[3 if stepwise else 2 :]:
-            raise ValueError(
-                f"query x has shape {list(test.x.shape)}, support x {list(train.x.shape)}; expected the same number of "
-                "tasks T and the same shape of one example"
-            )
-        test = plan.check("query", test)
+        test = plan.check("query", test, like=train.x)
         result = plan.engine.unroll(
             plan.program,
             plan.tensors,

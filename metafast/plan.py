@@ -7,6 +7,8 @@ between two calls is noticed by the next one.
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -39,7 +41,8 @@ class Plan:
     tensors: tuple[Tensor, ...]  # the model's own, for program.parameters
     names: tuple[str, ...]  # of the model's parameters
     adapted: tuple[Parameter, ...]
-    key: Hashable  # the kind of example
+    example: Shape
+    key: Hashable  # example shape, dtype and device of x
     snapshot: Snapshot  # the model as it was when this was decided
     why: str  # this is not the native engine
     accepted: set[Hashable] = field(default_factory=set)  # shapes and dtypes that passed every check
@@ -59,11 +62,20 @@ class Plan:
         """The model's parameters, by name: those a dict of parameters may hold."""
         return {p.name: p for p in self.program.parameters if p.name in self.names}
 
-    def check(self, name: str, batch: Batch, stepwise: bool = False) -> Batch:
-        """Every check of a batch; shapes and dtypes seen before are not looked at again, labels always are."""
+    def check(self, name: str, batch: Batch, stepwise: bool = False, like: Tensor | None = None) -> Batch:
+        """Every check of a batch; shapes and dtypes seen before are not looked at again, labels always are.
+
+        A query set must have the tasks and the kind of example of ``like``, the support set's x.
+        """
         x, y, w = batch
-        key = (name, stepwise, *[t if t is None else (t.shape, t.dtype, t.device) for t in batch])
+        key = (name, stepwise, *[t if t is None else (t.shape, t.dtype, t.device) for t in (x, y, w, like)])
         if key not in self.accepted:
+            arguments.axes(f"{name} x", x, stepwise)
+            if like is not None and (x.shape[0] != like.shape[0] or x.shape[2:] != self.example):
+                raise ValueError(
+                    f"{name} x has shape {list(x.shape)}, support x {list(like.shape)}; expected the same number of "
+                    "tasks T and the same shape of one example"
+                )
             arguments.inputs(f"{name} x", x, self.dtype, self.device)
             arguments.examples(name, batch, self.loss, self.out, self.dtype, self.device, stepwise)
             self.accepted.add(key)
@@ -111,7 +123,7 @@ class Planner:
     def _make(self, name: str, x: Tensor, key: Hashable) -> Plan:
         named = dict(self.model.named_parameters())
         arguments.adapted(self.adapt_params, {n: p.requires_grad for n, p in named.items()})
-        dtype, device = _one_kind(named)
+        dtype, device = one_kind(named)
         arguments.inputs(name, x, dtype, device)
         self._check_statistics()
         engine: ModuleType = reference
@@ -122,11 +134,12 @@ class Planner:
                 engine, program = self._native(x, dtype, device)
             except lowering.Unsupported as unsupported:
                 why = f"{unsupported.where or type(self.model).__name__}: {unsupported.reason}"
+                self._describe(name, x)  # what torch cannot run either is another error
                 if self.strict or self.backend == "native":
                     asked = "strict=True" if self.strict else "backend='native'"
                     raise RuntimeError(f"{asked}, but the native engine cannot run this model: {why}") from unsupported
         if engine is reference:
-            program = reference.describe(self.model, self.loss or self.function, self.adapts, x)
+            program = self._describe(name, x)
             if self.backend != "torch":
                 self._warn(f"running on torch, slower than natively, because of {why}; backend='torch' silences this")
             out = program.out
@@ -146,9 +159,13 @@ class Planner:
             names=tuple(named),
             adapted=tuple(program.parameters[i] for i in program.adapted),
             why=why,
+            example=tuple(x.shape[1:]),
             key=key,
             snapshot=Snapshot(self.model, named.values()),
         )
+
+    def _describe(self, name: str, x: Tensor) -> reference.Model:
+        return reference.describe(self.model, self.loss or self.function, self.adapts, x, name)
 
     def _native(self, x: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[ModuleType, Program]:
         """The native engine and what it runs; raises Unsupported."""
@@ -178,10 +195,19 @@ class Planner:
     def _warn(self, message: str) -> None:
         if message not in self.warned:
             self.warned.add(message)
-            warnings.warn(f"metafast: {message}", stacklevel=7)
+            warnings.warn(f"metafast: {message}", stacklevel=_users_level())
 
 
-def _one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
+def _users_level() -> int:
+    """How far up the stack the user's own line is: the first outside this package and outside torch."""
+    ours = (os.path.dirname(__file__), os.path.dirname(torch.__file__))
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
     """The one dtype and device of a model's parameters."""
     kinds: dict[tuple[torch.dtype, torch.device], str] = {}
     for name, parameter in named.items():
@@ -198,7 +224,12 @@ def _one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
     return next(iter(kinds))
 
 
-@lru_cache(maxsize=8)
 def planner(model: nn.Module, loss: Any, backend: str, strict: bool) -> Planner:
     """The planner of a bare model; those of the last few are kept."""
+    losses.resolve(loss)  # what the cache cannot hash raises here, by name
+    return _planner(model, loss, backend, strict)
+
+
+@lru_cache(maxsize=8)
+def _planner(model: nn.Module, loss: Any, backend: str, strict: bool) -> Planner:
     return Planner(model, loss, None, backend, strict)

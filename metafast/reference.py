@@ -81,11 +81,13 @@ def describe(
     loss: Loss | Callable[[Tensor, Tensor], Tensor] | None,
     adapted: Callable[[str], bool],
     x: Tensor,
+    name: str = "x",
 ) -> Model:
     """Run ``module`` once on one task's examples ``x`` [N, *example] to learn its output's shape and its operations.
 
     Raises:
-        ValueError: the module cannot take ``x``, or does not return one tensor [N, *output].
+        ValueError, TypeError: the module cannot take ``x``, which the error calls ``name``, or its dtype; or it does
+            not return one tensor [N, *output].
     """
     roles = {
         n: ("adapted" if adapted(n) else "meta") if p.requires_grad else "constant"
@@ -93,17 +95,19 @@ def describe(
     }
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     parameters = tuple(Parameter(n, tuple(p.shape), roles.get(n, "constant")) for n, p in tensors.items())  # type: ignore[arg-type]
-    given = f"examples of shape {list(x.shape[1:])} ({x.shape[0]} of them, {x.dtype}, {x.device})"
+    given = f"{name} has, for each task, {x.shape[0]} examples of shape {list(x.shape[1:])}, {x.dtype}"
+    expected = f"expected what {type(module).__name__} can run on"
     buffers = {n: b.clone() for n, b in module.named_buffers()}
     cuda = [x.device.index or 0] if x.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=cuda), _Operations() as operations:
         try:
             output = functional_call(module, {**tensors, **buffers}, (x,))
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            raise ValueError(f"{type(module).__name__} cannot run on x: {given}: {error}") from error
+            kind = ValueError if x.is_floating_point() else TypeError
+            raise kind(f"{given}; {expected}, but: {error}") from error
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != x.shape[0]:
         got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"{type(module).__name__} must return one tensor [N, *output] for {given}; it returned {got}")
+        raise ValueError(f"{given}; {expected}, returning one tensor [N, *output]: it returned {got}")
     return Model(
         module, loss, parameters, tuple(x.shape[1:]), tuple(output.shape[1:]), batched=operations.names <= BATCHABLE
     )
@@ -156,9 +160,9 @@ def _per_task(parameter: Tensor, spec: Parameter, tasks: int) -> Tensor:
     return value if value.requires_grad else value.detach().requires_grad_()
 
 
-def _plain(batch: Batch) -> Batch:
+def _plain(tensors: Sequence[Tensor | None]) -> list[Any]:
     """Tensors made under inference_mode cannot be saved for a derivative; their copies can."""
-    return Batch(*(t.clone() if t is not None and t.is_inference() else t for t in batch))  # type: ignore[arg-type]
+    return [t.clone() if t is not None and t.is_inference() else t for t in tensors]
 
 
 def _rate(rates: Rates, step: int, number: int, dims: int) -> Tensor:
@@ -192,7 +196,7 @@ def unroll(
     values = list(parameters)
     history = []
     with _recording():
-        support = _plain(support)
+        values, support = _plain(values), Batch(*_plain(support))
         for k in range(steps):
             x, y, w = (None if t is None else t[:, k] if stepwise else t for t in support)
             for i in program.adapted:
@@ -224,7 +228,7 @@ def unroll(
 def _loss_and_gradients(
     program: Model, parameters: Sequence[Tensor], batch: Batch, create_graph: bool
 ) -> tuple[Tensor, tuple[Tensor, ...], list[Tensor]]:
-    values = list(parameters)
+    values, batch = _plain(parameters), Batch(*_plain(batch))
     for i in program.learnt:
         values[i] = _per_task(values[i], program.parameters[i], batch.x.shape[0])
     at = [values[i] for i in program.learnt]
@@ -236,14 +240,14 @@ def gradient(program: Model, parameters: Sequence[Tensor], batch: Batch) -> tupl
     """Task losses [T] and their gradients [T, *shape] with respect to ``program.learnt``."""
     tracked = torch.is_grad_enabled()
     with _recording():
-        loss, gradients, _ = _loss_and_gradients(program, parameters, _plain(batch), create_graph=tracked)
+        loss, gradients, _ = _loss_and_gradients(program, parameters, batch, create_graph=tracked)
     return (loss, gradients) if tracked else (loss.detach(), tuple(g.detach() for g in gradients))
 
 
 def hvp(program: Model, parameters: Sequence[Tensor], batch: Batch, vectors: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """H_t v_t [T, *shape] over ``program.learnt``, as the gradient of g_t . v_t; not differentiable."""
     with _recording():
-        _, gradients, at = _loss_and_gradients(program, parameters, _plain(batch), create_graph=True)
+        _, gradients, at = _loss_and_gradients(program, parameters, batch, create_graph=True)
         dot = sum((g * v.detach()).sum() for g, v in zip(gradients, vectors, strict=True))
         return tuple(h.detach() for h in _gradients(torch.as_tensor(dot), at, create_graph=False))
 

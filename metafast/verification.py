@@ -158,7 +158,8 @@ def _leaves(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _by_engine(learner: MAML, support: Batch, query: Batch, steps: int, stepwise: bool) -> Tensor:
-    return learner(_tuple(support), _tuple(query), steps=steps, stepwise=stepwise).loss
+    loss: Tensor = learner(_tuple(support), _tuple(query), steps=steps, stepwise=stepwise).loss
+    return loss
 
 
 def _tuple(batch: Batch) -> tuple[Tensor, ...]:
