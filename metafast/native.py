@@ -26,26 +26,41 @@ MEMORY = {"auto": 0, "keep": 1, "recompute": 2}
 #: A workspace larger than this is given back after the call instead of being kept for the next one.
 KEEP_WORKSPACE_BYTES = 1 << 30
 
-_handles: dict[int, tuple[weakref.ref[Program], Any]] = {}
 _thread = threading.local()
+_handles: dict[int, Handle] = {}
 
 
-def handle(program: Program) -> Any:
-    """The native Program of ``program``, made at first use. Keyed by identity: hashing a Program takes longer than a
-    small meta-step."""
+class Handle:
+    """A native Program, and what a call needs to know of ``program`` without computing it anew."""
+
+    __slots__ = ("adapted", "learnt", "learnt_like", "native", "ndims", "output", "program", "shapes")
+
+    def __init__(self, program: Program, native: Any) -> None:
+        self.program = weakref.ref(program, lambda _, key=id(program): _handles.pop(key, None))
+        self.native = native
+        self.shapes = [p.shape for p in program.parameters]
+        self.ndims = [len(shape) for shape in self.shapes]
+        self.adapted, self.learnt = program.adapted, program.learnt
+        self.output = program.values[program.output]
+        # Shapes to cut a flat gradient into; they hold no memory.
+        self.learnt_like = [torch.empty(self.shapes[i], device="meta") for i in self.learnt]
+
+
+def handle(program: Program) -> Handle:
+    """Made at first use and kept as long as ``program``. Keyed by identity: hashing a Program takes longer than a small
+    meta-step."""
     found = _handles.get(id(program))
-    if found is not None and found[0]() is program:
-        return found[1]
+    if found is not None and found.program() is program:
+        return found
     loss = program.loss
-    made = _native.Program(
+    native = _native.Program(
         [list(shape) for shape in program.values],
         [(list(p.shape) or [1], p.role) for p in program.parameters],
         [(s.op, list(s.inputs), s.output, list(s.parameters), dict(s.attributes)) for s in program.steps],
         loss.kind if loss is not None else "",
         dict(loss.attributes) if loss is not None else {},
     )
-    key = id(program)
-    _handles[key] = (weakref.ref(program, lambda _: _handles.pop(key, None)), made)
+    made = _handles[id(program)] = Handle(program, native)
     return made
 
 
@@ -79,7 +94,7 @@ class Cotangents:
 
 @dataclass(slots=True)
 class Gradients:
-    parameters: list[Tensor]  # in the order of Program.learnt; [T, *shape] where the parameter was per task
+    parameters: Sequence[Tensor]  # in the order of Program.learnt; [T, *shape] where the parameter was per task
     table: Tensor | None = None
     elementwise: list[Tensor] = field(default_factory=list)
     support: DataGradients = DataGradients()
@@ -151,7 +166,7 @@ def run(
 ) -> Result:
     """Unroll, query and, if ``sweep`` is given, the reverse sweep; or with ``vectors`` Hessian-vector products on the
     support set. Arguments are those of :func:`metafast.ops.unroll`."""
-    native = handle(program)
+    known = handle(program)
     first = support if support is not None else query
     assert first is not None
     x = first.x
@@ -162,7 +177,7 @@ def run(
         if not tensor.is_contiguous():
             tensor = tensor.contiguous()
             keep_alive.append(tensor)
-        return tensor.data_ptr(), tensor.numel() // tasks if tensor.ndim > shared_ndim else 0
+        return tensor.data_ptr(), tensor.numel() // tasks if tensor.dim() > shared_ndim else 0
 
     result = Result()
     support_gradients = query_gradients = DataGradients()
@@ -180,15 +195,14 @@ def run(
         query = _contiguous(query)
         query_gradients = _zeros(query, wanted.query)
         query_set = _set(query, query_gradients, False)
-        result.logits = x.new_empty((tasks, query.x.shape[1], *program.values[program.output]))
+        result.logits = x.new_empty((tasks, query.x.shape[1], *known.output))
         if query.y is not None:
             result.task_loss = x.new_empty((tasks,))
             result.loss = x.new_empty(())
 
-    infos = program.parameters
-    located_parameters = [located(t, len(p.shape)) for t, p in zip(parameters, infos, strict=True)]
+    located_parameters = [located(t, n) for t, n in zip(parameters, known.ndims, strict=True)]
     if want_adapted:
-        result.adapted = [x.new_empty((tasks, *infos[i].shape)) for i in program.adapted]
+        result.adapted = [x.new_empty((tasks, *known.shapes[i])) for i in known.adapted]
 
     table_address = 0
     elementwise: list[tuple[int, int]] = []
@@ -196,26 +210,30 @@ def run(
     if rates is not None and steps:
         table_address = located(rates.table, 2)[0]
         if rates.elementwise:
-            elementwise = [(0, 0)] * len(program.adapted)
+            elementwise = [(0, 0)] * len(known.adapted)
             for a, rate in rates.elementwise:
-                per_step = rate.ndim > len(infos[program.adapted[a]].shape)
+                per_step = rate.ndim > known.ndims[known.adapted[a]]
                 elementwise[a] = (located(rate, 0)[0], rate.numel() // steps if per_step else 0)
 
     gradients: list[tuple[int, bool]] = []
     table_gradient = None
     if sweep is not None or vectors is not None:
-        made = []
-        for i in program.learnt:
-            per_task = gradients_per_task or located_parameters[i][1] != 0
-            shape = infos[i].shape
-            made.append(x.new_empty((tasks, *shape) if per_task else shape))
-            gradients.append((made[-1].data_ptr(), per_task))
+        per_task = [gradients_per_task or located_parameters[i][1] != 0 for i in known.learnt]
+        if not any(per_task):  # the common case, with one allocation
+            flat = x.new_empty(sum([like.numel() for like in known.learnt_like]))
+            made = torch._C._nn.unflatten_dense_tensors(flat, known.learnt_like)
+        else:
+            made = [
+                x.new_empty((tasks, *known.shapes[i]) if own else known.shapes[i])
+                for i, own in zip(known.learnt, per_task, strict=True)
+            ]
+        gradients = [(t.data_ptr(), own) for t, own in zip(made, per_task, strict=True)]
         result.gradients = Gradients(made, support=support_gradients, query=query_gradients)
         if rates is not None and steps:
             if wanted.table:
                 result.gradients.table = table_gradient = x.new_empty(rates.table.shape)
             if wanted.elementwise and rates.elementwise:
-                elementwise_addresses = [0] * len(program.adapted)
+                elementwise_addresses = [0] * len(known.adapted)
                 for a, rate in rates.elementwise:
                     made_rate = x.new_empty(rate.shape)
                     result.gradients.elementwise.append(made_rate)
@@ -227,7 +245,7 @@ def run(
 
     workspace = getattr(_thread, "workspace", None)
     arguments = (
-        native,
+        known.native,
         dtype == torch.float64,
         tasks,
         steps,

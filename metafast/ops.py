@@ -56,7 +56,7 @@ def _apply(function: type[Function], *inputs: Any) -> Any:
 
 
 def _requires(*tensors: Tensor | None) -> tuple[bool, ...]:
-    return tuple(t is not None and t.requires_grad for t in tensors)
+    return tuple([t is not None and t.requires_grad for t in tensors])
 
 
 @dataclass(slots=True)
@@ -74,6 +74,7 @@ class _Call:
     memory: str
     stepwise: bool
     want_adapted: bool
+    needs: Sequence[bool] = ()
     eager: Gradients | None = None  # from forward to setup_context
 
     def run(self, tensors: Sequence[Any], sweep: Wanted | None, cotangents: Cotangents | None) -> native.Result:
@@ -112,7 +113,7 @@ class _Call:
     def as_inputs(self, gradients: Gradients) -> list[Tensor | None]:
         """Gradients in the order of the node's tensors."""
         parameters: list[Tensor | None] = [None] * self.parameters
-        for i, gradient in zip(self.program.learnt, gradients.parameters, strict=True):
+        for i, gradient in zip(native.handle(self.program).learnt, gradients.parameters, strict=True):
             parameters[i] = gradient
         rates = gradients.elementwise or [None] * len(self.elementwise)
         return [*parameters, gradients.table, *rates, *gradients.support, *gradients.query]
@@ -125,7 +126,7 @@ class _Unroll(Function):
         if x is None or y is None or call.want_adapted:
             result = call.run(tensors, None, None)
         else:
-            result = call.run(tensors, call.wanted(_requires(*tensors)), Cotangents(loss=1.0 / x.shape[0]))
+            result = call.run(tensors, call.wanted(call.needs), Cotangents(loss=1.0 / x.shape[0]))
             call.eager = result.gradients
         return (result.loss, result.task_loss, result.logits, result.support_loss, *(result.adapted or ()))
 
@@ -216,7 +217,8 @@ def unroll(
     )
     nothing = (None, None, None)
     tensors = (*parameters, table, *[t for _, t in elementwise], *(support or nothing), *(query or nothing))
-    if torch.is_grad_enabled() and any(_requires(*tensors)):
+    if torch.is_grad_enabled() and any(needs := _requires(*tensors)):
+        call.needs = needs
         loss, task_loss, logits, support_loss, *adapted = _apply(_Unroll, call, *tensors)
     else:
         result = call.run(tensors, None, None)
