@@ -12,6 +12,7 @@ is written once on parameters with a leading task axis; only the forward pass kn
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,14 +28,18 @@ from metafast import losses
 from metafast.batch import Batch, Rates, Unrolled
 from metafast.program import Loss, Parameter, Shape
 
+#: functional_call puts tensors into the module and takes them out again, so one thread at a time may run a module.
+#: Reentrant, because a module may hold a learner of its own.
+_SWAPPING = threading.RLock()
+
 #: Operations whose batched forward pass, differentiated twice, is tested against one task at a time. Not here on
 #: purpose: normalisation, randomness, anything that reads a value back to Python, and convolution (per-task weights
 #: turn into a grouped convolution, which is slower than one task after another).
 BATCHABLE = frozenset(
     f"aten::{name}"
     for name in """
-    abs add addmm bmm cat clone cos detach div elu exp expand gelu leaky_relu leaky_relu_ log matmul mean mm mul neg
-    permute pow relu relu_ reshape select sigmoid silu silu_ sin slice softplus split sqrt squeeze sub sum t tanh
+    abs add addmm bmm cat clone cos detach div elu exp expand gelu leaky_relu leaky_relu_ log mean mm mul neg
+    permute pow relu relu_ select sigmoid silu silu_ sin slice softplus split sqrt squeeze sub sum t tanh
     transpose unsqueeze view _unsafe_view _softmax _log_softmax
     """.split()
 )
@@ -101,7 +106,8 @@ def describe(
     cuda = [x.device.index or 0] if x.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=cuda), _Operations() as operations:
         try:
-            output = functional_call(module, {**tensors, **buffers}, (x,))
+            with _SWAPPING:
+                output = functional_call(module, {**tensors, **buffers}, (x,))
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
             kind = ValueError if x.is_floating_point() else TypeError
             raise kind(f"{given}; {expected}, but: {error}") from error
@@ -120,7 +126,8 @@ def _outputs(model: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
 
     def one(values: Sequence[Tensor], x: Tensor) -> Tensor:
         named = {n: v.clone() if n in model.buffers else v for n, v in zip(names, values, strict=True)}
-        output: Tensor = functional_call(model.module, named, (x,))  # a norm that trains writes into the clones
+        with _SWAPPING:
+            output: Tensor = functional_call(model.module, named, (x,))  # a norm that trains writes into the clones
         return output
 
     if model.batched:
