@@ -111,14 +111,15 @@ class Planner:
     def plan(self, name: str, x: Tensor, stepwise: bool = False) -> Plan:
         """The plan for ``x`` [T, N, *example], or [T, K, N, *example]; ``name`` is what errors call it."""
         key = (x.shape[3 if stepwise else 2 :], x.dtype, x.device)
-        for place, plan in enumerate(self.plans):
-            if plan.key == key and plan.snapshot.holds():
-                if place:  # the next call is likely to want the same
-                    self.plans = [plan, *(p for p in self.plans if p is not plan)]
-                return plan
-        made = self._make(name, x[0, 0] if stepwise else x[0], key)
-        self.plans = [made, *self.plans[: KEPT - 1]]
-        return made
+        with reference.SWAPPING:
+            for place, plan in enumerate(self.plans):
+                if plan.key == key and plan.snapshot.holds():
+                    if place:  # the next call is likely to want the same
+                        self.plans = [plan, *(p for p in self.plans if p is not plan)]
+                    return plan
+            made = self._make(name, x[0, 0] if stepwise else x[0], key)
+            self.plans = [made, *self.plans[: KEPT - 1]]
+            return made
 
     def _make(self, name: str, x: Tensor, key: Hashable) -> Plan:
         named = dict(self.model.named_parameters())

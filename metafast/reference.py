@@ -28,9 +28,9 @@ from metafast import losses
 from metafast.batch import Batch, Rates, Unrolled
 from metafast.program import Loss, Parameter, Shape
 
-#: functional_call puts tensors into the module and takes them out again, so one thread at a time may run a module.
-#: Reentrant, because a module may hold a learner of its own.
-_SWAPPING = threading.RLock()
+#: functional_call puts tensors into the module and takes them out again, so one thread at a time may run a module,
+#: and none may read its parameters meanwhile. Reentrant, because a module may hold a learner of its own.
+SWAPPING = threading.RLock()
 
 #: Operations whose batched forward pass, differentiated twice, is tested against one task at a time. Not here on
 #: purpose: normalisation, randomness, anything that reads a value back to Python, and convolution (per-task weights
@@ -106,7 +106,7 @@ def describe(
     cuda = [x.device.index or 0] if x.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=cuda), _Operations() as operations:
         try:
-            with _SWAPPING:
+            with SWAPPING:
                 output = functional_call(module, {**tensors, **buffers}, (x,))
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
             kind = ValueError if x.is_floating_point() else TypeError
@@ -126,7 +126,7 @@ def _outputs(model: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
 
     def one(values: Sequence[Tensor], x: Tensor) -> Tensor:
         named = {n: v.clone() if n in model.buffers else v for n, v in zip(names, values, strict=True)}
-        with _SWAPPING:
+        with SWAPPING:
             output: Tensor = functional_call(model.module, named, (x,))  # a norm that trains writes into the clones
         return output
 

@@ -384,7 +384,7 @@ def plain_gradient(case: Case) -> Tensors:
     return part(pull_back({"loss": loss}, problem.leaves, {"loss": torch.ones_like(loss)}), "model.", "xq", "yq", "wq")
 
 
-@law(backends=BOTH)
+@law(lambda row: not row.stepwise, backends=BOTH)
 def no_steps_give_the_plain_gradient(case: Case) -> None:
     problem = case.problem()
     out = learner(case, problem)(problem.support, problem.query, steps=0, lr=0.1)

@@ -194,7 +194,6 @@ LINEAR = [
         for i, h, o, n, q in [(1, 40, 1, 10, 10), (31, 33, 3, 5, 1), (33, 31, 1, 1, 7), (8, 16, 8, 8, 16), (3, 65, 17, 31, 33)]
     ),
     Row("linear/sequence", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (5, 3)),
-    Row("linear/sequence-2d", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (2, 3, 3)),
     Row("linear/identity", lambda: seq(nn.Identity(), L(3, 4), nn.Identity(), nn.Tanh(), L(4, 2), nn.Identity())),
     Row("linear/only", lambda: L(3, 2), steps=3),
     Row("linear/flatten-image", lambda: seq(nn.Flatten(), L(12, 4), nn.SiLU(), L(4, 2)), (1, 3, 4)),
@@ -250,11 +249,10 @@ NORMS = [
     norm("2d-plain-eval", lambda: nn.BatchNorm2d(3, affine=False), (2, 3, 3), training=False),
     norm("2d-eps", lambda: nn.BatchNorm2d(3, eps=0.2), (2, 3, 3)),
     norm("2d-first-order", lambda: nn.BatchNorm2d(3), (2, 3, 3), first_order=True),
-    norm("2d-adapted-affine-only", lambda: nn.BatchNorm2d(3), (2, 3, 3), adapt_params=["1.weight", "1.bias"]),
+    norm("2d-adapted-affine-only", lambda: nn.BatchNorm2d(3), (2, 3, 3), adapt_params=("1.weight", "1.bias")),
     norm("2d-affine-not-adapted", lambda: nn.BatchNorm2d(3), (2, 3, 3), adapt_params=lambda name: not name.startswith("1.")),
     norm("2d-affine-frozen", lambda: frozen(nn.BatchNorm2d(3), "weight", "bias"), (2, 3, 3)),
     norm("2d-weighted", lambda: nn.BatchNorm2d(3), (2, 3, 3), weighted=True),
-    Row("norm/1d-sequence", lambda: seq(L(4, 4), nn.BatchNorm1d(3), nn.Tanh(), L(4, 2)), (3, 4)),
     Row("norm/1d-input", lambda: seq(nn.BatchNorm1d(3), L(3, 4), nn.Tanh(), L(4, 2)), shots=4, queries=3),
     Row("norm/2d-input", lambda: seq(nn.BatchNorm2d(2), C(2, 3, 2), nn.Tanh(), nn.Flatten(), L(12, 2)), (2, 3, 3)),
     Row("norm/2d-last", lambda: seq(C(2, 3, 2), nn.BatchNorm2d(3)), (2, 3, 3)),
@@ -394,7 +392,7 @@ OPTIONS = [
     Row("option/first-order-steps-0", **CLASSIFIER, steps=0, first_order=True),
     Row("option/first-order-weighted", **CLASSIFIER, first_order=True, weighted=True, steps=3),
     Row("option/head-only", **CLASSIFIER, adapt_params="4.*"),
-    Row("option/head-only-conv", **SMALL_CONV, adapt_params=["5.weight", "5.bias"], steps=3),
+    Row("option/head-only-conv", **SMALL_CONV, adapt_params=("5.weight", "5.bias"), steps=3),
     Row("option/head-only-per-element", **CLASSIFIER, adapt_params="4.*", lr_form="per_element"),
     Row("option/head-only-first-order", **SMALL_CONV, adapt_params="5.*", first_order=True),
     Row("option/body-only", **CLASSIFIER, adapt_params=lambda name: not name.startswith("4.")),
@@ -444,6 +442,8 @@ FALLBACK = [
         native=False,
     ),
     Row("torch/batch-norm-3d", lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh()), (1, 3, 3, 3), native=False),
+    Row("torch/linear-rank4", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (2, 3, 3), native=False),
+    Row("torch/batch-norm-1d-sequence", lambda: seq(L(4, 4), nn.BatchNorm1d(3), nn.Tanh()), (3, 4), native=False),
     Row("torch/conv1d", lambda: seq(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), L(9, 2)), (2, 5), native=False),
     Row("torch/grouped-conv", lambda: seq(C(2, 4, 3, groups=2), nn.Tanh(), nn.Flatten()), (2, 4, 4), native=False),
     Row("torch/by-hand", Sign, lr=0.01, native=False),
@@ -495,7 +495,9 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
         for parameter in model.parameters():
             parameter += 0.1 * normal(*parameter.shape)
         for name, buffer in model.named_buffers():
-            if buffer.is_floating_point():
+            if not buffer.is_floating_point():
+                buffer += 1  # batches tracked
+            else:
                 buffer += 0.3 * normal(*buffer.shape).abs() if name.endswith("var") else 0.3 * normal(*buffer.shape)
         output = model.to("cpu").eval()(torch.zeros(2, *row.example)).shape[1:]
     model = model.train(row.training).to(device, dtype)
