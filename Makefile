@@ -12,6 +12,8 @@ TORCH  ?= torch==2.13.0
 TESTS  ?= tests
 SANITIZE_TESTS ?= tests
 TSAN_TESTS     ?= tests/test_concurrency.py
+# One process per core; PARALLEL= for one test after another, as a debugger wants it.
+PARALLEL       ?= -n auto
 
 # Where there is no GPU the CPU-only build is the quick one; METAFAST_CUDA=1 compiles both.
 export METAFAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),1,0)
@@ -27,7 +29,7 @@ demo: $(VENV)/installed
 	$(BIN)/metafast train sinusoid
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest $(PYTEST_FLAGS) $(TESTS)
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_FLAGS) $(TESTS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -51,7 +53,7 @@ stub: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/pip install -q --no-build-isolation -e '.[bench]'
-	$(BIN)/metafast bench
+	$(BIN)/python -m benchmarks
 
 cuda: $(VENV)/installed-dev
 	METAFAST_CUDA=1 FORCE_CUDA=1 $(BIN)/python setup.py -q build --build-base build/cuda --build-lib build/cuda/lib
@@ -88,7 +90,7 @@ sanitize: $(VENV)/installed-dev
 	METAFAST_SANITIZE=address,undefined $(call build_sanitized,address)
 	PYTHONPATH=build/address/lib LD_PRELOAD="$(call runtime,libasan.so) $(call runtime,libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-		$(BIN)/python -P -m pytest $(PYTEST_FLAGS) $(SANITIZE_TESTS)
+		$(BIN)/python -P -m pytest $(PARALLEL) $(PYTEST_FLAGS) $(SANITIZE_TESTS)
 
 # Without address randomisation, which this runtime does not survive on recent kernels.
 tsan: $(VENV)/installed-dev
