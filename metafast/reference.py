@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -52,7 +52,6 @@ class Model:
     module: nn.Module
     loss: Loss | Callable[[Tensor, Tensor], Tensor] | None
     parameters: tuple[Parameter, ...]  # all named_parameters(), then all named_buffers() as constants
-    example: Shape  # shape of one example
     out: Shape  # shape of one example's output
     batched: bool  # whether the tasks may run all at once
 
@@ -114,9 +113,19 @@ def describe(
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != x.shape[0]:
         got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"{given}; {expected}, returning one tensor [N, *output]: it returned {got}")
-    return Model(
-        module, loss, parameters, tuple(x.shape[1:]), tuple(output.shape[1:]), batched=operations.names <= BATCHABLE
-    )
+    model = Model(module, loss, parameters, tuple(output.shape[1:]), batched=operations.names <= BATCHABLE)
+    return replace(model, batched=model.batched and _vmaps(model, list(tensors.values()), x, output))
+
+
+def _vmaps(model: Model, tensors: Sequence[Tensor], x: Tensor, output: Tensor) -> bool:
+    """Whether two tasks at once give what one gives. Code that hides its operations from torch ends here."""
+    twice = [t if p.role == "constant" else torch.stack([t, t]) for t, p in zip(tensors, model.parameters, strict=True)]
+    with torch.no_grad():
+        try:
+            both = _outputs(model, twice, torch.stack([x, x]))
+        except (RuntimeError, ValueError, TypeError, NotImplementedError):
+            return False
+    return torch.allclose(both, output.expand_as(both), rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def _outputs(model: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -217,7 +226,8 @@ def unroll(
                 rate = _rate(rates, k, a, len(program.parameters[i].shape))
                 values[i] = thetas[a] - (rate if tracked else rate.detach()) * gradient
     if not tracked:
-        values = [v.detach() for v in values]
+        for i in program.adapted:
+            values[i] = values[i].detach()
     support_loss = torch.stack(history, 1) if history else support.x.new_zeros((tasks, 0), dtype=rates.table.dtype)
     adapted = None
     if want_adapted:

@@ -225,6 +225,7 @@ UNBATCHED: dict[str, Callable[[], nn.Module]] = {
     "rms norm": lambda: nn.Sequential(nn.Linear(4, 5), nn.RMSNorm(5), nn.Linear(5, 3)),
     "dropout": lambda: nn.Sequential(nn.Linear(4, 5), nn.Dropout(0.5), nn.Linear(5, 3)),
     "branch": Branch,
+    "code that torch cannot see": lambda: Between(lambda h: h + torch.from_numpy(h.detach().numpy())),
     "noise": lambda: Between(lambda h: h + torch.randn(6)),
 }
 
