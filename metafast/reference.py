@@ -71,6 +71,10 @@ class Model:
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes the name of every operation that runs."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch's guard would import the whole compiler, which takes seconds
+
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
