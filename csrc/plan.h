@@ -88,7 +88,7 @@ struct Step {
 struct LossPlan {
   LossKind kind;
   double attribute[2];
-  int64_t saved;  // offset in the tape: loss of each example
+  int64_t saved, kept;  // offsets in the tape: loss of each example; what the loss keeps of each
 };
 
 // A Program for batches of `examples`.

@@ -333,6 +333,7 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
     if (v.has_cotangent) v.cotangent_dot = take(b.tangent_size_total, n * v.cold);
   }
   b.loss.saved = take(b.tape_size, examples);
+  b.loss.kept = take(b.tape_size, examples * b.value_list[size_t(output_)].cold);
 
   std::vector<bool> parameter_written(parameters_.size(), false), value_written(values_.size(), false);
   b.step_list = steps_;

@@ -77,13 +77,14 @@ static void transpose(const T* in, int64_t ld_in, int64_t rows, int64_t columns,
   for (int64_t i0 = 0; i0 < ld_out; i0 += S)
     for (int64_t j0 = 0; j0 < columns; j0 += S) {
       typename B::Row block[S];
-      if (i0 + S <= rows) {
+      const int64_t width = ld_in - j0 < S ? ld_in - j0 : S;  // short only at the end of a row without pads
+      if (i0 + S <= rows && width == S) {
 #pragma GCC unroll 8
         for (int64_t i = 0; i < S; ++i) memcpy(&block[i], in + (i0 + i) * ld_in + j0, sizeof block[i]);
       } else {
         for (int64_t i = 0; i < S; ++i) {
           block[i] = typename B::Row{};
-          if (i0 + i < rows) memcpy(&block[i], in + (i0 + i) * ld_in + j0, sizeof block[i]);
+          if (i0 + i < rows) memcpy(&block[i], in + (i0 + i) * ld_in + j0, size_t(width) * sizeof(T));
         }
       }
       B::transpose(block);

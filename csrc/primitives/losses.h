@@ -16,6 +16,7 @@ namespace METAFAST_ISA {
 template <class T>
 struct Outputs {
   const T *value, *dot;
+  T* kept;  // room for one number per output, from forward to the later passes; used where there is one position
   int32_t channels, ld;
   int64_t count;
   int64_t at(int64_t c) const { return c / channels * ld + c % channels; }
@@ -32,49 +33,73 @@ struct Target {
   T operator[](int64_t c) const { return real[c / channels * ld + c % channels]; }
 };
 
+// l = log sum_c exp z_c - sum_c q_c z_c with the wanted distribution q; exp(z - max) / sum is computed once, in forward,
+// and kept: p' = p (z' - sum_c p_c z'_c).
 template <class T>
 struct CrossEntropy {
   T smoothing;
   explicit CrossEntropy(const LossPlan& plan) : smoothing(T(plan.attribute[0])) {}
 
-  // The distribution that the outputs are compared with.
   T wanted_probability(const Target<T>& y, int64_t c, int64_t n) const {
     const T q = y.label >= 0 ? (c == y.label ? T(1) : T(0)) : y[c];
     return (T(1) - smoothing) * q + smoothing / T(n);
   }
-  template <class S>
-  static S log_sum_exp(const Outputs<T>& z) {
-    T highest = z.value[z.at(0)];
-    for (int64_t c = 1; c < z.count; ++c) {
-      const T v = z.value[z.at(c)];
-      highest = v > highest ? v : highest;
-    }
-    S sum(0), zc;
-    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), sum += exp(zc - S(highest));
-    return log(sum) + S(highest);
+  T wanted_total(const Target<T>& y, int64_t n) const {
+    if (y.label >= 0) return T(1);
+    T total = T(0);
+    for (int64_t c = 0; c < n; ++c) total += wanted_probability(y, c, n);
+    return total;
   }
+
+  // Fills the kept probabilities and returns log sum exp.
+  T normalise(const Outputs<T>& z) const {
+    T highest = z.value[0];
+    for (int64_t c = 1; c < z.count; ++c) highest = z.value[c] > highest ? z.value[c] : highest;
+    T* __restrict p = z.kept;
+    const T* __restrict in = z.value;
+    for (int64_t c = 0; c < z.ld; ++c) p[c] = exp(in[c] - highest);  // whole vectors; nobody reads the pads
+    T sum = T(0);
+    for (int64_t c = 0; c < z.count; ++c) sum += p[c];
+    for (int64_t c = 0; c < z.ld; ++c) p[c] /= sum;
+    return log(sum) + highest;
+  }
+  void log_sum_exp(const Outputs<T>& z, T& out) const { out = normalise(z); }
+  void log_sum_exp(const Outputs<T>& z, Dual<T>& out) const { out = Dual<T>(normalise(z), mean_dot(z)); }
+  T mean_dot(const Outputs<T>& z) const {
+    T sum = T(0);
+    if (z.dot)
+      for (int64_t c = 0; c < z.count; ++c) sum += z.kept[c] * z.dot[c];
+    return sum;
+  }
+
   template <class S>
   S value(const Outputs<T>& z, const Target<T>& y) const {
-    const S all = log_sum_exp<S>(z);
-    S loss(0), zc;
+    S all, zc;
+    log_sum_exp(z, all);
+    if (y.label >= 0 && smoothing == T(0)) return z.get(y.label, zc), all - zc;
+    S loss(0);
     for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), loss += S(wanted_probability(y, c, z.count)) * (all - zc);
     return loss;
   }
   template <class S, class Put>
   void gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
-    const S all = log_sum_exp<S>(z);
-    T total = T(0);
-    for (int64_t c = 0; c < z.count; ++c) total += wanted_probability(y, c, z.count);
+    const T total = wanted_total(y, z.count), mean = mean_dot(z);
     S zc;
-    for (int64_t c = 0; c < z.count; ++c)
-      z.get(c, zc), put(c, exp(zc - all) * S(total) - S(wanted_probability(y, c, z.count)));
+    for (int64_t c = 0; c < z.count; ++c) {
+      z.get(c, zc);
+      put(c, probability(z.kept[c], zc, mean) * S(total) - S(wanted_probability(y, c, z.count)));
+    }
   }
   template <class S, class Put>
   void target_gradient(const Outputs<T>& z, const Target<T>&, Put put) const {
-    const S all = log_sum_exp<S>(z);
-    S zc;
+    S all, zc;
+    log_sum_exp(z, all);
     for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, S(T(1) - smoothing) * (all - zc));
   }
+
+ private:
+  static T probability(T p, T, T) { return p; }
+  static Dual<T> probability(T p, Dual<T> z, T mean) { return {p, p * (z.d - mean)}; }
 };
 
 // Losses that are the mean over outputs of a function of (z_c, y_c): Element supplies value, slope and target_slope.
@@ -223,7 +248,7 @@ struct LossPasses {
   Outputs<T> outputs(int64_t i) const {
     const T* dot = f.tangent_tape ? f.activation_dot(f.plan->output) : nullptr;
     const int64_t at = i * z.rows * z.ld;
-    return {f.activation(f.plan->output) + at, dot ? dot + at : nullptr, z.channels, z.ld, z.rows * z.channels};
+    return {f.activation(f.plan->output) + at, dot ? dot + at : nullptr, f.tape + f.plan->loss.kept + i * z.cold, z.channels, z.ld, z.rows * z.channels};
   }
   Target<T> target(int64_t i) const {
     if (targets.labels) return {targets.labels[i], nullptr, z.channels, z.cold};
