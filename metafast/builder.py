@@ -139,7 +139,8 @@ class Builder:
             if isinstance(argument, (Place, Tensor)):
                 self.index(argument)
         try:
-            return tuple(function(*map(_on_meta, (input, *arguments))).shape[1:])
+            with torch.no_grad():
+                return tuple(function(*map(_blank, (input, *arguments))).shape[1:])
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             self.refuse(f"fails in torch: {_first_line(error)}")
 
@@ -195,9 +196,10 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _on_meta(argument: Any) -> Any:
+def _blank(argument: Any) -> Any:
+    """A tensor's shape for torch to run on. Not on the meta device, whose first use imports torch's whole compiler."""
     if isinstance(argument, Place):
-        return argument.meta()
+        return torch.zeros(()).expand(2, *argument.shape)
     if isinstance(argument, Tensor):
-        return torch.empty(argument.shape, device="meta")
+        return torch.zeros(()).expand(argument.shape)
     return argument
