@@ -1,0 +1,136 @@
+"""JAX: jit of the gradient of vmap over tasks, the inner steps unrolled, or scanned where they are many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import torch
+from jax import lax
+from torch import nn
+
+from benchmarks.rivals import Forms, Step, Unable
+from benchmarks.workloads import Problem
+
+jax.config.update("jax_enable_x64", True)  # arrays keep the dtype they come with
+
+#: Above this many inner steps an unrolled program takes minutes to compile.
+UNROLLED = 10
+
+Params = list[dict[str, jax.Array]]
+
+
+def layer(module: nn.Module) -> Callable[[dict[str, jax.Array], jax.Array], jax.Array]:
+    """The torch layer as a function of its parameters and input; images have channels last, as XLA's CPU likes them."""
+    if isinstance(module, nn.Linear):
+        return lambda p, x: x @ p["weight"].T + p["bias"]
+    if isinstance(module, nn.Conv2d):
+        return lambda p, x: (
+            lax.conv_general_dilated(x, p["weight"], (1, 1), "SAME", dimension_numbers=("NHWC", "OIHW", "NHWC"))
+            + p["bias"]
+        )
+    if isinstance(module, nn.BatchNorm2d):
+        return lambda p, x: batch_norm(p, x, module.eps)
+    if isinstance(module, nn.MaxPool2d):
+        return lambda p, x: max_pool(x)
+    if isinstance(module, nn.Flatten):
+        return lambda p, x: x.transpose(0, 3, 1, 2).reshape(len(x), -1)
+    if isinstance(module, nn.ReLU):
+        return lambda p, x: jnp.where(x > 0, x, 0)
+    if isinstance(module, nn.Tanh):
+        return lambda p, x: jnp.tanh(x)
+    raise Unable(f"no JAX form of {type(module).__name__} here")
+
+
+def batch_norm(p: dict[str, jax.Array], x: jax.Array, eps: float) -> jax.Array:
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    return (x - mean) * (p["weight"] * lax.rsqrt(variance + eps)) + p["bias"]
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """2x2, by reshaping: XLA's windowed reduction is slow to differentiate."""
+    n, h, w, c = x.shape
+    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
+
+
+def losses(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    if name == "mse":
+        return lambda output, y: ((output - y) ** 2).mean()
+    return lambda output, y: -jnp.take_along_axis(jax.nn.log_softmax(output), y[:, None], axis=1).mean()
+
+
+def evaluate(problem: Problem) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
+    layers = [layer(module) for module in problem.model.children()]
+    loss = losses(problem.workload.loss)
+
+    def value(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
+        for function, p in zip(layers, params, strict=True):
+            x = function(p, x)
+        return loss(x, y)
+
+    return value
+
+
+def tree(problem: Problem, values: dict[str, torch.Tensor]) -> Params:
+    """Tensors by name -> one dict per layer."""
+    children = dict(problem.model.named_children())
+    return [
+        {name: array(values[f"{child}.{name}"]) for name, _ in module.named_parameters()}
+        for child, module in children.items()
+    ]
+
+
+def leaves(problem: Problem, params: Params) -> list[jax.Array]:
+    """Back to the order of ``problem.parameters``."""
+    position = {child: index for index, (child, _) in enumerate(problem.model.named_children())}
+    return [params[position[child]][name] for child, name in (key.split(".") for key in problem.parameters)]
+
+
+def array(tensor: torch.Tensor) -> jax.Array:
+    return jnp.asarray(tensor.detach().numpy())
+
+
+def images_last(x: torch.Tensor) -> jax.Array:
+    return array(x.movedim(2, -1).contiguous() if x.dim() == 5 else x)
+
+
+def step(function: Callable[..., Any], problem: Problem, *arguments: Any) -> Step:
+    """Compiled now; every call waits for its result."""
+    compiled = jax.jit(function).lower(*arguments).compile()
+    return lambda: leaves(problem, jax.block_until_ready(compiled(*arguments)))
+
+
+def meta_gradient(problem: Problem) -> Forms:
+    w, value = problem.workload, evaluate(problem)
+    stop = lax.stop_gradient if w.first_order else lambda gradients: gradients
+
+    def adapted_loss(params: Params, xs: Any, ys: Any, xq: Any, yq: Any) -> jax.Array:
+        def inner(params: Params, _: Any) -> tuple[Params, None]:
+            gradients = stop(jax.grad(value)(params, xs, ys))
+            return jax.tree.map(lambda p, g: p - w.lr * g, params, gradients), None
+
+        params, _ = lax.scan(inner, params, None, length=w.steps, unroll=w.steps if w.steps <= UNROLLED else 1)
+        return value(params, xq, yq)
+
+    batched = jax.vmap(adapted_loss, in_axes=(None, 0, 0, 0, 0))
+    parameters = tree(problem, dict(problem.parameters))
+    data = [
+        images_last(problem.support.x),
+        array(problem.support.y),
+        images_last(problem.query.x),
+        array(problem.query.y),
+    ]
+    return {"": step(jax.grad(lambda params, *data: batched(params, *data).mean()), problem, parameters, *data)}
+
+
+def hessian_vector(problem: Problem) -> Forms:
+    value = evaluate(problem)
+
+    def product(params: Params, vectors: Params, x: jax.Array, y: jax.Array) -> Params:
+        result: Params = jax.jvp(lambda p: jax.grad(value)(p, x, y), (params,), (vectors,))[1]
+        return result
+
+    trees = tree(problem, problem.per_task), tree(problem, problem.vectors)
+    return {"": step(jax.vmap(product), problem, *trees, images_last(problem.support.x), array(problem.support.y))}

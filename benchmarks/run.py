@@ -1,0 +1,203 @@
+"""One run: every workload, every rival, checked and then timed; the result is plain JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from benchmarks import floors, limits, machine, memory, overhead
+from benchmarks.check import Judge, Wrong
+from benchmarks.rivals import OURS, RIVALS, Step, Unable, prepare
+from benchmarks.timing import FULL, QUICK, Effort, in_turns, summary
+from benchmarks.workloads import WORKLOADS, Workload
+
+#: The form of a result; a reader of old files goes by it.
+SCHEMA = 1
+#: A rival that has not answered once by then is given up.
+PATIENCE = 240
+#: Workloads on which speed-up from one to two threads is measured, and the one whose memory is.
+SCALED, REMEMBERED = ("W2", "W3", "W4", "W5"), "W5"
+#: One library of the loop's kind is timed on every workload, the others where that takes seconds.
+LIKE_THE_LOOP = "the loop stands for it here; --all times it"
+COMPILES = "compiles for minutes; --all waits for it"
+SLOW: dict[str, dict[str, str]] = {
+    "higher": dict.fromkeys(("W2", "W3", "W4", "W5", "W6-1000", "W6-10000"), LIKE_THE_LOOP),
+    "torchopt": dict.fromkeys(("W2", "W3", "W4", "W5", "W6-1000", "W6-10000"), LIKE_THE_LOOP),
+    "learn2learn": dict.fromkeys(("W6-10000",), LIKE_THE_LOOP),
+    "torch loop": {"W6-10000": "takes half a minute a step; --all times it"},
+    "torch.compile": dict.fromkeys((n for n in WORKLOADS if n not in ("W1", "W7")), COMPILES),
+    "jax": dict.fromkeys(("W3", "W4", "W3-fo"), COMPILES),
+}
+#: Formulas that are checked in float32 only: compiling once more takes minutes, and torch.func checks the same text.
+SINGLE_ONLY = ("torch.compile",)
+
+
+@dataclass(frozen=True)
+class Options:
+    workloads: Sequence[Workload] = field(default_factory=lambda: list(WORKLOADS.values()))
+    rivals: Sequence[str] = field(default_factory=lambda: [name for name in RIVALS if name != OURS])
+    effort: Effort = FULL
+    slow: bool = False  # also what takes minutes
+    extras: bool = True  # limits of the machine, overhead, memory, threads
+    patience: int = PATIENCE
+
+    @staticmethod
+    def quick(**changes: Any) -> Options:
+        return Options(effort=QUICK, **changes)
+
+
+def measure(options: Options, command: str = "", say: Callable[[str], None] = print) -> dict[str, Any]:
+    """All results. Wrong if metafast's own gradient is; a rival that is wrong is not timed, and it is said why."""
+    begin = time.time()
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begin)),
+        "command": command,
+        "machine": machine.describe(),
+    }
+    if options.extras:
+        say("the machine's limits")
+        result["limits"] = limits.measure(torch.get_num_threads())
+        result["overhead_us"] = overhead.microseconds()
+    peak = limits.peak_gflops(result["limits"]) if options.extras else None
+    result["workloads"] = []
+    for workload in options.workloads:
+        result["workloads"].append(_workload(workload, options, peak, say))
+    if options.extras and REMEMBERED in (w.name for w in options.workloads):
+        say(f"memory of {REMEMBERED}")
+        result["memory"] = {"workload": REMEMBERED, "growth_bytes": _memory(WORKLOADS[REMEMBERED])}
+    result["seconds"] = time.time() - begin
+    return result
+
+
+def _workload(workload: Workload, options: Options, peak: float | None, say: Callable[[str], None]) -> dict[str, Any]:
+    judge = Judge(workload)
+    ours, our_row = _contestant(OURS, workload, judge, options.patience)
+    steps: dict[str, Step] = {}
+    rows = [our_row]
+    for rival in options.rivals:
+        row: dict[str, Any] = {"rival": rival}
+        rows.append(row)
+        reason = None if options.slow else SLOW.get(rival, {}).get(workload.name)
+        if reason is None:
+            try:
+                steps[rival], checked = _contestant(rival, workload, judge, options.patience)
+                row.update(checked)
+            except (Unable, Wrong) as problem:
+                reason = str(problem)
+        if reason is not None:
+            row["skipped"] = reason
+    our_times, times = in_turns(ours, steps, options.effort)
+    our_row.update(summary(our_times))
+    for row in rows[1:]:
+        if row["rival"] in times:
+            row.update(summary(times[row["rival"]]))
+            row["ratio"] = row["ms"] / our_row["ms"]
+    line: dict[str, Any] = {
+        "name": workload.name,
+        "title": workload.title,
+        "kind": workload.kind,
+        "tasks": workload.tasks,
+        "steps": workload.steps,
+        "flops": floors.flops(workload),
+        "second_order_term": judge.second_order_term,
+        "results": rows,
+    }
+    if peak:
+        line["floor_ms"] = floors.floor_ms(workload, peak)
+        line["over_floor"] = our_row["ms"] / line["floor_ms"]
+    if options.extras and workload.name in SCALED and torch.get_num_threads() > 1:
+        line["scaling"] = _scaling(ours, options.effort)
+    fastest = min((row for row in rows[1:] if "ratio" in row), key=lambda row: row["ratio"], default=None)
+    rest = f", {fastest['rival']} {fastest['ratio']:.2f} times that" if fastest else ""
+    say(f"{workload.name}: metafast {our_row['ms']:.3g} ms{rest}")
+    return line
+
+
+def _contestant(rival: str, workload: Workload, judge: Judge, patience: int) -> tuple[Step, dict[str, Any]]:
+    """The rival's fastest form, checked in float32 and, by its formula, in float64. Unable or Wrong says why not."""
+    try:
+        with _patience(patience):
+            forms = prepare(rival, workload.problem())
+            errors, seconds = {}, {}
+            for name, step in forms.items():
+                errors[name] = judge.single(step())
+                begin = time.perf_counter()
+                if len(forms) > 1:
+                    step()
+                seconds[name] = time.perf_counter() - begin
+            best = min(seconds, key=lambda name: seconds[name])
+            row: dict[str, Any] = {"rival": rival, "form": best, "error32": errors[best], "error64": None}
+            if rival not in SINGLE_ONLY:
+                row["error64"] = judge.double(prepare(rival, workload.problem(torch.float64))[best]())
+    except (Unable, Wrong):
+        raise
+    except TimeoutError:
+        raise Unable(f"no answer in {patience} s") from None
+    except Exception as error:
+        if rival == OURS:
+            raise
+        raise Unable(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]}") from error
+    return forms[best], row
+
+
+@contextlib.contextmanager
+def _patience(seconds: int) -> Iterator[None]:
+    """TimeoutError in the main thread after so long, however deep in a compiler, unless that one is native code."""
+    if not hasattr(signal, "SIGALRM"):
+        yield
+        return
+
+    expired = False
+
+    def interrupt(*_: object) -> None:
+        nonlocal expired
+        expired = True
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(seconds)
+    try:
+        yield
+    except Exception as error:  # compilers wrap what they meet
+        raise TimeoutError if expired else error from None
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _scaling(ours: Step, effort: Effort) -> dict[str, float]:
+    """Milliseconds on one thread and on all, in turns, and the efficiency: one / (threads x all)."""
+    threads = torch.get_num_threads()
+
+    def with_threads(count: int) -> Step:
+        def step() -> Sequence[Any]:
+            torch.set_num_threads(count)
+            return ours()
+
+        return step
+
+    try:
+        many, one = in_turns(with_threads(threads), {"one": with_threads(1)}, effort)
+    finally:
+        torch.set_num_threads(threads)
+    one_ms, many_ms = summary(one["one"])["ms"], summary(many)["ms"]
+    return {"threads": threads, "one_ms": one_ms, "all_ms": many_ms, "efficiency": one_ms / (threads * many_ms)}
+
+
+def _memory(workload: Workload) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for rival, policy in memory.CONTESTANTS:
+        row: dict[str, Any] = {"rival": rival, "policy": policy}
+        rows.append(row)
+        try:
+            row["bytes"] = memory.growth(rival, workload, policy)
+        except Unable as reason:
+            row["skipped"] = str(reason)
+    return rows

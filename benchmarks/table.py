@@ -1,0 +1,97 @@
+"""A run's result as text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.rivals import OURS
+
+Result = dict[str, Any]
+
+
+def table(result: Result) -> str:
+    """Times of one gradient in milliseconds and, in brackets, how many times as long as metafast; then the rest."""
+    rivals = (
+        [row["rival"] for row in result["workloads"][0]["results"] if row["rival"] != OURS]
+        if result["workloads"]
+        else []
+    )
+    rivals = [
+        r
+        for r in rivals
+        if any("ms" in row for line in result["workloads"] for row in line["results"] if row["rival"] == r)
+    ]
+    rows = [["", "metafast", "floor", "/ floor", *rivals]]
+    for line in result["workloads"]:
+        by_rival = {row["rival"]: row for row in line["results"]}
+        floor = line.get("floor_ms")
+        cells = [line["name"], number(by_rival[OURS]["ms"])]
+        cells += [number(floor), f"{line['over_floor']:.1f}"] if floor else ["", ""]
+        cells += [
+            f"{number(by_rival[r]['ms'])} ({ratio(by_rival[r]['ratio'])})" if "ms" in by_rival[r] else "-"
+            for r in rivals
+        ]
+        rows.append(cells)
+    parts = ["Milliseconds for one gradient; in brackets, times metafast's.", "", *columns(rows), "", *notes(result)]
+    return "\n".join(parts)
+
+
+def notes(result: Result) -> list[str]:
+    lines = [f"{line['name']:<9} {line['title']}" for line in result["workloads"]]
+    lines += ["", "Skipped:", *skipped(result)] if skipped(result) else []
+    if scaling := [line for line in result["workloads"] if "scaling" in line]:
+        shown = ", ".join(f"{line['name']} {line['scaling']['efficiency']:.2f}" for line in scaling)
+        lines += ["", f"Efficiency of {scaling[0]['scaling']['threads']} threads: {shown}"]
+    if "memory" in result:
+        shown = ", ".join(
+            f"{row['rival']}{' ' + row['policy'] if row['policy'] else ''} "
+            + (f"{row['bytes'] / 1e6:.1f} MB" if "bytes" in row else f"- ({row['skipped']})")
+            for row in result["memory"]["growth_bytes"]
+        )
+        lines += ["", f"Peak growth of resident memory on {result['memory']['workload']}: {shown}"]
+    if "overhead_us" in result:
+        us = result["overhead_us"]
+        lines += ["", f"An empty model: {us['call']:.0f} us a call, {us['call and backward']:.0f} us with its backward"]
+    if "limits" in result:
+        names = {
+            "fma_gflops": "multiply-add GFLOP/s",
+            "matmul_gflops": "matrix product GFLOP/s",
+            "copy_gbps": "copy GB/s",
+        }
+        shown = ", ".join(f"{names[key]} {value:.0f}" for key, value in sorted(result["limits"].items(), reverse=True))
+        lines += [f"The machine's limits in this run: {shown}"]
+    m = result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in m["packages"].items())
+    lines += [f"{m['cpu']}, {m['threads']} threads, {m['instruction set']}; Python {m['python']}, {versions}"]
+    lines += [f"{result['date']}, load {m['load'][0]:.1f} at the start, {result['seconds']:.0f} s: {result['command']}"]
+    return lines
+
+
+def skipped(result: Result) -> list[str]:
+    """Each reason once per rival, with the workloads it holds for."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for line in result["workloads"]:
+        for row in line["results"]:
+            if "skipped" in row:
+                reasons.setdefault((row["rival"], row["skipped"]), []).append(line["name"])
+    everywhere = len(result["workloads"])
+    return [
+        f"  {rival}{'' if len(names) == everywhere else ' on ' + ', '.join(names)}: {reason}"
+        for (rival, reason), names in reasons.items()
+    ]
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """The first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def number(milliseconds: float) -> str:
+    """Three significant digits, never in exponential notation."""
+    digits = 3 if milliseconds < 1 else 2 if milliseconds < 10 else 1 if milliseconds < 100 else 0
+    return f"{milliseconds:.{digits}f}"
+
+
+def ratio(value: float) -> str:
+    return f"{value:.1f}" if value < 20 else f"{value:.0f}"

@@ -1,0 +1,63 @@
+"""Times of steps that take turns, so that a machine that slows down slows them all."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from benchmarks.rivals import Step
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure one workload."""
+
+    turn: float  # seconds of one turn; one call at least
+    rounds: tuple[int, int]  # fewest and most turns of every step
+    seconds: float  # stop after the fewest rounds once this is used up
+
+
+FULL = Effort(turn=0.2, rounds=(3, 15), seconds=15.0)
+QUICK = Effort(turn=0.05, rounds=(2, 3), seconds=2.0)
+
+
+def in_turns(ours: Step, others: Mapping[str, Step], effort: Effort) -> tuple[list[float], dict[str, list[float]]]:
+    """Seconds of every call: ours and each other's, A B A C A B A C ... All have run before."""
+    our_times: list[float] = []
+    times: dict[str, list[float]] = {name: [] for name in others}
+    fewest, most = effort.rounds
+    stop = time.perf_counter() + effort.seconds
+    for done in range(most):
+        if done >= fewest and time.perf_counter() > stop:
+            break
+        for name, step in others.items():
+            our_times += turn(ours, effort.turn)
+            times[name] += turn(step, effort.turn)
+        if not others:
+            our_times += turn(ours, effort.turn)
+    return our_times, times
+
+
+def turn(step: Step, seconds: float) -> list[float]:
+    """Times of calls for about so long, after a tenth of it unmeasured, in which caches and threads come back."""
+    times: list[float] = []
+    begin = time.perf_counter()
+    step()
+    first = time.perf_counter() - begin
+    if first > seconds / 2:
+        return [first]
+    while time.perf_counter() < begin + seconds / 10:
+        step()
+    while not times or time.perf_counter() < begin + seconds:
+        before = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - before)
+    return times
+
+
+def summary(times: list[float]) -> dict[str, float | int]:
+    """Median, quartiles and number of calls; milliseconds."""
+    low, _, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+    return {"ms": 1e3 * statistics.median(times), "low_ms": 1e3 * low, "high_ms": 1e3 * high, "calls": len(times)}

@@ -1,0 +1,143 @@
+"""What is measured: one dataclass, an instance per workload, and the seeded problem each one stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metafast.networks import conv4, mlp
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+LOSSES: dict[str, Loss] = {"mse": F.mse_loss, "cross_entropy": F.cross_entropy}
+
+META_GRADIENT, HESSIAN_VECTOR = "meta-gradient", "Hessian-vector product"
+
+#: Tasks beyond these repeat them, so that the float64 loop that judges every result stays quick at 10 000 tasks.
+DISTINCT_TASKS = 100
+
+
+class Set(NamedTuple):
+    """A support or query set of every task: x [T, N, *example], y [T, N] classes or [T, N, *output]."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One exact meta-gradient (or one Hessian-vector product per task) of a network on synthetic tasks."""
+
+    name: str
+    title: str
+    network: Callable[[], nn.Module]
+    example: tuple[int, ...]  # shape of one input
+    outputs: int  # numbers in one target, or classes
+    tasks: int
+    support: int  # examples per task
+    query: int
+    steps: int
+    lr: float
+    loss: str
+    first_order: bool = False
+    kind: str = META_GRADIENT
+
+    def problem(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Problem:
+        """Model and data, drawn in float32: another ``dtype`` holds the very same numbers."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = self.network()
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(examples: int) -> Set:
+            shape = (min(self.tasks, DISTINCT_TASKS), examples)
+            x = torch.randn(*shape, *self.example, generator=generator)
+            if self.loss == "mse":
+                y = torch.randn(*shape, self.outputs, generator=generator).to(dtype)
+            else:  # every class as often as every other
+                order = torch.rand(shape, generator=generator).argsort(dim=1)
+                y = order % self.outputs
+            return Set(_repeat(x.to(dtype), self.tasks), _repeat(y, self.tasks))
+
+        support, query = draw(self.support), draw(self.query)
+        per_task, vectors = {}, {}
+        if self.kind == HESSIAN_VECTOR:
+            for name, p in model.named_parameters():
+                shape = (self.tasks, *p.shape)
+                per_task[name] = (p.detach() + 0.02 * torch.randn(shape, generator=generator)).to(dtype)
+                vectors[name] = torch.randn(shape, generator=generator).to(dtype)
+        return Problem(self, model.to(dtype), support, query, per_task, vectors)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every rival computes from: the same numbers for all."""
+
+    workload: Workload
+    model: nn.Module
+    support: Set
+    query: Set
+    per_task: dict[
+        str, Tensor
+    ]  # parameter sets of their own for the tasks, name -> [T, *shape]: Hessian-vector products
+    vectors: dict[str, Tensor]  # v of H_t v_t, name -> [T, *shape]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.model.named_parameters())
+
+    @property
+    def loss(self) -> Loss:
+        return LOSSES[self.workload.loss]
+
+
+def _repeat(values: Tensor, tasks: int) -> Tensor:
+    """[D, ...] -> [tasks, ...], laid out as if every task had come by itself."""
+    return values[torch.arange(tasks) % len(values)].contiguous()
+
+
+W1 = Workload(
+    "W1", "MLP 1-40-40-1 ReLU, 1 step", lambda: mlp([1, 40, 40, 1]), (1,), 1,
+    tasks=25, support=10, query=10, steps=1, lr=0.01, loss="mse",
+)  # fmt: skip
+W1b = replace(W1, name="W1b", title="MLP 1-40-40-1 ReLU, 5 steps", steps=5)
+W2 = Workload(
+    "W2", "MLP 784-64-64-10 ReLU, 5 steps", lambda: mlp([784, 64, 64, 10]), (784,), 10,
+    tasks=16, support=50, query=50, steps=5, lr=0.05, loss="cross_entropy",
+)  # fmt: skip
+W3 = Workload(
+    "W3", "Conv-4, 64 channels, 1x28x28, 5 steps", lambda: conv4(64, 5, 1, 28), (1, 28, 28), 5,
+    tasks=8, support=5, query=75, steps=5, lr=0.4, loss="cross_entropy",
+)  # fmt: skip
+W4 = Workload(
+    "W4", "Conv-4, 32 channels, 3x84x84, 5 steps", lambda: conv4(32, 5, 3, 84), (3, 84, 84), 5,
+    tasks=4, support=5, query=75, steps=5, lr=0.01, loss="cross_entropy",
+)  # fmt: skip
+W5 = Workload(
+    "W5", "MLP 32-64-64-1 tanh, 100 steps", lambda: mlp([32, 64, 64, 1], "tanh"), (32,), 1,
+    tasks=8, support=32, query=32, steps=100, lr=0.01, loss="mse",
+)  # fmt: skip
+W6 = [
+    replace(W1, name=f"W6-{tasks}", title=f"W1 with {tasks:,} task{'s' * (tasks > 1)}".replace(",", " "), tasks=tasks)
+    for tasks in (1, 10, 100, 1_000, 10_000)
+]
+W7 = replace(W2, name="W7", title="Hessian-vector products of W2's network", kind=HESSIAN_VECTOR, steps=0)
+FIRST_ORDER = [replace(w, name=f"{w.name}-fo", title=f"{w.title}, first order", first_order=True) for w in (W1, W3)]
+
+WORKLOADS = {w.name: w for w in (W1, W1b, W2, W3, W4, W5, *W6, W7, *FIRST_ORDER)}
+
+
+def chosen(names: list[str]) -> list[Workload]:
+    """The workloads of these names, in the table's order; ``W6`` stands for all of its sizes. ValueError for others."""
+    known = {name.lower(): {name} for name in WORKLOADS}
+    known["w6"] = {w.name for w in W6}
+    if unknown := [name for name in names if name.lower() not in known]:
+        raise ValueError(
+            f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}, and W6 for all its sizes"
+        )
+    wanted = set().union(*(known[name.lower()] for name in names))
+    return [w for name, w in WORKLOADS.items() if name in wanted]
