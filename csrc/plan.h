@@ -70,7 +70,14 @@ struct ConvTables {
   int32_t padded_height, padded_width, adjoint_height, adjoint_width;
   int32_t adjoint_top, adjoint_left;  // where the first cotangent lands in its buffer; may be negative
   const int32_t *pixel, *tap, *adjoint_pixel, *adjoint_tap;
+  bool winograd;  // take cpu/winograd.h instead, which needs no tables
 };
+
+// Tiles of 2x2 outputs that cpu/winograd.h works on at a time, and the elements of scratch it needs.
+constexpr int64_t kWinogradTiles = 48;
+constexpr int64_t winograd_scratch(int64_t inputs, int64_t ld, int64_t out_ld) {
+  return 2 * (ld + out_ld) + 16 * (kWinogradTiles * (ld + out_ld) + 32 + 2 * inputs * out_ld);
+}
 
 struct Step {
   Op op;

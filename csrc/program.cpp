@@ -45,6 +45,14 @@ const OpInfo kOps[] = {
     {"add", Op::kAdd, 2, 0},
 };
 
+// Measured on AVX2 and AVX-512: Winograd's transforms pay from 16 channels and 48 tiles on, unless half a tile is waste.
+bool prefers_winograd(const Step& s, const Value& in, const Value& out, int64_t examples) {
+  for (int i = 0; i < 2; ++i)
+    if (s.kernel[i] != 3 || s.stride[i] != 1 || s.dilation[i] != 1 || s.pad[i] > 2) return false;
+  const int64_t tiles = ((out.height + 1) / 2) * int64_t((out.width + 1) / 2);
+  return in.channels >= 16 && out.channels >= 16 && examples * tiles >= 48 && 16 * tiles < 7 * out.rows;
+}
+
 bool reads_unpadded(Op op) { return op == Op::kLinear || op == Op::kConv2d; }
 
 }  // namespace
@@ -368,12 +376,15 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
         break;
       case Op::kConv2d: {
         make_conv_tables(b, s);
-        const int64_t packed = int64_t(s.kernel[0]) * s.kernel[1] * out.channels * in.cold;
+        const int64_t packed = (s.conv.winograd ? 16 : int64_t(s.kernel[0]) * s.kernel[1]) * out.channels * in.cold;
         s.saved = take(b.tape_size, packed);
         s.saved_dot = take(b.tangent_size_total, packed);
         const ConvTables& c = s.conv;
         b.scratch_size = std::max({b.scratch_size, int64_t(c.group) * c.padded_height * c.padded_width * in.ld,
                                    int64_t(c.group) * c.adjoint_height * c.adjoint_width * out.ld});
+        if (c.winograd)
+          b.scratch_size = std::max({b.scratch_size, winograd_scratch(in.channels, in.ld, out.ld),
+                                     winograd_scratch(out.channels, out.ld, in.cold)});
         break;
       }
       case Op::kBatchNorm:
@@ -398,6 +409,7 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
 void Program::make_conv_tables(Batch& b, Step& s) const {
   const Value &in = b.value_list[size_t(s.input[0])], &out = b.value_list[size_t(s.output)];
   ConvTables& c = s.conv;
+  c.winograd = prefers_winograd(s, in, out, b.examples);
   // Enough pixels for tiles of full height, few enough images to stay in cache.
   c.group = int32_t(std::max<int64_t>(1, std::min<int64_t>(b.examples, 96 / std::min(out.rows, in.rows))));
   c.padded_height = in.height + 2 * s.pad[0];

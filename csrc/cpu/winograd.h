@@ -1,0 +1,263 @@
+// Problem: a 3x3 convolution with unit stride and many channels spends nine multiplications per input channel, output
+//   channel and pixel; it is the whole cost of a few-shot image network.
+// Solution: Winograd's F(2x2, 3x3) (Lavin and Gray, "Fast algorithms for convolutional neural networks", 2016): four,
+//       Y = A' [ sum over channels  (G g G') (B' d B) ] A,
+//   where d is a 4x4 patch of the input, Y the 2x2 outputs it gives, and the product in brackets is elementwise: 16
+//   independent matrix products [tiles, inputs] x [inputs, outputs], made by cpu/gemm.h. All is linear, so the weight
+//   gradient is its adjoint,  dg = G' [ sum over tiles (B' d B) (A dY A') ] G,  and the input gradient is the same
+//   convolution with flipped, transposed weights; flipping g swaps rows 0 and 3 and columns 0 and 3 of G g G'.
+// Memory: kTiles tiles at a time, so that their transforms and the weights' stay in the second-level cache. The 16
+//   slices lie off a power of two apart: else all stores of one tile would fall on the same few cache sets.
+// Rounding: the transforms of data only add, those of weights multiply by 1/2 and 1/4, so float32 results are
+//   KNOWN_ERROR of the direct product's.
+// Usage: transform_weights(...); WinogradShape n{...}; n.product(x, transformed, y, start, bias, scratch);
+//   n.weight_gradient(x, dy, dw, start, scratch). kWinogradScratch says how much scratch.
+#pragma once
+
+#include <string.h>
+
+#include "gemm.h"
+#include "transpose.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+// r_i = B' applied to four values: the input transform along one axis.
+template <class V>
+static inline __attribute__((always_inline)) void input_transform(V& a, V& b, V& c, V& d) {
+  const V a0 = a - c, b0 = b + c, c0 = c - b, d0 = b - d;
+  a = a0, b = b0, c = c0, d = d0;
+}
+
+// [taps][inputs][ld] to G g G' as [16][inputs][ld].
+template <class T>
+static void transform_weights(const T* w, int64_t inputs, int64_t ld, T* u) {
+  constexpr int L = kLanes<T>;
+  const int64_t slice = inputs * ld;
+  for (int64_t i = 0; i < slice; i += L) {
+    Vector<T> rows[4][3];
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; ++j) {
+      const Vector<T> a = load(w + j * slice + i), b = load(w + (3 + j) * slice + i), c = load(w + (6 + j) * slice + i);
+      const Vector<T> half = T(0.5) * (a + c);
+      rows[0][j] = a, rows[1][j] = half + T(0.5) * b, rows[2][j] = half - T(0.5) * b, rows[3][j] = c;
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < 4; ++r) {
+      const Vector<T> half = T(0.5) * (rows[r][0] + rows[r][2]);
+      T* out = u + 4 * r * slice + i;
+      store(out, rows[r][0]);
+      store(out + slice, half + T(0.5) * rows[r][1]);
+      store(out + 2 * slice, half - T(0.5) * rows[r][1]);
+      store(out + 3 * slice, rows[r][2]);
+    }
+  }
+}
+
+// The adjoint: dg (+)= G' u G.
+template <class T>
+static void transform_weight_gradient(const T* u, int64_t inputs, int64_t ld, T* dw, bool accumulate) {
+  constexpr int L = kLanes<T>;
+  const int64_t slice = inputs * ld;
+  for (int64_t i = 0; i < slice; i += L) {
+    Vector<T> rows[3][4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const T* from = u + j * slice + i;
+      const Vector<T> b = load(from + 4 * slice), c = load(from + 8 * slice), half = T(0.5) * (b + c);
+      rows[0][j] = load(from) + half, rows[1][j] = T(0.5) * (b - c), rows[2][j] = half + load(from + 12 * slice);
+    }
+#pragma GCC unroll 3
+    for (int r = 0; r < 3; ++r) {
+      const Vector<T> half = T(0.5) * (rows[r][1] + rows[r][2]);
+      const Vector<T> taps[3] = {rows[r][0] + half, T(0.5) * (rows[r][1] - rows[r][2]), half + rows[r][3]};
+#pragma GCC unroll 3
+      for (int j = 0; j < 3; ++j) {
+        T* out = dw + (3 * r + j) * slice + i;
+        store(out, accumulate ? load(out) + taps[j] : taps[j]);
+      }
+    }
+  }
+}
+
+// Transformed weights [16][inputs][ld] to those of the input gradient, [16][outputs][ld_inputs].
+template <class T>
+static void flip_weights(const T* u, int64_t inputs, int64_t ld, int64_t outputs, int64_t ld_inputs, T* flipped) {
+  constexpr int kMirror[4] = {3, 1, 2, 0};
+  for (int r = 0; r < 4; ++r)
+    for (int c = 0; c < 4; ++c)
+      transpose(u + (4 * kMirror[r] + kMirror[c]) * inputs * ld, ld, inputs, outputs,
+                flipped + (4 * r + c) * outputs * ld_inputs, ld_inputs);
+}
+
+template <class T>
+struct Winograd {
+  int64_t images;
+  int64_t height, width, channels, ld;              // of what is convolved
+  int64_t out_height, out_width, out_ld;            // of the result
+  int64_t top, left;                                // zero padding
+  T* scratch;
+
+  static constexpr int64_t kTiles = kWinogradTiles, kPad = 64 / int64_t(sizeof(T));
+
+  int64_t tiles_high() const { return (out_height + 1) / 2; }
+  int64_t tiles_wide() const { return (out_width + 1) / 2; }
+  int64_t tiles() const { return images * tiles_high() * tiles_wide(); }
+
+  // y (=, = bias +, +=) x * g, with transformed weights u [16][channels][out_ld].
+  void product(const T* x, const T* u, T* y, Start start, const T* bias) const {
+    const Parts p(*this);
+    for_blocks([&](int64_t begin, int64_t end) {
+      gather_inputs(x, begin, end, p);
+      for (int s = 0; s < 16; ++s)
+        multiply<T>({p.inputs + s * p.input_slice, nullptr, nullptr, int32_t(ld), 1}, u + s * channels * out_ld, out_ld,
+                    p.outputs + s * p.output_slice, out_ld, end - begin, out_ld, channels, Start::kZero);
+      scatter_outputs(p, begin, end, y, start, bias);
+    });
+  }
+
+  // dw (=, +=) the gradient of the weights, [9][channels][out_ld].
+  void weight_gradient(const T* x, const T* dy, T* dw, Start start) const {
+    const Parts p(*this);
+    Start first = Start::kZero;
+    for_blocks([&](int64_t begin, int64_t end) {
+      gather_inputs(x, begin, end, p);
+      gather_cotangents(dy, begin, end, p);
+      for (int s = 0; s < 16; ++s)
+        multiply<T>({p.inputs + s * p.input_slice, nullptr, nullptr, 1, int32_t(ld)}, p.outputs + s * p.output_slice,
+                    out_ld, p.weights + s * channels * out_ld, out_ld, channels, out_ld, end - begin, first);
+      first = Start::kAccumulate;
+    });
+    transform_weight_gradient(p.weights, channels, out_ld, dw, start == Start::kAccumulate);
+  }
+
+ private:
+  // Where things stand in the scratch.
+  struct Parts {
+    int64_t input_slice, output_slice;
+    T *zeros, *dump, *inputs, *outputs, *weights;
+    explicit Parts(const Winograd& n) : input_slice(kTiles * n.ld + kPad), output_slice(kTiles * n.out_ld + kPad) {
+      const int64_t wide = n.ld > n.out_ld ? n.ld : n.out_ld;
+      zeros = n.scratch, dump = zeros + wide, inputs = dump + wide;
+      outputs = inputs + 16 * input_slice, weights = outputs + 16 * output_slice;
+      memset(zeros, 0, size_t(2 * wide) * sizeof(T));
+    }
+  };
+
+  // Blocks of nearly equal size.
+  template <class Body>
+  void for_blocks(Body body) const {
+    const int64_t total = tiles(), blocks = (total + kTiles - 1) / kTiles;
+    for (int64_t b = 0; b < blocks; ++b) body(b * total / blocks, (b + 1) * total / blocks);
+  }
+
+  // Calls body(image, tile's row, tile's column) for tiles begin .. end.
+  template <class Body>
+  void for_tiles(int64_t begin, int64_t end, Body body) const {
+    const int64_t wide = tiles_wide(), high = tiles_high();
+    int64_t column = begin % wide, row = begin / wide % high, image = begin / wide / high;
+    for (int64_t t = begin; t < end; ++t) {
+      body(image, row, column);
+      if (++column == wide) {
+        column = 0;
+        if (++row == high) row = 0, ++image;
+      }
+    }
+  }
+
+  // B' d B of each tile. What lies outside the image is read from zeros.
+  void gather_inputs(const T* x, int64_t begin, int64_t end, const Parts& p) const {
+    constexpr int L = kLanes<T>;
+    T* out = p.inputs;
+    for_tiles(begin, end, [&](int64_t image, int64_t row, int64_t column) {
+      const T* from[16];
+      for (int64_t i = 0; i < 4; ++i)
+        for (int64_t j = 0; j < 4; ++j) {
+          const int64_t h = 2 * row - top + i, w = 2 * column - left + j;
+          const bool inside = h >= 0 && h < height && w >= 0 && w < width;
+          from[4 * i + j] = inside ? x + ((image * height + h) * width + w) * ld : p.zeros;
+        }
+      for (int64_t c = 0; c < ld; c += L) {
+        Vector<T> d[16];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; ++i) d[4 * i + j] = load(from[4 * i + j] + c);
+          input_transform(d[j], d[4 + j], d[8 + j], d[12 + j]);
+        }
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          input_transform(d[4 * i], d[4 * i + 1], d[4 * i + 2], d[4 * i + 3]);
+#pragma GCC unroll 4
+          for (int j = 0; j < 4; ++j) store(out + (4 * i + j) * p.input_slice + c, d[4 * i + j]);
+        }
+      }
+      out += ld;
+    });
+  }
+
+  // A dY A' of each tile.
+  void gather_cotangents(const T* dy, int64_t begin, int64_t end, const Parts& p) const {
+    constexpr int L = kLanes<T>;
+    T* out = p.outputs;
+    for_tiles(begin, end, [&](int64_t image, int64_t row, int64_t column) {
+      const T* from[4];
+      for (int64_t i = 0; i < 2; ++i)
+        for (int64_t j = 0; j < 2; ++j) {
+          const int64_t h = 2 * row + i, w = 2 * column + j;
+          from[2 * i + j] = h < out_height && w < out_width ? dy + ((image * out_height + h) * out_width + w) * out_ld
+                                                            : p.zeros;
+        }
+      for (int64_t c = 0; c < out_ld; c += L) {
+        const Vector<T> a0 = load(from[0] + c), b0 = load(from[1] + c), a3 = load(from[2] + c), b3 = load(from[3] + c);
+        const Vector<T> left_column[4] = {a0, a0 + a3, a0 - a3, -a3}, right_column[4] = {b0, b0 + b3, b0 - b3, -b3};
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          T* to = out + 4 * i * p.output_slice + c;
+          store(to, left_column[i]);
+          store(to + p.output_slice, left_column[i] + right_column[i]);
+          store(to + 2 * p.output_slice, left_column[i] - right_column[i]);
+          store(to + 3 * p.output_slice, -right_column[i]);
+        }
+      }
+      out += out_ld;
+    });
+  }
+
+  // Y = A' m A of each tile. What falls outside the image goes to the dump.
+  void scatter_outputs(const Parts& p, int64_t begin, int64_t end, T* y, Start start, const T* bias) const {
+    constexpr int L = kLanes<T>;
+    const T* m = p.outputs;
+    for_tiles(begin, end, [&](int64_t image, int64_t row, int64_t column) {
+      T* to[4];
+      for (int64_t i = 0; i < 2; ++i)
+        for (int64_t j = 0; j < 2; ++j) {
+          const int64_t h = 2 * row + i, w = 2 * column + j;
+          to[2 * i + j] = h < out_height && w < out_width ? y + ((image * out_height + h) * out_width + w) * out_ld : p.dump;
+        }
+      for (int64_t c = 0; c < out_ld; c += L) {
+        Vector<T> upper[4], lower[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) {
+          const T* from = m + j * p.output_slice + c;
+          const Vector<T> b = load(from + 4 * p.output_slice), d = load(from + 8 * p.output_slice);
+          upper[j] = load(from) + b + d;
+          lower[j] = b - d - load(from + 12 * p.output_slice);
+        }
+        const Vector<T> result[4] = {upper[0] + upper[1] + upper[2], upper[1] - upper[2] - upper[3],
+                                     lower[0] + lower[1] + lower[2], lower[1] - lower[2] - lower[3]};
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+          const Vector<T> before = start == Start::kAccumulate ? load(to[i] + c)
+                                   : start == Start::kBias     ? load(bias + c)
+                                                               : Vector<T>{};
+          store(to[i] + c, before + result[i]);
+        }
+      }
+      m += out_ld;
+    });
+  }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast
