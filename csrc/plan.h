@@ -31,6 +31,7 @@ enum class Op : int32_t {
   kFlatten,
   kAdd,
   kFirstLinear,  // a linear layer on the input, kept as its product with the support set
+  kBatchNormReluPool,  // made by the planner from three steps
 };
 
 enum class LossKind : int32_t { kNone, kCrossEntropy, kMse, kBceWithLogits, kHuber, kMultiMargin };

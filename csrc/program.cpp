@@ -101,6 +101,7 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
   }
   drop_dead_steps();
   drop_leading_flatten();
+  fuse_norm_pools();
 }
 
 void Program::use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where) {
@@ -236,6 +237,30 @@ void Program::drop_leading_flatten() {
   if (output_ == flat) output_ = 0;
 }
 
+// BatchNorm on batch statistics, ReLU and 2x2 max-pooling in a row, where nobody else reads what lies between.
+void Program::fuse_norm_pools() {
+  const auto only_reader = [&](const Step& from, const Step& to) {
+    int readers = from.output == output_;
+    for (const Step& s : steps_)
+      for (int input : s.input) readers += input == from.output;
+    return readers == 1 && to.input[0] == from.output;
+  };
+  for (size_t i = 0; i + 2 < steps_.size(); ++i) {
+    Step &norm = steps_[i], &relu = steps_[i + 1], &pool = steps_[i + 2];
+    if (norm.op != Op::kBatchNorm || !norm.training || relu.op != Op::kRelu || pool.op != Op::kMaxPool2d) continue;
+    if (!only_reader(norm, relu) || !only_reader(relu, pool)) continue;
+    const Shape &in = values_[size_t(pool.input[0])], &out = values_[size_t(pool.output)];
+    bool halves = true;
+    for (int axis = 0; axis < 2; ++axis)
+      halves &= pool.kernel[axis] == 2 && pool.stride[axis] == 2 && pool.pad[axis] == 0 && pool.dilation[axis] == 1 &&
+                out[size_t(axis) + 1] == in[size_t(axis) + 1] / 2;
+    if (!halves) continue;
+    norm.op = Op::kBatchNormReluPool;
+    norm.output = pool.output;
+    steps_.erase(steps_.begin() + int64_t(i) + 1, steps_.begin() + int64_t(i) + 3);
+  }
+}
+
 int64_t Program::input_size() const { return product(values_[0]); }
 int64_t Program::output_size() const { return product(values_[size_t(output_)]); }
 
@@ -330,13 +355,25 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
     top += round_up(n, 16);
     return at;
   };
+  // Without a tangent pass, a cotangent may overwrite its activation if the one step that reads it works in place and
+  // the one that wrote it does not look at it again.
+  const auto overwrites = [&](int value) {
+    int readers = 0;
+    bool in_place = b.tangent_size == 0 && value != output_;
+    for (const Step& s : steps_) {
+      for (int input : s.input)
+        if (input == value) ++readers, in_place &= s.op == Op::kBatchNormReluPool;
+      if (s.output == value) in_place &= reads_unpadded(s.op);
+    }
+    return in_place && readers == 1 && value != 0;
+  };
   for (size_t i = 0; i < b.value_list.size(); ++i) {
     Value& v = b.value_list[i];
     const bool live = i == 0 || std::any_of(steps_.begin(), steps_.end(), [&](const Step& s) { return s.output == int(i); });
     if (!live) continue;
     const int64_t n = examples * v.rows;
     if (i > 0 || !b.input_is_direct) v.activation = take(b.tape_size, n * v.ld);
-    if (v.has_cotangent) v.cotangent = take(b.tape_size, n * v.cold);
+    if (v.has_cotangent) v.cotangent = overwrites(int(i)) ? v.activation : take(b.tape_size, n * v.cold);
     if (v.has_tangent) v.activation_dot = take(b.tangent_size_total, n * v.ld);
     if (v.has_cotangent) v.cotangent_dot = take(b.tangent_size_total, n * v.cold);
   }
@@ -391,6 +428,11 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
         s.saved = take(b.tape_size, 4 * out.ld);
         s.saved_dot = take(b.tangent_size_total, 2 * out.ld);
         b.scratch_size = std::max(b.scratch_size, int64_t(4) * out.ld);
+        break;
+      case Op::kBatchNormReluPool:
+        s.saved = take(b.tape_size, 4 * out.ld + examples * out.rows * out.ld);
+        s.saved_dot = take(b.tangent_size_total, 2 * out.ld + examples * out.rows * out.ld);
+        b.scratch_size = std::max(b.scratch_size, int64_t(7) * out.ld);
         break;
       case Op::kMaxPool2d: s.saved = take(b.tape_size, examples * out.rows * out.ld); [[fallthrough]];
       case Op::kAvgPool2d: make_pool_windows(b, s); break;

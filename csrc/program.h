@@ -72,6 +72,7 @@ class Program {
   void add_step(const StepDescription& description);
   void drop_dead_steps();
   void drop_leading_flatten();
+  void fuse_norm_pools();
   void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where);
   std::shared_ptr<Batch> make_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
                                     bool input_gradient, bool first_layer) const;

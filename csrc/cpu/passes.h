@@ -3,6 +3,7 @@
 
 #include "../primitives/activation.h"
 #include "../primitives/batch_norm.h"
+#include "../primitives/batch_norm_relu_pool.h"
 #include "../primitives/conv2d.h"
 #include "../primitives/first_linear.h"
 #include "../primitives/linear.h"
@@ -27,7 +28,8 @@
   X(kAvgPool2d, AvgPool2d<T>)               \
   X(kFlatten, Flatten<T>)                   \
   X(kAdd, Add<T>)                           \
-  X(kFirstLinear, FirstLinear<T>)
+  X(kFirstLinear, FirstLinear<T>)           \
+  X(kBatchNormReluPool, BatchNormReluPool<T>)
 
 #define METAFAST_LOSSES(X)                              \
   X(kCrossEntropy, CrossEntropy<T>)                     \

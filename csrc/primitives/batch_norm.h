@@ -37,6 +37,46 @@ static void column_reduce(int64_t ld, int64_t rows, T* const (&out)[SUMS], Term 
   column_reduce_wide<T, SUMS, 1>(j, ld, rows, out, term);
 }
 
+// mean[0 .. ld) and the sum of squared deviations from it, in one pass over memory: blocks that fit into the first-level
+// cache are read twice and joined by Chan, Golub and LeVeque's update, which unlike a sum of squares cancels nothing.
+template <class T, int WIDE>
+static int64_t column_moments_wide(int64_t j, int64_t ld, int64_t rows, const T* x, T* mean, T* squares) {
+  constexpr int L = kLanes<T>;
+  constexpr int64_t kBlock = 128;
+  for (; j + WIDE * L <= ld; j += WIDE * L) {
+    Vector<T> centre[WIDE] = {}, spread[WIDE] = {};
+    for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
+      const int64_t r1 = r0 + kBlock < rows ? r0 + kBlock : rows;
+      Vector<T> sum[WIDE], local[WIDE], square[WIDE];
+#pragma GCC unroll 4
+      for (int w = 0; w < WIDE; ++w) sum[w] = square[w] = Vector<T>{};
+      for (int64_t r = r0; r < r1; ++r) {
+#pragma GCC unroll 4
+        for (int w = 0; w < WIDE; ++w) sum[w] += load(x + r * ld + j + w * L);
+      }
+#pragma GCC unroll 4
+      for (int w = 0; w < WIDE; ++w) local[w] = sum[w] / T(r1 - r0);
+      for (int64_t r = r0; r < r1; ++r) {
+#pragma GCC unroll 4
+        for (int w = 0; w < WIDE; ++w) {
+          const Vector<T> centred = load(x + r * ld + j + w * L) - local[w];
+          square[w] += centred * centred;
+        }
+      }
+      const T share = T(r1 - r0) / T(r1);
+#pragma GCC unroll 4
+      for (int w = 0; w < WIDE; ++w) {
+        const Vector<T> gap = local[w] - centre[w];
+        centre[w] += gap * share;
+        spread[w] += square[w] + gap * gap * (share * T(r0));
+      }
+    }
+#pragma GCC unroll 4
+    for (int w = 0; w < WIDE; ++w) store(mean + j + w * L, centre[w]), store(squares + j + w * L, spread[w]);
+  }
+  return j;
+}
+
 template <class T>
 struct BatchNorm {
   using V = Vector<T>;
@@ -55,24 +95,49 @@ struct BatchNorm {
     }
   };
 
+  static void batch_statistics(const Step& s, const T* x, int64_t ld, int64_t rows, const Saved& k) {
+    const int64_t j = column_moments_wide<T, 4>(0, ld, rows, x, k.mean, k.inverse_deviation);
+    column_moments_wide<T, 1>(j, ld, rows, x, k.mean, k.inverse_deviation);
+    for (int64_t c = 0; c < ld; ++c) k.inverse_deviation[c] = inverse_deviation(s, k.inverse_deviation[c] / T(rows));
+  }
+
+  // mean' = average of x'; var' = 2 average of (x - mean) x'. Both are zero where x' is absent.
+  static void batch_statistics_tangent(const T* x, const T* x_dot, int64_t ld, int64_t rows, const Saved& k) {
+    for (int64_t c = 0; c < ld; ++c) k.mean_dot[c] = k.inverse_deviation_dot[c] = T(0);
+    if (!x_dot) return;
+    column_reduce<T, 2>(ld, rows, {k.mean_dot, k.inverse_deviation_dot}, [&](int64_t i, int64_t c, V* sum) {
+      const V d = load(x_dot + i);
+      sum[0] += d;
+      sum[1] += d * (load(x + i) - load(k.mean + c));
+    });
+    for (int64_t c = 0; c < ld; ++c) {
+      const T inverse = k.inverse_deviation[c];
+      k.mean_dot[c] /= T(rows);
+      k.inverse_deviation_dot[c] *= -inverse * inverse * inverse / T(rows);
+    }
+  }
+
+  // y' = a x' + b (x - mean) + shift, with a = gamma / deviation, b = a' and shift = beta' - a mean'.
+  static void tangent_coefficients(const Frame<T>& f, const Step& s, int64_t ld, const Saved& k, T* a, T* b, T* shift) {
+    const T *gamma = f.parameter(s.parameter[0]), *gamma_dot = f.parameter_dot(s.parameter[0]);
+    const T* beta_dot = f.parameter_dot(s.parameter[1]);
+    for (int64_t c = 0; c < ld; ++c) {
+      const Dual<T> scale = channel(gamma, gamma_dot, c, T(1)) * Dual<T>(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
+      a[c] = scale.v, b[c] = scale.d;
+      shift[c] = (beta_dot ? beta_dot[c] : T(0)) - scale.v * k.mean_dot[c];
+    }
+  }
+
   static void forward(const Frame<T>& f, const Step& s) {
     const Saved k(f, s);
     const T* __restrict x = f.activation(s.input[0]);
     const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
     if (s.training) {
-      column_reduce<T, 1>(ld, rows, {k.mean}, [&](int64_t i, int64_t, V* sum) { sum[0] += load(x + i); });
-      for (int64_t c = 0; c < ld; ++c) k.mean[c] /= T(rows);
-      column_reduce<T, 1>(ld, rows, {k.inverse_deviation}, [&](int64_t i, int64_t c, V* sum) {
-        const V centred = load(x + i) - load(k.mean + c);
-        sum[0] += centred * centred;
-      });
+      batch_statistics(s, x, ld, rows, k);
     } else {
       const T *mean = f.parameter(s.parameter[2]), *variance = f.parameter(s.parameter[3]);
-      for (int64_t c = 0; c < ld; ++c) k.mean[c] = mean[c], k.inverse_deviation[c] = variance[c] * T(rows);
+      for (int64_t c = 0; c < ld; ++c) k.mean[c] = mean[c], k.inverse_deviation[c] = inverse_deviation(s, variance[c]);
     }
-    for (int64_t c = 0; c < ld; ++c)
-      k.inverse_deviation[c] = T(1) / sqrt(k.inverse_deviation[c] / T(rows) + T(s.attribute[0]));
-
     const T *gamma = f.parameter(s.parameter[0]), *beta = f.parameter(s.parameter[1]);
     T* __restrict scale = f.scratch;
     T* __restrict shift = f.scratch + ld;
@@ -124,30 +189,9 @@ struct BatchNorm {
     const T* __restrict x = f.activation(s.input[0]);
     const T* __restrict x_dot = f.activation_dot(s.input[0]);
     const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
-    if (x_dot && s.training) {
-      // mean' = average of x'; var' = 2 average of (x - mean) x'
-      column_reduce<T, 2>(ld, rows, {k.mean_dot, k.inverse_deviation_dot}, [&](int64_t i, int64_t c, V* sum) {
-        const V d = load(x_dot + i);
-        sum[0] += d;
-        sum[1] += d * (load(x + i) - load(k.mean + c));
-      });
-      for (int64_t c = 0; c < ld; ++c) {
-        const T inverse = k.inverse_deviation[c];
-        k.mean_dot[c] /= T(rows);
-        k.inverse_deviation_dot[c] *= -inverse * inverse * inverse / T(rows);
-      }
-    } else {
-      for (int64_t c = 0; c < ld; ++c) k.mean_dot[c] = k.inverse_deviation_dot[c] = T(0);
-    }
-    // y' = a (x' - mean') + b (x - mean) + beta', with a = gamma / deviation and b = a'
-    const T *gamma = f.parameter(s.parameter[0]), *gamma_dot = f.parameter_dot(s.parameter[0]);
-    const T* beta_dot = f.parameter_dot(s.parameter[1]);
+    batch_statistics_tangent(x, s.training ? x_dot : nullptr, ld, rows, k);
     T *__restrict a = f.scratch, *__restrict b = a + ld, *__restrict shift = b + ld;
-    for (int64_t c = 0; c < ld; ++c) {
-      const Dual<T> scale = channel(gamma, gamma_dot, c, T(1)) * Dual<T>(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
-      a[c] = scale.v, b[c] = scale.d;
-      shift[c] = (beta_dot ? beta_dot[c] : T(0)) - scale.v * k.mean_dot[c];
-    }
+    tangent_coefficients(f, s, ld, k, a, b, shift);
     const T* __restrict mean = k.mean;
     if (x_dot)
       for (int64_t r = 0; r < rows; ++r)
@@ -207,7 +251,6 @@ struct BatchNorm {
       }
   }
 
- private:
   static MF_HD Dual<T> channel(const T* value, const T* dot, int64_t c, T otherwise) {
     return {value ? value[c] : otherwise, dot ? dot[c] : T(0)};
   }
@@ -221,6 +264,9 @@ struct BatchNorm {
         for (int64_t c = 0; c < ld; ++c) put(out + c, sums[p][c], s.parameter_mode[p]);
       }
   }
+
+ private:
+  static T inverse_deviation(const Step& s, T variance) { return T(1) / sqrt(variance + T(s.attribute[0])); }
 };
 
 }  // namespace METAFAST_ISA
