@@ -31,7 +31,9 @@ enum class Op : int32_t {
   kFlatten,
   kAdd,
   kFirstLinear,  // a linear layer on the input, kept as its product with the support set
-  kBatchNormReluPool,  // made by the planner from three steps
+  // Made by the planner: of three steps; of a convolution that prefers it.
+  kBatchNormReluPool,
+  kWinogradConv2d,
 };
 
 enum class LossKind : int32_t { kNone, kCrossEntropy, kMse, kBceWithLogits, kHuber, kMultiMargin };
@@ -71,13 +73,12 @@ struct ConvTables {
   int32_t padded_height, padded_width, adjoint_height, adjoint_width;
   int32_t adjoint_top, adjoint_left;  // where the first cotangent lands in its buffer; may be negative
   const int32_t *pixel, *tap, *adjoint_pixel, *adjoint_tap;
-  bool winograd;  // take cpu/winograd.h instead, which needs no tables
 };
 
 // Tiles of 2x2 outputs that cpu/winograd.h works on at a time, and the elements of scratch it needs.
 constexpr int64_t kWinogradTiles = 48;
 constexpr int64_t winograd_scratch(int64_t inputs, int64_t ld, int64_t out_ld) {
-  return 2 * (ld + out_ld) + 16 * (kWinogradTiles * (ld + out_ld) + 32 + 2 * inputs * out_ld);
+  return 2 * (ld + out_ld) + 16 * (kWinogradTiles * (ld + out_ld) + 32 + inputs * out_ld);
 }
 
 struct Step {
@@ -88,6 +89,7 @@ struct Step {
   int32_t kernel[2], stride[2], pad[2], dilation[2];
   double attribute[2];
   bool training;
+  bool bias_cancels;  // only a BatchNorm on batch statistics reads the output
   int64_t saved, saved_dot;  // offsets of what the step keeps for later passes, in the tape and the tangent tape
   ConvTables conv;
   const PoolWindow* windows;

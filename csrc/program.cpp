@@ -46,11 +46,11 @@ const OpInfo kOps[] = {
 };
 
 // Measured on AVX2 and AVX-512: Winograd's transforms pay from 16 channels and 48 tiles on, unless half a tile is waste.
-bool prefers_winograd(const Step& s, const Value& in, const Value& out, int64_t examples) {
+bool prefers_winograd(const Step& s, const Value& in, const Value& out, int64_t examples, int lanes) {
   for (int i = 0; i < 2; ++i)
     if (s.kernel[i] != 3 || s.stride[i] != 1 || s.dilation[i] != 1 || s.pad[i] > 2) return false;
   const int64_t tiles = ((out.height + 1) / 2) * int64_t((out.width + 1) / 2);
-  return in.channels >= 16 && out.channels >= 16 && examples * tiles >= 48 && 16 * tiles < 7 * out.rows;
+  return in.ld % lanes == 0 && in.channels >= 16 && out.channels >= 16 && examples * tiles >= 48 && 16 * tiles < 7 * out.rows;
 }
 
 bool reads_unpadded(Op op) { return op == Op::kLinear || op == Op::kConv2d; }
@@ -318,9 +318,10 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
     b.gradient_has_gaps |= !parameters_[p].used && b.parameter_list[p].offset < b.gradient_size;
 
   // Shapes and leading dimensions.
-  b.input_is_direct = true;
+  bool unpadded = true;
   for (const Step& s : steps_)
-    for (int input : s.input) b.input_is_direct &= input != 0 || reads_unpadded(s.op);
+    for (int input : s.input) unpadded &= input != 0 || reads_unpadded(s.op);
+  b.input_is_direct = unpadded;
   if (values_[0].size() == 3 && values_[0][0] != 1) b.input_is_direct = false;
   for (const Shape& shape : values_) {
     Value v{};
@@ -331,7 +332,7 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
     v.ld = v.cold = int32_t(round_up(v.channels, lanes));
     b.value_list.push_back(v);
   }
-  if (b.input_is_direct) b.value_list[0].ld = b.value_list[0].channels;
+  if (unpadded) b.value_list[0].ld = b.value_list[0].channels;
 
   // Which values depend on what moves, and on what wants a gradient.
   b.value_list[0].has_cotangent = input_gradient;
@@ -405,6 +406,10 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
   }
 
   for (Step& s : b.step_list) {
+    s.bias_cancels = s.output != output_;
+    for (const Step& reader : steps_)
+      for (int input : reader.input)
+        if (input == s.output) s.bias_cancels &= reader.training && reader.op != Op::kAvgPool2d;
     const Value &in = b.value_list[size_t(s.input[0])], &out = b.value_list[size_t(s.output)];
     switch (s.op) {
       case Op::kLinear:
@@ -412,16 +417,22 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
         s.saved_dot = take(b.tangent_size_total, int64_t(out.channels) * in.cold);
         break;
       case Op::kConv2d: {
+        if (prefers_winograd(s, in, out, b.examples, lanes)) {
+          s.op = Op::kWinogradConv2d;
+          const int64_t transformed = 16 * (int64_t(in.channels) * out.ld + int64_t(out.channels) * in.cold);
+          s.saved = take(b.tape_size, transformed);
+          s.saved_dot = take(b.tangent_size_total, transformed);
+          b.scratch_size = std::max({b.scratch_size, winograd_scratch(in.channels, in.ld, out.ld),
+                                     winograd_scratch(out.channels, out.ld, in.cold)});
+          break;
+        }
         make_conv_tables(b, s);
-        const int64_t packed = (s.conv.winograd ? 16 : int64_t(s.kernel[0]) * s.kernel[1]) * out.channels * in.cold;
+        const int64_t packed = int64_t(s.kernel[0]) * s.kernel[1] * out.channels * in.cold;
         s.saved = take(b.tape_size, packed);
         s.saved_dot = take(b.tangent_size_total, packed);
         const ConvTables& c = s.conv;
         b.scratch_size = std::max({b.scratch_size, int64_t(c.group) * c.padded_height * c.padded_width * in.ld,
                                    int64_t(c.group) * c.adjoint_height * c.adjoint_width * out.ld});
-        if (c.winograd)
-          b.scratch_size = std::max({b.scratch_size, winograd_scratch(in.channels, in.ld, out.ld),
-                                     winograd_scratch(out.channels, out.ld, in.cold)});
         break;
       }
       case Op::kBatchNorm:
@@ -451,7 +462,6 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
 void Program::make_conv_tables(Batch& b, Step& s) const {
   const Value &in = b.value_list[size_t(s.input[0])], &out = b.value_list[size_t(s.output)];
   ConvTables& c = s.conv;
-  c.winograd = prefers_winograd(s, in, out, b.examples);
   // Enough pixels for tiles of full height, few enough images to stay in cache.
   c.group = int32_t(std::max<int64_t>(1, std::min<int64_t>(b.examples, 96 / std::min(out.rows, in.rows))));
   c.padded_height = in.height + 2 * s.pad[0];

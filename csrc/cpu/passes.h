@@ -10,6 +10,7 @@
 #include "../primitives/losses.h"
 #include "../primitives/pooling.h"
 #include "../primitives/shape_and_sum.h"
+#include "../primitives/winograd_conv2d.h"
 
 #define METAFAST_PRIMITIVES(X)              \
   X(kLinear, Linear<T>)                     \
@@ -29,7 +30,8 @@
   X(kFlatten, Flatten<T>)                   \
   X(kAdd, Add<T>)                           \
   X(kFirstLinear, FirstLinear<T>)           \
-  X(kBatchNormReluPool, BatchNormReluPool<T>)
+  X(kBatchNormReluPool, BatchNormReluPool<T>) \
+  X(kWinogradConv2d, WinogradConv2d<T>)
 
 #define METAFAST_LOSSES(X)                              \
   X(kCrossEntropy, CrossEntropy<T>)                     \

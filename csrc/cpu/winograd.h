@@ -10,8 +10,11 @@
 //   slices lie off a power of two apart: else all stores of one tile would fall on the same few cache sets.
 // Rounding: the transforms of data only add, those of weights multiply by 1/2 and 1/4, so float32 results are
 //   KNOWN_ERROR of the direct product's.
-// Usage: transform_weights(...); WinogradShape n{...}; n.product(x, transformed, y, start, bias, scratch);
-//   n.weight_gradient(x, dy, dw, start, scratch). kWinogradScratch says how much scratch.
+// Tangents: x' * g + x * g' is one sum of two terms in the transformed domain, so either product takes several terms and
+//   transforms its result once.
+// Usage: transform_weights(g, ..., u); Winograd<T> n{shapes, scratch}; n.product({{x, u}, {more, terms}}, y, start, bias);
+//   n.weight_gradient({{x, dy}, ...}, dw, start). winograd_scratch of plan.h says how much scratch; all leading
+//   dimensions are whole vectors.
 #pragma once
 
 #include <string.h>
@@ -104,29 +107,43 @@ struct Winograd {
   int64_t tiles_wide() const { return (out_width + 1) / 2; }
   int64_t tiles() const { return images * tiles_high() * tiles_wide(); }
 
-  // y (=, = bias +, +=) x * g, with transformed weights u [16][channels][out_ld].
-  void product(const T* x, const T* u, T* y, Start start, const T* bias) const {
+  // Two arrays whose product counts: x and transformed weights, or x and dy. Absent where the first is null.
+  struct Term {
+    const T *x, *by;
+  };
+
+  // y (=, = bias +, +=) sum of x * g over terms (x, transformed g).
+  void product(const Term (&terms)[2], T* y, Start start, const T* bias) const {
     const Parts p(*this);
     for_blocks([&](int64_t begin, int64_t end) {
-      gather_inputs(x, begin, end, p);
-      for (int s = 0; s < 16; ++s)
-        multiply<T>({p.inputs + s * p.input_slice, nullptr, nullptr, int32_t(ld), 1}, u + s * channels * out_ld, out_ld,
-                    p.outputs + s * p.output_slice, out_ld, end - begin, out_ld, channels, Start::kZero);
+      Start first = Start::kZero;
+      for (const Term& term : terms) {
+        if (!term.x) continue;
+        gather_inputs(term.x, begin, end, p);
+        for (int s = 0; s < 16; ++s)
+          multiply<T>({p.inputs + s * p.input_slice, nullptr, nullptr, int32_t(ld), 1}, term.by + s * channels * out_ld,
+                      out_ld, p.outputs + s * p.output_slice, out_ld, end - begin, out_ld, channels, first);
+        first = Start::kAccumulate;
+      }
+      if (first == Start::kZero) memset(p.outputs, 0, size_t(16 * p.output_slice) * sizeof(T));  // no terms
       scatter_outputs(p, begin, end, y, start, bias);
     });
   }
 
-  // dw (=, +=) the gradient of the weights, [9][channels][out_ld].
-  void weight_gradient(const T* x, const T* dy, T* dw, Start start) const {
+  // dw (=, +=) the sum of weight gradients over terms (x, dy), [9][channels][out_ld].
+  void weight_gradient(const Term (&terms)[2], T* dw, Start start) const {
     const Parts p(*this);
     Start first = Start::kZero;
     for_blocks([&](int64_t begin, int64_t end) {
-      gather_inputs(x, begin, end, p);
-      gather_cotangents(dy, begin, end, p);
-      for (int s = 0; s < 16; ++s)
-        multiply<T>({p.inputs + s * p.input_slice, nullptr, nullptr, 1, int32_t(ld)}, p.outputs + s * p.output_slice,
-                    out_ld, p.weights + s * channels * out_ld, out_ld, channels, out_ld, end - begin, first);
-      first = Start::kAccumulate;
+      for (const Term& term : terms) {
+        if (!term.x) continue;
+        gather_inputs(term.x, begin, end, p);
+        gather_cotangents(term.by, begin, end, p);
+        for (int s = 0; s < 16; ++s)
+          multiply<T>({p.inputs + s * p.input_slice, nullptr, nullptr, 1, int32_t(ld)}, p.outputs + s * p.output_slice,
+                      out_ld, p.weights + s * channels * out_ld, out_ld, channels, out_ld, end - begin, first);
+        first = Start::kAccumulate;
+      }
     });
     transform_weight_gradient(p.weights, channels, out_ld, dw, start == Start::kAccumulate);
   }

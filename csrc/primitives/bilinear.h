@@ -9,6 +9,17 @@
 namespace metafast {
 namespace METAFAST_ISA {
 
+// A bias in front of BatchNorm on batch statistics moves the mean and nothing else: its gradient is the zero to which
+// a sum over all positions would round. Multiplied by data, because NaN stays NaN.
+template <class T>
+static void bias_gradient(const Frame<T>& f, const Step& s, const T* dy, T* db) {
+  const int64_t ld = f.value(s.output).ld;
+  if (s.bias_cancels)
+    for (int64_t c = 0; c < ld; ++c) put(db + c, T(0) * dy[c], s.parameter_mode[1]);
+  else
+    column_sums(dy, ld, f.rows(s.output), ld, db, s.parameter_mode[1] == GradientMode::kAccumulate);
+}
+
 template <class T, class Primitive>
 struct Bilinear {
   static void forward(const Frame<T>& f, const Step& s) {
@@ -70,12 +81,6 @@ struct Bilinear {
         Primitive::input_gradient(f, s, dy, packed, dx_dot, Start::kAccumulate);
       }
     }
-  }
-
- private:
-  static void bias_gradient(const Frame<T>& f, const Step& s, const T* dy, T* db) {
-    const int64_t ld = f.value(s.output).ld;
-    column_sums(dy, ld, f.rows(s.output), ld, db, s.parameter_mode[1] == GradientMode::kAccumulate);
   }
 };
 

@@ -1,4 +1,5 @@
-// Two-dimensional convolution as the indirect product of cpu/gemm.h, for any kernel, stride, padding and dilation.
+// Two-dimensional convolution as the indirect product of cpu/gemm.h, for any kernel, stride, padding and dilation. The
+// planner gives most 3x3 ones to winograd_conv2d.h.
 //
 // A group of images is copied into a zero-padded buffer that stays in cache; index tables made by the planner point
 // into it. Forward and weight gradient share the tables, with rows and columns exchanged. The input gradient is the
@@ -8,7 +9,6 @@
 #include <string.h>
 
 #include "../cpu/transpose.h"
-#include "../cpu/winograd.h"
 #include "bilinear.h"
 
 namespace metafast {
@@ -51,11 +51,6 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
 
   static void product(const Frame<T>& f, const Step& s, const T* x, const T* w, T* y, Start start, const T* bias) {
     const Shape n(f, s);
-    if (s.conv.winograd) {
-      T* transformed = f.scratch;
-      transform_weights(w, n.x.channels, n.y.ld, transformed);
-      return forward_tiles(f, s, 16 * n.x.channels * n.y.ld).product(x, transformed, y, start, bias);
-    }
     for_groups(f, s, n, x, [&](int64_t i, int64_t images, const T* data) {
       multiply<T>({data, n.tables.pixel, n.tables.tap, 0, 0}, w, n.y.ld, y + i * n.y.rows * n.y.ld, n.y.ld,
                   images * n.y.rows, n.y.ld, n.taps * n.x.channels, start, bias);
@@ -64,7 +59,6 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
 
   static void weight_gradient(const Frame<T>& f, const Step& s, const T* x, const T* dy, T* dw, Start start) {
     const Shape n(f, s);
-    if (s.conv.winograd) return forward_tiles(f, s, 0).weight_gradient(x, dy, dw, start);
     for_groups(f, s, n, x, [&](int64_t i, int64_t images, const T* data) {
       multiply<T>({data, n.tables.tap, n.tables.pixel, 0, 0}, dy + i * n.y.rows * n.y.ld, n.y.ld, dw, n.y.ld,
                   n.taps * n.x.channels, n.y.ld, images * n.y.rows, start);
@@ -72,24 +66,9 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
     });
   }
 
-  static Winograd<T> forward_tiles(const Frame<T>& f, const Step& s, int64_t used) {
-    const Shape n(f, s);
-    return {n.examples, n.x.height, n.x.width, n.x.channels, n.x.ld, n.y.height, n.y.width, n.y.ld, s.pad[0], s.pad[1],
-            f.scratch + used};
-  }
-  static Winograd<T> adjoint_tiles(const Frame<T>& f, const Step& s) {
-    const Shape n(f, s);
-    return {n.examples, n.y.height, n.y.width, n.y.channels, n.y.ld, n.x.height, n.x.width, n.x.cold, 2 - s.pad[0],
-            2 - s.pad[1], f.scratch};
-  }
-
   // W as [taps, flipped][outputs][ld(inputs)].
   static void pack(const Frame<T>& f, const Step& s, const T* w, T* packed) {
     const Shape n(f, s);
-    if (s.conv.winograd) {
-      transform_weights(w, n.x.channels, n.y.ld, f.scratch);
-      return flip_weights(f.scratch, n.x.channels, n.y.ld, n.y.channels, n.x.cold, packed);
-    }
     for (int64_t tap = 0; tap < n.taps; ++tap)
       transpose(w + tap * n.x.channels * n.y.ld, n.y.ld, n.x.channels, n.y.channels,
                 packed + (n.taps - 1 - tap) * n.y.channels * n.x.cold, n.x.cold);
@@ -97,7 +76,6 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
 
   static void input_gradient(const Frame<T>& f, const Step& s, const T* dy, const T* packed, T* dx, Start start) {
     const Shape n(f, s);
-    if (s.conv.winograd) return adjoint_tiles(f, s).product(dy, packed, dx, start, nullptr);
     const int64_t ld_buffer = int64_t(n.tables.adjoint_width) * n.y.ld, buffer = n.tables.adjoint_height * ld_buffer;
     memset(f.scratch, 0, size_t(buffer * n.tables.group) * sizeof(T));
     for (int64_t i = 0; i < n.examples; i += n.tables.group) {
