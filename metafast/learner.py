@@ -176,6 +176,7 @@ class MAML(nn.Module):
         arguments.axes("x", arguments.tensor("x", x))
         plan = self._plans().plan("x", x)
         arguments.inputs("x", x, plan.dtype, plan.device)
+        plan.check_norms("x", x, 1)
         given = arguments.parameters("params", params, plan.known, x.shape[0], plan.dtype, plan.device)
         result: Tensor = plan.engine.predict(plan.program, plan.replaced(given), x)
         return result

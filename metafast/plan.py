@@ -7,6 +7,7 @@ between two calls is noticed by the next one.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import warnings
@@ -77,6 +78,7 @@ class Plan:
                     "tasks T and the same shape of one example"
                 )
             arguments.inputs(f"{name} x", x, self.dtype, self.device)
+            self.check_norms(f"{name} x", x, 2 if stepwise else 1)
             arguments.examples(name, batch, self.loss, self.out, self.dtype, self.device, stepwise)
             self.accepted.add(key)
         if y is not None and self.loss is not None and not y.is_floating_point():
@@ -85,6 +87,19 @@ class Plan:
             if y.device.type == "cpu":
                 arguments.labels(f"{name} y", y, self.out[0])
         return batch
+
+    def check_norms(self, name: str, x: Tensor, axis: int) -> None:
+        """One example, N = x.shape[axis], has no variance: torch refuses to train a norm on it, and so do we."""
+        if x.shape[axis] != 1 or not self.native:
+            return
+        for step in self.program.steps:
+            training = step.op == "batch_norm" and dict(step.attributes)["training"]
+            if training and math.prod(self.program.values[step.output][1:]) == 1:
+                where = step.where or "batch norm"
+                raise ValueError(
+                    f"{name} has shape {list(x.shape)}: N=1, but {where} in training mode needs more than 1 value per "
+                    "channel; expected N >= 2"
+                )
 
 
 class Planner:

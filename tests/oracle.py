@@ -102,7 +102,14 @@ def rate(lr: Rate, name: str, step: int) -> float | Tensor:
 
 
 def adapt_one(
-    model: nn.Module, loss: LossName, support: Batch, lr: Rate, steps: int, names: list[str], first_order: bool, stepwise: bool
+    model: nn.Module,
+    loss: LossName,
+    support: Batch,
+    lr: Rate,
+    steps: int,
+    names: list[str],
+    first_order: bool,
+    stepwise: bool,
 ) -> tuple[Parameters, list[Tensor]]:
     theta: Parameters = dict(model.named_parameters())
     losses = []

@@ -10,11 +10,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-import oracle
+from models import (
+    Functional,
+    Methods,
+    Residual,
+    Reused,
+    Sign,
+    Tied,
+    Twice,
+    Unused,
+    around,
+    conv4,
+    cosine_loss,
+    frozen,
+    mlp,
+    seq,
+)
 
 L, C = nn.Linear, nn.Conv2d
 
@@ -51,116 +64,7 @@ class Row:
         return not self.soft and kind in ("cross_entropy", "multi_margin", "CrossEntropyLoss", "MultiMarginLoss")
 
 
-# ------------------------------------------------------------------------------------------------ what rows are made of
-
-
-class Residual(nn.Module):
-    """x + body(x)"""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
-
-
-class Reused(nn.Module):
-    """One value read by three others, and a value added to itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.left, self.right = L(3, 4), L(4, 4), L(4, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value = torch.tanh(self.stem(x))
-        both = value + torch.sigmoid(self.left(value)) + torch.add(value, self.right(value))
-        return both + both
-
-
-class Twice(nn.Module):
-    """The same module called twice: one parameter, two places."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.again, self.head = L(3, 5), L(5, 5), L(5, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.again(torch.tanh(self.again(torch.tanh(self.stem(x)))))))
-
-
-class Tied(nn.Module):
-    """Two modules that share a weight and not a bias."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = L(4, 4), L(4, 4)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(F.silu(self.first(x)))
-
-
-class Functional(nn.Module):
-    """Written with functions and methods instead of modules, as the original Conv-4 codes are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.norm, self.head = C(2, 3, 3, padding=1), nn.BatchNorm2d(3), L(12, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.norm(self.conv(x)))
-        x = F.max_pool2d(x, 2)
-        return self.head(x.view(x.size(0), -1))
-
-
-class Methods(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.head = C(2, 3, 3), L(12, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.flatten(F.avg_pool2d(self.conv(x).tanh(), 2, stride=1), 1)
-        return self.head(F.gelu(x.reshape(x.shape[0], -1), approximate="tanh").sigmoid())
-
-
-class Unused(nn.Module):
-    """A parameter that the output does not depend on: its gradient is zero, not missing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.used, self.unused = L(3, 2), L(2, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.used(x))
-
-
-def seq(*layers: nn.Module) -> nn.Module:
-    return nn.Sequential(*layers)
-
-
-def frozen(model: nn.Module, *prefixes: str) -> nn.Module:
-    for name, parameter in model.named_parameters():
-        if name.startswith(prefixes):
-            parameter.requires_grad_(False)
-    return model
-
-
-def mlp(inputs: int = 3, width: int = 5, outputs: int = 2, act: Callable[[], nn.Module] = nn.Tanh) -> nn.Module:
-    return seq(L(inputs, width), act(), L(width, width), act(), L(width, outputs))
-
-
-def conv4(act: Callable[[], nn.Module] = nn.ReLU, classes: int = 3) -> nn.Module:
-    """Four blocks of the field's standard network, shrunk: 3x3 convolution, batch norm, activation, 2x2 max-pool."""
-    blocks: list[nn.Module] = []
-    for channels in (1, 3, 3, 3):
-        blocks += [C(channels, 3, 3, padding=1), nn.BatchNorm2d(3), act(), nn.MaxPool2d(2)]
-    return seq(*blocks, nn.Flatten(), L(3, classes))
-
-
-def around(layer: nn.Module, channels: int = 3) -> nn.Module:
-    """A convolution or pool with smooth layers on both sides, so that all of its derivatives are needed."""
-    return seq(C(2, channels, 1), nn.Tanh(), layer, nn.Softplus(), nn.Flatten())
+# ---------------------------------------------------------------------- shorthands
 
 
 def conv(name: str, *args: Any, example: tuple[int, ...] = (2, 5, 6), **kwargs: Any) -> Row:
@@ -191,7 +95,13 @@ LINEAR = [
     Row("linear/no-bias", lambda: seq(L(3, 4, bias=False), nn.Tanh(), L(4, 2, bias=False))),
     *(
         Row(f"linear/{i}-{h}-{o}", lambda i=i, h=h, o=o: seq(L(i, h), nn.Tanh(), L(h, o)), (i,), shots=n, queries=q)
-        for i, h, o, n, q in [(1, 40, 1, 10, 10), (31, 33, 3, 5, 1), (33, 31, 1, 1, 7), (8, 16, 8, 8, 16), (3, 65, 17, 31, 33)]
+        for i, h, o, n, q in [
+            (1, 40, 1, 10, 10),
+            (31, 33, 3, 5, 1),
+            (33, 31, 1, 1, 7),
+            (8, 16, 8, 8, 16),
+            (3, 65, 17, 31, 33),
+        ]
     ),
     Row("linear/sequence", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (5, 3)),
     Row("linear/identity", lambda: seq(nn.Identity(), L(3, 4), nn.Identity(), nn.Tanh(), L(4, 2), nn.Identity())),
@@ -228,9 +138,15 @@ CONVOLUTIONS = [
     conv("7x7-stride2-pad3", 7, stride=2, padding=3, example=(2, 8, 7)),
     Row("conv/channels-7-9", lambda: seq(C(7, 9, 3, padding=1), nn.Tanh(), C(9, 5, 3), nn.Flatten()), (7, 4, 5)),
     Row("conv/channels-17-33", lambda: seq(C(1, 17, 3, padding=1), nn.SiLU(), C(17, 33, 3), nn.Flatten()), (1, 3, 4)),
-    Row("conv/stem-stride2", lambda: seq(C(3, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Flatten(), L(24, 2)), (3, 5, 4)),
+    Row(
+        "conv/stem-stride2", lambda: seq(C(3, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Flatten(), L(24, 2)), (3, 5, 4)
+    ),
     Row("conv/image-output", lambda: seq(C(2, 3, 3, padding=1), nn.Tanh(), C(3, 1, 3, padding=1)), (2, 4, 3)),
-    Row("conv/14x13", lambda: seq(C(1, 2, 3, padding=1), nn.Tanh(), C(2, 2, 3, stride=2), nn.Flatten(), L(72, 2)), (1, 14, 13)),
+    Row(
+        "conv/14x13",
+        lambda: seq(C(1, 2, 3, padding=1), nn.Tanh(), C(2, 2, 3, stride=2), nn.Flatten(), L(72, 2)),
+        (1, 14, 13),
+    ),
 ]
 
 NORMS = [
@@ -250,7 +166,12 @@ NORMS = [
     norm("2d-eps", lambda: nn.BatchNorm2d(3, eps=0.2), (2, 3, 3)),
     norm("2d-first-order", lambda: nn.BatchNorm2d(3), (2, 3, 3), first_order=True),
     norm("2d-adapted-affine-only", lambda: nn.BatchNorm2d(3), (2, 3, 3), adapt_params=("1.weight", "1.bias")),
-    norm("2d-affine-not-adapted", lambda: nn.BatchNorm2d(3), (2, 3, 3), adapt_params=lambda name: not name.startswith("1.")),
+    norm(
+        "2d-affine-not-adapted",
+        lambda: nn.BatchNorm2d(3),
+        (2, 3, 3),
+        adapt_params=lambda name: not name.startswith("1."),
+    ),
     norm("2d-affine-frozen", lambda: frozen(nn.BatchNorm2d(3), "weight", "bias"), (2, 3, 3)),
     norm("2d-weighted", lambda: nn.BatchNorm2d(3), (2, 3, 3), weighted=True),
     Row("norm/1d-input", lambda: seq(nn.BatchNorm1d(3), L(3, 4), nn.Tanh(), L(4, 2)), shots=4, queries=3),
@@ -303,7 +224,12 @@ POOLS = [
     pool("adaptive-5x4", lambda: nn.AdaptiveAvgPool2d((5, 4))),
     pool("adaptive-upwards", lambda: nn.AdaptiveAvgPool2d((4, 5)), (2, 3, 3)),
     pool("adaptive-keep", lambda: nn.AdaptiveAvgPool2d((None, 2))),
-    Row("pool/relu-max-ties", lambda: seq(C(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), L(12, 2)), (1, 6, 6), smooth=False),
+    Row(
+        "pool/relu-max-ties",
+        lambda: seq(C(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), L(12, 2)),
+        (1, 6, 6),
+        smooth=False,
+    ),
     Row("pool/max-ties", lambda: seq(nn.MaxPool2d(2), nn.Flatten(), L(4, 2)), (1, 4, 4), smooth=False, zeros=True),
 ]
 
@@ -383,7 +309,12 @@ OPTIONS = [
     *(Row(f"option/steps-{k}", **CLASSIFIER, steps=k) for k in (0, 1, 3, 7)),
     *(Row(f"option/tasks-{t}", **CLASSIFIER, tasks=t) for t in (1, 3, 5, 9)),
     *(
-        Row(f"option/lr-{form}{'-first-order' * fo}{'-conv' * (base is SMALL_CONV)}", **base, lr_form=form, first_order=fo)
+        Row(
+            f"option/lr-{form}{'-first-order' * fo}{'-conv' * (base is SMALL_CONV)}",
+            **base,
+            lr_form=form,
+            first_order=fo,
+        )
         for base in (CLASSIFIER, SMALL_CONV)
         for form in ("scalar", "per_step", "per_tensor", "per_element")
         for fo in (False, True)
@@ -417,31 +348,23 @@ OPTIONS = [
 ]
 
 
-class Sign(nn.Module):
-    """A model written by hand, with an operation that no table of primitives will ever hold."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(3, 2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(x @ self.weight) + (x**2).sum(-1, keepdim=True) * self.weight[0]
-
-
-def cosine_loss(output: Tensor, target: Tensor) -> Tensor:
-    return (1 - F.cosine_similarity(output, target, dim=1)).mean()
-
-
 FALLBACK = [
     Row("torch/layer-norm", lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 2)), native=False),
-    Row("torch/group-norm", lambda: seq(C(2, 4, 2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten()), (2, 3, 3), native=False),
+    Row(
+        "torch/group-norm",
+        lambda: seq(C(2, 4, 2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten()),
+        (2, 3, 3),
+        native=False,
+    ),
     Row(
         "torch/instance-norm",
         lambda: seq(C(2, 4, 2), nn.InstanceNorm2d(4, affine=True), nn.Tanh(), nn.Flatten()),
         (2, 3, 4),
         native=False,
     ),
-    Row("torch/batch-norm-3d", lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh()), (1, 3, 3, 3), native=False),
+    Row(
+        "torch/batch-norm-3d", lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh()), (1, 3, 3, 3), native=False
+    ),
     Row("torch/linear-rank4", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (2, 3, 3), native=False),
     Row("torch/batch-norm-1d-sequence", lambda: seq(L(4, 4), nn.BatchNorm1d(3), nn.Tanh()), (3, 4), native=False),
     Row("torch/conv1d", lambda: seq(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), L(9, 2)), (2, 5), native=False),
@@ -454,84 +377,3 @@ FALLBACK = [
 ROWS: list[Row] = [*LINEAR, *CONVOLUTIONS, *NORMS, *ACTIVATIONS, *POOLS, *GRAPHS, *LOSSES, *OPTIONS, *FALLBACK]
 BY_NAME = {row.name: row for row in ROWS}
 assert len(BY_NAME) == len(ROWS), "two rows share a name"
-
-
-# --------------------------------------------------------------------------------------------- a row made into tensors
-
-
-@dataclass
-class Problem:
-    """A row's model and data. Every floating tensor is a leaf that requires a gradient, except what is frozen."""
-
-    row: Row
-    model: nn.Module
-    support: tuple[Tensor, ...]  # xs, ys and perhaps ws
-    query: tuple[Tensor, ...]  # xq, yq and perhaps wq
-    lr: Tensor | dict[str, Tensor]
-
-    @property
-    def leaves(self) -> dict[str, Tensor]:
-        """Every differentiable input, by name."""
-        named: dict[str, Tensor] = {f"model.{name}": value for name, value in self.model.named_parameters()}
-        named |= dict(zip(("xs", "ys", "ws"), self.support, strict=False))
-        named |= dict(zip(("xq", "yq", "wq"), self.query, strict=False))
-        named |= {f"lr.{name}": value for name, value in self.lr.items()} if isinstance(self.lr, dict) else {"lr": self.lr}
-        return {name: value for name, value in named.items() if value.requires_grad}
-
-
-def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu") -> Problem:
-    """Tensors for a row. All values are float32 numbers whatever the dtype, so that both precisions see one problem."""
-    random = torch.Generator().manual_seed(seed)
-
-    def leaf(value: Tensor) -> Tensor:
-        return value.detach().to(device, dtype).requires_grad_() if value.is_floating_point() else value.to(device)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random)
-
-    torch.manual_seed(seed)
-    model = row.build().train(row.training)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * normal(*parameter.shape)
-        for name, buffer in model.named_buffers():
-            if not buffer.is_floating_point():
-                buffer += 1  # batches tracked
-            else:
-                buffer += 0.3 * normal(*buffer.shape).abs() if name.endswith("var") else 0.3 * normal(*buffer.shape)
-        output = model.to("cpu").eval()(torch.zeros(2, *row.example)).shape[1:]
-    model = model.train(row.training).to(device, dtype)
-
-    def batch(*lead: int) -> tuple[Tensor, ...]:
-        x = normal(*lead, *row.example)
-        if row.zeros:
-            x[..., 0, :] = 0 if x.dim() > len(lead) else x[..., 0, :]
-            x[x.abs() < 0.3] = 0
-        if row.classes:
-            y = torch.randint(output[0], lead, generator=random)
-        elif row.soft:
-            y = normal(*lead, *output).softmax(-1)
-        elif row.loss == "bce_with_logits" or isinstance(row.loss, nn.BCEWithLogitsLoss):
-            y = normal(*lead, *output).sigmoid()
-        else:
-            y = normal(*lead, *output)
-        if not row.weighted:
-            return leaf(x), leaf(y)
-        w = torch.rand(lead, generator=random) + 0.25
-        w[..., 0] = 0
-        return leaf(x), leaf(y), leaf(w)
-
-    lead = (row.tasks, row.steps) if row.stepwise else (row.tasks,)
-    support, query = batch(*lead, row.shots), batch(row.tasks, row.queries)
-    adapted = {name: dict(model.named_parameters())[name] for name in oracle.adapted_names(model, row.adapt_params)}
-
-    def around_lr(*shape: int) -> Tensor:
-        return leaf(row.lr * (0.5 + torch.rand(shape, generator=random)))
-
-    lr: Any = {
-        "scalar": lambda: leaf(torch.tensor(row.lr)),
-        "per_step": lambda: around_lr(row.steps),
-        "per_tensor": lambda: {name: around_lr() for name in adapted},
-        "per_element": lambda: {name: around_lr(*value.shape) for name, value in adapted.items()},
-    }[row.lr_form]()
-    return Problem(row, model, support, query, lr)

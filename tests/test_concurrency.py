@@ -115,7 +115,9 @@ def test_backward_on_another_thread(maml: mf.MAML) -> None:
     assert same(list(gradients), expected[4:])
 
 
-@pytest.mark.parametrize("again", [copy.deepcopy, lambda maml: pickle.loads(pickle.dumps(maml))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda maml: pickle.loads(pickle.dumps(maml))], ids=["deepcopy", "pickle"]
+)
 @pytest.mark.parametrize("used", [False, True], ids=["fresh", "used"])
 def test_copies_are_independent_and_equal(maml: mf.MAML, again: object, used: bool) -> None:
     if used:

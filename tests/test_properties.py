@@ -10,9 +10,11 @@ from hypothesis import assume, given, note
 from hypothesis import strategies as st
 from torch import nn
 
-import laws
-from laws import Case, assert_close
-from rows import Residual, Row
+import judge
+from judge import Case, assert_close
+from laws import PER_TASK, take
+from models import Residual
+from rows import Row
 
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33])
 SMALL = st.integers(1, 4)
@@ -128,27 +130,27 @@ def test_any_network_equals_the_oracle(row: Row, seed: int) -> None:
     """Outputs, and gradients of all outputs at once, of every differentiable input."""
     case = Case(row, torch.float64, "cpu", "native")
     truth = case.problem(seed)
-    expected = laws.run_oracle(row, truth)
+    expected = judge.run_oracle(row, truth)
     # Two rows of a batch that a norm cannot tell apart blow any rounding up: such a net has no digits to compare.
     assume(all(value.isfinite().all() and value.abs().max() < 1e4 for value in expected.values() if value.numel()))
     kinds = ("loss", "together", "adapted")
-    pulled = {kind: laws.gradients(expected, truth, kind, retain_graph=True) for kind in kinds}
+    pulled = {kind: judge.gradients(expected, truth, kind, retain_graph=True) for kind in kinds}
     assume(all(value.abs().max() < 1e4 for kind in kinds for value in pulled[kind].values() if value.numel()))
 
     problem = case.problem(seed)
-    actual = laws.run(case, problem)
+    actual = judge.run(case, problem)
     assert_close(actual, expected)
     for kind in kinds:
-        assert_close(laws.gradients(actual, problem, kind, retain_graph=True), pulled[kind])
+        assert_close(judge.gradients(actual, problem, kind, retain_graph=True), pulled[kind])
 
 
 @given(rows(), st.integers(0, 3))
 def test_any_network_gives_a_task_the_same_bits_alone(row: Row, seed: int) -> None:
     case = Case(row, torch.float32, "cpu", "native")
     problem = case.problem(seed)
-    last = laws.take(problem, [row.tasks - 1])
-    together, alone = laws.run(case, problem), laws.run(case, last)
-    laws.assert_same_bits(
-        {name: value[0] for name, value in laws.part(alone, *laws.PER_TASK).items()},
-        {name: value[-1] for name, value in laws.part(together, *laws.PER_TASK).items()},
+    last = take(problem, [row.tasks - 1])
+    together, alone = judge.run(case, problem), judge.run(case, last)
+    judge.assert_same_bits(
+        {name: value[0] for name, value in judge.part(alone, *PER_TASK).items()},
+        {name: value[-1] for name, value in judge.part(together, *PER_TASK).items()},
     )

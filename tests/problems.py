@@ -1,0 +1,92 @@
+"""A row made into a model and data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import oracle
+from rows import Row
+
+
+@dataclass
+class Problem:
+    """A row's model and data. Every floating tensor is a leaf that requires a gradient, except what is frozen."""
+
+    row: Row
+    model: nn.Module
+    support: tuple[Tensor, ...]  # xs, ys and perhaps ws
+    query: tuple[Tensor, ...]  # xq, yq and perhaps wq
+    lr: Tensor | dict[str, Tensor]
+
+    @property
+    def leaves(self) -> dict[str, Tensor]:
+        """Every differentiable input, by name."""
+        named: dict[str, Tensor] = {f"model.{name}": value for name, value in self.model.named_parameters()}
+        named |= dict(zip(("xs", "ys", "ws"), self.support, strict=False))
+        named |= dict(zip(("xq", "yq", "wq"), self.query, strict=False))
+        named |= (
+            {f"lr.{name}": value for name, value in self.lr.items()} if isinstance(self.lr, dict) else {"lr": self.lr}
+        )
+        return {name: value for name, value in named.items() if value.requires_grad}
+
+
+def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu") -> Problem:
+    """Tensors for a row. All values are float32 numbers whatever the dtype, so that both precisions see one problem."""
+    random = torch.Generator().manual_seed(seed)
+
+    def leaf(value: Tensor) -> Tensor:
+        return value.detach().to(device, dtype).requires_grad_() if value.is_floating_point() else value.to(device)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random)
+
+    torch.manual_seed(seed)
+    model = row.build().train(row.training)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * normal(*parameter.shape)
+        for name, buffer in model.named_buffers():
+            if not buffer.is_floating_point():
+                buffer += 1  # batches tracked
+            else:
+                buffer += 0.3 * normal(*buffer.shape).abs() if name.endswith("var") else 0.3 * normal(*buffer.shape)
+        output = model.to("cpu").eval()(torch.zeros(2, *row.example)).shape[1:]
+    model = model.train(row.training).to(device, dtype)
+
+    def batch(*lead: int) -> tuple[Tensor, ...]:
+        x = normal(*lead, *row.example)
+        if row.zeros:
+            x[..., 0, :] = 0 if x.dim() > len(lead) else x[..., 0, :]
+            x[x.abs() < 0.3] = 0
+        if row.classes:
+            y = torch.randint(output[0], lead, generator=random)
+        elif row.soft:
+            y = normal(*lead, *output).softmax(-1)
+        elif row.loss == "bce_with_logits" or isinstance(row.loss, nn.BCEWithLogitsLoss):
+            y = normal(*lead, *output).sigmoid()
+        else:
+            y = normal(*lead, *output)
+        if not row.weighted:
+            return leaf(x), leaf(y)
+        w = torch.rand(lead, generator=random) + 0.25
+        w[..., 0] = 0
+        return leaf(x), leaf(y), leaf(w)
+
+    lead = (row.tasks, row.steps) if row.stepwise else (row.tasks,)
+    support, query = batch(*lead, row.shots), batch(row.tasks, row.queries)
+    adapted = {name: dict(model.named_parameters())[name] for name in oracle.adapted_names(model, row.adapt_params)}
+
+    def around_lr(*shape: int) -> Tensor:
+        return leaf(row.lr * (0.5 + torch.rand(shape, generator=random)))
+
+    lr: Any = {
+        "scalar": lambda: leaf(torch.tensor(row.lr)),
+        "per_step": lambda: around_lr(row.steps),
+        "per_tensor": lambda: {name: around_lr() for name in adapted},
+        "per_element": lambda: {name: around_lr(*value.shape) for name, value in adapted.items()},
+    }[row.lr_form]()
+    return Problem(row, model, support, query, lr)
