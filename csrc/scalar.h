@@ -29,6 +29,7 @@ struct Bits;
 template <>
 struct Bits<float> {
   using Int = int32_t;
+  using Unsigned = uint32_t;
   static constexpr int kMantissa = 23, kBias = 127;
   // 1.5 * 2^mantissa: adding and subtracting it rounds to the nearest integer, which then stands in the low bits.
   static constexpr float kRound = 12582912.0f;
@@ -39,6 +40,7 @@ struct Bits<float> {
 template <>
 struct Bits<double> {
   using Int = int64_t;
+  using Unsigned = uint64_t;
   static constexpr int kMantissa = 52, kBias = 1023;
   static constexpr double kRound = 6755399441055744.0;
   static constexpr double kLog2Hi = 6.93147180369123816490e-01, kLog2Lo = 1.90821492927058770002e-10;
@@ -57,11 +59,12 @@ template <class T>
 MF_HD ExpParts<T> exp_parts(T x) {
   using B = Bits<T>;
   using Int = typename B::Int;
+  using Unsigned = typename B::Unsigned;  // where x is NaN, k is any number: only unsigned arithmetic may wrap
   x = x < B::kLowest ? B::kLowest : x;  // NaN fails both comparisons and passes through
   x = x > B::kHighest ? B::kHighest : x;
   const T shifted = x * T(1.44269504088896340736) + B::kRound;
   const T kf = shifted - B::kRound;
-  const Int k = __builtin_bit_cast(Int, shifted) - __builtin_bit_cast(Int, B::kRound);
+  const Int k = Int(__builtin_bit_cast(Unsigned, shifted) - __builtin_bit_cast(Unsigned, B::kRound));
   const T r = (x - kf * B::kLog2Hi) - kf * B::kLog2Lo;
   T inverse = T(1), q = T(0);
   // Taylor's polynomial (expm1(r) - r) / r^2 by Horner's rule; the coefficients 1/n! are built as constants.
@@ -73,8 +76,8 @@ MF_HD ExpParts<T> exp_parts(T x) {
   for (int n = B::kExpDegree; n >= 2; --n) q = q * r + coefficient[n];
   const T p = r + r * r * q;
   const Int half = k >> 1;
-  return {p, __builtin_bit_cast(T, Int((half + B::kBias) << B::kMantissa)),
-          __builtin_bit_cast(T, Int((k - half + B::kBias) << B::kMantissa))};
+  return {p, __builtin_bit_cast(T, Unsigned(half + B::kBias) << B::kMantissa),
+          __builtin_bit_cast(T, Unsigned(k - half + B::kBias) << B::kMantissa)};
 }
 
 template <class T>
