@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 #: Derandomised, so that a run is repeatable; METAFAST_HYPOTHESIS=search looks for new counterexamples instead.
-settings.register_profile("repeatable", derandomize=True, max_examples=60, deadline=None, print_blob=True)
+settings.register_profile("repeatable", derandomize=True, max_examples=150, deadline=None, print_blob=True)
 settings.register_profile(
     "search", max_examples=2000, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
