@@ -36,7 +36,8 @@ class Handle:
     __slots__ = ("adapted", "learnt", "learnt_like", "native", "ndims", "output", "program", "shapes")
 
     def __init__(self, program: Program, native: Any) -> None:
-        self.program = weakref.ref(program, lambda _, key=id(program): _handles.pop(key, None))
+        key = id(program)
+        self.program = weakref.ref(program, lambda _: _handles.pop(key, None))
         self.native = native
         self.shapes = [p.shape for p in program.parameters]
         self.ndims = [len(shape) for shape in self.shapes]

@@ -49,7 +49,7 @@ def _once(gradients: Sequence[Tensor | None], depend_on: Sequence[Tensor | None]
 
 
 def _apply(function: type[Function], *inputs: Any) -> Any:
-    """``function.apply``, without the 20 microseconds in which it binds default arguments by inspection: there are none."""
+    """``function.apply``, without the 20 microseconds in which it looks for default arguments: there are none."""
     if torch._C._are_functorch_transforms_active():
         return function.apply(*inputs)  # type: ignore[no-untyped-call]
     return super(Function, function).apply(*inputs)  # type: ignore[misc]
@@ -115,7 +115,7 @@ class _Call:
         parameters: list[Tensor | None] = [None] * self.parameters
         for i, gradient in zip(native.handle(self.program).learnt, gradients.parameters, strict=True):
             parameters[i] = gradient
-        rates = gradients.elementwise or [None] * len(self.elementwise)
+        rates: Sequence[Tensor | None] = gradients.elementwise or [None] * len(self.elementwise)
         return [*parameters, gradients.table, *rates, *gradients.support, *gradients.query]
 
 
@@ -148,7 +148,7 @@ class _Unroll(Function):
                 return (None,) * (1 + len(tensors))
             # Whoever receives the eager gradients owns them and may change them, so they are handed out once.
             gradients, ctx.eager = (ctx.eager, None) if only_loss else (None, ctx.eager)
-            if gradients is not None:
+            if gradients is not None and loss is not None:
                 made = call.as_inputs(gradients)
                 factor = loss.item()
                 if factor != 1.0:
@@ -190,7 +190,7 @@ def unroll(
     stepwise: bool = False,
     want_adapted: bool = False,
 ) -> Unrolled:
-    """K inner steps for every task, then the query loss (docs/maths.md, section 2). See :mod:`metafast.batch` for shapes.
+    """K inner steps for every task, then the query loss (docs/maths.md, section 2). Shapes: :mod:`metafast.batch`.
 
     ``parameters`` are those of ``program`` in order, each [*shape] (shared by all tasks) or [T, *shape]. ``memory``
     keeps the activations of every support pass for the reverse sweep ("keep"), computes them again ("recompute"), or
@@ -272,7 +272,7 @@ class _Gradient(Function):
                 batch,
                 None,
                 steps=0,
-                sweep=Wanted(support=tuple(ctx.needs_input_grad[2 + count :])),  # type: ignore[arg-type]
+                sweep=Wanted(support=tuple(ctx.needs_input_grad[2 + count :])),
                 cotangents=Cotangents(0.0, loss),
                 vectors=filled,
             ).gradients

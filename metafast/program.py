@@ -66,7 +66,9 @@ class Step:
 
 @dataclass(frozen=True)
 class Loss:
-    """``cross_entropy`` (label_smoothing), ``mse``, ``bce_with_logits``, ``huber`` (delta), ``multi_margin`` (p, margin)."""
+    """A loss by name, with its settings: ``cross_entropy`` (label_smoothing), ``mse``, ``bce_with_logits``, ``huber`` (delta)
+    or ``multi_margin`` (p, margin).
+    """
 
     kind: str
     attributes: Attributes = ()

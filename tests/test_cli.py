@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from drawings import draw
 
+from drawings import draw
 from metafast import checkpoint as checkpoints
 from metafast.cli import COMMANDS, comparison, main, train_omniglot
 from metafast.evaluation import Estimate

@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import interpreter
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import interpreter
 from metafast.lowering import Unsupported, lower
 from metafast.program import Loss
 from metafast.snapshot import Snapshot

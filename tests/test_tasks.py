@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawings import draw
 
+from drawings import draw
 from metafast.tasks import TRAIN, DataError, ImageTasks, Omniglot, Sinusoids, generator
 from metafast.tasks import cache as caching
 from metafast.tasks.omniglot import load_part, with_rotations
