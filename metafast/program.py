@@ -66,8 +66,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss by name, with its settings: ``cross_entropy`` (label_smoothing), ``mse``, ``bce_with_logits``, ``huber`` (delta)
-    or ``multi_margin`` (p, margin).
+    """A loss by name, with its settings: ``cross_entropy`` (label_smoothing), ``mse``, ``bce_with_logits``,
+    ``huber`` (delta) or ``multi_margin`` (p, margin).
     """
 
     kind: str
