@@ -26,7 +26,8 @@ Role role(const std::string& name) {
 
 std::unique_ptr<Program> make_program(
     std::vector<Shape> values, const std::vector<std::pair<Shape, std::string>>& parameters,
-    const std::vector<std::tuple<std::string, std::vector<int>, int, std::vector<int>, std::map<std::string, double>>>& steps,
+    const std::vector<std::tuple<std::string, std::vector<int>, int, std::vector<int>, std::map<std::string, double>>>&
+        steps,
     const std::string& loss, const std::map<std::string, double>& loss_attributes) {
   std::vector<std::pair<Shape, Role>> roles;
   for (const auto& p : parameters) roles.emplace_back(p.first, role(p.second));
@@ -55,10 +56,30 @@ int64_t call(const Program& program, bool is_double, int64_t tasks, int64_t step
              Address loss_cotangent, Address logits_cotangent, Addresses adapted_cotangent, Address support_loss,
              Address task_loss, Address loss, Address logits, Addresses adapted,
              std::vector<std::pair<Address, bool>> gradients, Address workspace, int64_t workspace_bytes) {
-  const Call c{first_order, sweep, hessian_vector, Memory(memory), tasks, steps, threads, set(support), set(query),
-               std::move(parameters), std::move(vectors), rate_table, std::move(elementwise), rate_table_gradient,
-               std::move(elementwise_gradient), loss_cotangent_all, loss_cotangent, logits_cotangent,
-               std::move(adapted_cotangent), support_loss, task_loss, loss, logits, std::move(adapted),
+  const Call c{first_order,
+               sweep,
+               hessian_vector,
+               Memory(memory),
+               tasks,
+               steps,
+               threads,
+               set(support),
+               set(query),
+               std::move(parameters),
+               std::move(vectors),
+               rate_table,
+               std::move(elementwise),
+               rate_table_gradient,
+               std::move(elementwise_gradient),
+               loss_cotangent_all,
+               loss_cotangent,
+               logits_cotangent,
+               std::move(adapted_cotangent),
+               support_loss,
+               task_loss,
+               loss,
+               logits,
+               std::move(adapted),
                std::move(gradients)};
   py::gil_scoped_release release;
   return is_double ? run<double>(program, c, workspace, workspace_bytes)
@@ -97,13 +118,13 @@ PYBIND11_MODULE(_native, m) {
   py::class_<Program>(m, "Program")
       .def(py::init(&make_program), py::arg("values"), py::arg("parameters"), py::arg("steps"), py::arg("loss"),
            py::arg("loss_attributes"));
-  m.def("call", &call, py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"),
-        py::arg("threads"), py::arg("first_order"), py::arg("sweep"), py::arg("memory"), py::arg("hessian_vector"),
-        py::arg("support"), py::arg("query"), py::arg("parameters"), py::arg("vectors"), py::arg("rate_table"),
-        py::arg("elementwise"), py::arg("rate_table_gradient"), py::arg("elementwise_gradient"),
-        py::arg("loss_cotangent_all"), py::arg("loss_cotangent"), py::arg("logits_cotangent"),
-        py::arg("adapted_cotangent"), py::arg("support_loss"), py::arg("task_loss"), py::arg("loss"),
-        py::arg("logits"), py::arg("adapted"), py::arg("gradients"), py::arg("workspace"), py::arg("workspace_bytes"));
+  m.def("call", &call, py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"), py::arg("threads"),
+        py::arg("first_order"), py::arg("sweep"), py::arg("memory"), py::arg("hessian_vector"), py::arg("support"),
+        py::arg("query"), py::arg("parameters"), py::arg("vectors"), py::arg("rate_table"), py::arg("elementwise"),
+        py::arg("rate_table_gradient"), py::arg("elementwise_gradient"), py::arg("loss_cotangent_all"),
+        py::arg("loss_cotangent"), py::arg("logits_cotangent"), py::arg("adapted_cotangent"), py::arg("support_loss"),
+        py::arg("task_loss"), py::arg("loss"), py::arg("logits"), py::arg("adapted"), py::arg("gradients"),
+        py::arg("workspace"), py::arg("workspace_bytes"));
   m.def("elementary", &elementary, py::arg("name"), py::arg("is_double"), py::arg("x"), py::arg("y"), py::arg("n"));
   m.def("build_info", &build_info);
 }

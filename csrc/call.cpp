@@ -92,7 +92,9 @@ class Run {
     job_.parameter_count = program_.parameter_count();
     job_.learnt_count = program_.learnt_count();
     job_.adapted_count = program_.adapted_count();
-    const auto size = [&](int count) { return count == 0 ? 0 : plans_[size_t(count) - 1].offset + plans_[size_t(count) - 1].size; };
+    const auto size = [&](int count) {
+      return count == 0 ? 0 : plans_[size_t(count) - 1].offset + plans_[size_t(count) - 1].size;
+    };
     job_.parameter_size = size(job_.parameter_count);
     job_.learnt_size = size(job_.learnt_count);
     job_.adapted_size = size(job_.adapted_count);
@@ -110,7 +112,8 @@ class Run {
     if (!step || !call_.support || !call_.query || call_.steps == 0 || call_.hessian_vector) return;
     const bool needs_weight = call_.support->dx || call_.query->dx || !call_.adapted.empty() ||
                               !call_.adapted_cotangent.empty() || (call_.first_order && job_.want_rate_gradient);
-    const bool moves = call_.support->stepwise || (!call_.elementwise.empty() && call_.elementwise[size_t(step->parameter[0])].first);
+    const bool moves =
+        call_.support->stepwise || (!call_.elementwise.empty() && call_.elementwise[size_t(step->parameter[0])].first);
     if (needs_weight || moves) return;
 
     const Shape &in = program_.value_shape(0), &out = program_.value_shape(step->output);
@@ -119,7 +122,8 @@ class Run {
     const double inputs = double(in.back()), outputs = double(out.back()), steps = double(call_.steps);
     const double passes = call_.sweep && !call_.first_order ? 2 : 1;
     const double plain = inputs * outputs * (support * steps * 2 * passes + query * (call_.sweep ? 2 : 1));
-    const double by_gram = inputs * support * (support + query) + inputs * outputs * (support * passes + query * (call_.sweep ? 2 : 1)) +
+    const double by_gram = inputs * support * (support + query) +
+                           inputs * outputs * (support * passes + query * (call_.sweep ? 2 : 1)) +
                            steps * passes * support * support * outputs;
     if (by_gram >= plain) return;
     first.parameter = step->parameter[0];
@@ -136,9 +140,12 @@ class Run {
     // The inner loop itself wants gradients of the adapted parameters only; the reverse sweep those of all.
     const bool second_order = call_.hessian_vector || (call_.sweep && !call_.first_order);
     if (call_.support) {
-      support_ = program_.batch(call_.support->examples, kernels_.lanes, second_order ? Scope::kLearnt : Scope::kAdapted,
-                                !second_order ? Scope::kNone : call_.hessian_vector ? Scope::kLearnt : Scope::kAdapted,
-                                second_order && call_.support->dx, first_layer);
+      support_ =
+          program_.batch(call_.support->examples, kernels_.lanes, second_order ? Scope::kLearnt : Scope::kAdapted,
+                         !second_order          ? Scope::kNone
+                         : call_.hessian_vector ? Scope::kLearnt
+                                                : Scope::kAdapted,
+                         second_order && call_.support->dx, first_layer);
       job_.support_plan = support_.get();
     } else if (call_.steps > 0) {
       throw std::invalid_argument("native call: inner steps without a support set");
@@ -236,7 +243,8 @@ class Run {
     wave_ = call_.tasks;
     job_.gradient_stride = block;
     if (sums_) {
-      wave_ = std::clamp<int64_t>(kWaveBytes / (block * int64_t(sizeof(T))), std::min<int64_t>(call_.tasks, 4 * call_.threads), call_.tasks);
+      wave_ = std::clamp<int64_t>(kWaveBytes / (block * int64_t(sizeof(T))),
+                                  std::min<int64_t>(call_.tasks, 4 * call_.threads), call_.tasks);
       waves_at_ = take(wave_ * block);
     }
     threads_at_ = total;
@@ -269,11 +277,12 @@ class Run {
     l.scratch = take(std::max(support_ ? support_->scratch_size : 0, query_ ? query_->scratch_size : 0));
     l.tape_stride = support_ ? aligned(support_->tape_size) : 0;
     const int64_t tapes = l.tape_stride * std::max<int64_t>(call_.steps, 1);
-    job_.keep = call_.memory == Memory::kKeep ||
-                (call_.memory == Memory::kAuto && call_.sweep && !call_.first_order && tapes * int64_t(sizeof(T)) <= kKeepBytes);
+    job_.keep = call_.memory == Memory::kKeep || (call_.memory == Memory::kAuto && call_.sweep && !call_.first_order &&
+                                                  tapes * int64_t(sizeof(T)) <= kKeepBytes);
     l.tapes = take(job_.keep ? tapes : l.tape_stride);
     // The query's tape is no longer needed when the first tangent is.
-    const int64_t last = std::max(support_ && call_.sweep ? support_->tangent_size_total : 0, query_ ? query_->tape_size : 0);
+    const int64_t last =
+        std::max(support_ && call_.sweep ? support_->tangent_size_total : 0, query_ ? query_->tape_size : 0);
     l.tangent_tape = l.query_tape = take(last);
     l.total = total + 16;  // off a power of two, so that threads' parts do not fall on the same cache sets
     total_ = threads_at_ + l.total * call_.threads;

@@ -5,14 +5,14 @@
 
 namespace metafast {
 
-#define METAFAST_DECLARE(ISA)      \
-  namespace ISA {                  \
-  template <class T>               \
-  const Kernels<T>& table();       \
-  template <>                      \
-  const Kernels<float>& table();   \
-  template <>                      \
-  const Kernels<double>& table();  \
+#define METAFAST_DECLARE(ISA)     \
+  namespace ISA {                 \
+  template <class T>              \
+  const Kernels<T>& table();      \
+  template <>                     \
+  const Kernels<float>& table();  \
+  template <>                     \
+  const Kernels<double>& table(); \
   }
 
 #ifdef METAFAST_HAVE_NEON
@@ -61,7 +61,8 @@ Isa choose() {
   std::string known;
   for (const Isa& isa : isas()) {
     if (forced ? isa.name == std::string(forced) : isa.supported) {
-      if (!isa.supported) throw std::invalid_argument(std::string("METAFAST_ISA=") + forced + ": this processor lacks it");
+      if (!isa.supported)
+        throw std::invalid_argument(std::string("METAFAST_ISA=") + forced + ": this processor lacks it");
       return isa;
     }
     known += std::string(known.empty() ? "" : ", ") + isa.name;

@@ -167,7 +167,7 @@ struct TaskRun {
         continue;
       }
       const int64_t at = plan(a).offset, n = plan(a).size;
-      const T *__restrict theta = f.theta + at, *__restrict g = f.gradient + at;
+      const T* __restrict theta = f.theta + at, * __restrict g = f.gradient + at;
       T* __restrict out = next + at;
       if (const T* __restrict rates = elementwise(a, k)) {
         for (int64_t i = 0; i < n; ++i) out[i] = theta[i] - rates[i] * g[i];
@@ -222,8 +222,7 @@ struct TaskRun {
         for_elements(z, f.examples(), z.cold, [&](int64_t from, int64_t to) { dz[to] += given[logits + from]; });
     }
     backward(f);
-    if (has_first())
-      first().query_adjoint(f.cotangent(job.first.output), lambda + plan(job.first.parameter).offset);
+    if (has_first()) first().query_adjoint(f.cotangent(job.first.output), lambda + plan(job.first.parameter).offset);
     add_data_gradients(f, job.query, 0, job.query.dx ? f.cotangent(0) : nullptr, out, T(1));
   }
 
@@ -281,7 +280,7 @@ struct TaskRun {
   void add_rate_gradient(const Frame<T>& f, int32_t k) const {
     for (int32_t a = 0; a < job.adapted_count; ++a) {
       const int64_t n = plan(a).size;
-      const T *__restrict g = f.gradient + plan(a).offset, *__restrict l = lambda + plan(a).offset;
+      const T* __restrict g = f.gradient + plan(a).offset, * __restrict l = lambda + plan(a).offset;
       if (a == job.first.parameter) {
         rate_gradient()[k * job.adapted_count + a] = first().rate_gradient(f.cotangent(job.first.output));
       } else if (job.elementwise[a]) {

@@ -27,10 +27,10 @@ struct FirstLayer {
   int64_t size() const { return n.support_rows * n.ld; }
   T* z(int32_t k) const { return base + n.trajectory + k * size(); }
   T* z_query() const { return base + n.z_query; }
-  T* moved() const { return base + n.moved; }    // sum_k a_k D_k
-  T* mu() const { return base + n.mu; }          // X lambda
+  T* moved() const { return base + n.moved; }  // sum_k a_k D_k
+  T* mu() const { return base + n.mu; }        // X lambda
   T* tangent() const { return base + n.tangent; }
-  T* swept() const { return base + n.swept; }    // sum_k D'_k
+  T* swept() const { return base + n.swept; }  // sum_k D'_k
   T* scaled() const { return base + n.scaled; }
 
   void begin(const T* w) const {
@@ -42,7 +42,7 @@ struct FirstLayer {
 
   // Z after a step of the given rate against the gradient X' D.
   void step(int32_t k, T rate, const T* __restrict d) const {
-    T *__restrict s = scaled(), *__restrict sum = moved(), *__restrict next = z(k + 1);
+    T* __restrict s = scaled(), * __restrict sum = moved(), * __restrict next = z(k + 1);
     const T* __restrict now = z(k);
     for (int64_t i = 0; i < size(); ++i) {
       s[i] = rate * d[i];

@@ -42,10 +42,10 @@ enum class LossKind : int32_t { kNone, kCrossEntropy, kMse, kBceWithLogits, kHub
 enum class GradientMode : int32_t { kIgnore, kOverwrite, kAccumulate };
 
 struct Value {
-  int64_t rows;      // positions per example: height * width
+  int64_t rows;  // positions per example: height * width
   int32_t height, width, channels;
-  int32_t ld;        // of activations and their tangents
-  int32_t cold;      // of cotangents and their tangents: differs from ld only for the input, read where the user has it
+  int32_t ld;    // of activations and their tangents
+  int32_t cold;  // of cotangents and their tangents: differs from ld only for the input, read where the user has it
   int64_t activation, cotangent;          // offsets in the tape
   int64_t activation_dot, cotangent_dot;  // offsets in the tangent tape
   bool has_tangent, has_cotangent;
@@ -89,7 +89,7 @@ struct Step {
   int32_t kernel[2], stride[2], pad[2], dilation[2];
   double attribute[2];
   bool training;
-  bool bias_cancels;  // only a BatchNorm on batch statistics reads the output
+  bool bias_cancels;         // only a BatchNorm on batch statistics reads the output
   int64_t saved, saved_dot;  // offsets of what the step keeps for later passes, in the tape and the tangent tape
   ConvTables conv;
   const PoolWindow* windows;
@@ -147,13 +147,13 @@ struct FirstLayerPlan {
 
 // Where a thread keeps what it needs for one task: offsets in its part of the workspace.
 struct ThreadLayout {
-  int64_t initial;           // all parameters at step 0, if some differ per task
-  int64_t trajectory;        // [steps][adapted_size]: the adapted parameters after each step
-  int64_t gradient;          // of the support loss; one per step if the gradient of the rates is wanted
+  int64_t initial;     // all parameters at step 0, if some differ per task
+  int64_t trajectory;  // [steps][adapted_size]: the adapted parameters after each step
+  int64_t gradient;    // of the support loss; one per step if the gradient of the rates is wanted
   int64_t gradient_stride;
-  int64_t gradient_dot;      // its tangent
-  int64_t vector;            // the tangent of the parameters
-  int64_t meta_gradient;     // lambda, where no sum over tasks is wanted
+  int64_t gradient_dot;   // its tangent
+  int64_t vector;         // the tangent of the parameters
+  int64_t meta_gradient;  // lambda, where no sum over tasks is wanted
   int64_t targets, target_gradient, weight_gradient;
   int64_t tapes, tape_stride;  // of the support passes: one per step if kept
   int64_t tangent_tape, query_tape, scratch;
@@ -166,8 +166,8 @@ struct Job {
   int64_t tasks;
   int32_t steps;
   bool first_order;
-  bool sweep;           // compute the meta-gradient
-  bool keep;            // keep the activations of every support pass
+  bool sweep;  // compute the meta-gradient
+  bool keep;   // keep the activations of every support pass
   bool has_query;
   bool hessian_vector;  // instead of an unrolled loop: H v and the gradients of <grad L, v> on the support set
   const BatchPlan *support_plan, *query_plan;
@@ -178,8 +178,8 @@ struct Job {
   int64_t parameter_size, learnt_size, adapted_size;
   const ParameterPlan* parameters;
   const ParameterSource<T>* sources;
-  bool own_initial;         // some parameter differs per task
-  const T* shared_initial;  // those that do not, laid out
+  bool own_initial;                   // some parameter differs per task
+  const T* shared_initial;            // those that do not, laid out
   const ParameterSource<T>* vectors;  // v, one per learnt parameter
 
   // Rate of step k for adapted parameter a: table[k * adapted_count + a], or, where elementwise[a] is not null, the
@@ -195,8 +195,8 @@ struct Job {
   // Cotangents from outside, null if absent.
   const T* loss_cotangent;  // [tasks] or, where null, the same for all:
   T loss_cotangent_all;
-  const T* logits_cotangent;                           // [tasks, examples, output]
-  const ParameterSource<T>* adapted_cotangent;         // per adapted parameter [tasks, shape]
+  const T* logits_cotangent;                    // [tasks, examples, output]
+  const ParameterSource<T>* adapted_cotangent;  // per adapted parameter [tasks, shape]
 
   // Outputs in the user's layout, null if unwanted.
   T *support_loss, *task_loss, *logits;

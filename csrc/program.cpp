@@ -50,7 +50,8 @@ bool prefers_winograd(const Step& s, const Value& in, const Value& out, int64_t 
   for (int i = 0; i < 2; ++i)
     if (s.kernel[i] != 3 || s.stride[i] != 1 || s.dilation[i] != 1 || s.pad[i] > 2) return false;
   const int64_t tiles = ((out.height + 1) / 2) * int64_t((out.width + 1) / 2);
-  return in.ld % lanes == 0 && in.channels >= 16 && out.channels >= 16 && examples * tiles >= 48 && 16 * tiles < 7 * out.rows;
+  return in.ld % lanes == 0 && in.channels >= 16 && out.channels >= 16 && examples * tiles >= 48 &&
+         16 * tiles < 7 * out.rows;
 }
 
 bool reads_unpadded(Op op) { return op == Op::kLinear || op == Op::kConv2d; }
@@ -63,7 +64,8 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
     : values_(std::move(values)) {
   require(!values_.empty(), "no values");
   for (const Shape& shape : values_) {
-    require(shape.size() >= 1 && shape.size() <= 3, "a value has " + std::to_string(shape.size()) + " dimensions, not 1 to 3");
+    require(shape.size() >= 1 && shape.size() <= 3,
+            "a value has " + std::to_string(shape.size()) + " dimensions, not 1 to 3");
     for (int64_t d : shape) require(d > 0 && d < (int64_t(1) << 31), "a value has an empty dimension");
     require(product(shape) < (int64_t(1) << 31), "a value is too large");
   }
@@ -83,12 +85,10 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
   for (const StepDescription& step : steps) add_step(step);
   output_ = steps.empty() ? 0 : steps.back().output;
 
-  const std::pair<const char*, LossKind> kinds[] = {{"", LossKind::kNone},
-                                                    {"cross_entropy", LossKind::kCrossEntropy},
-                                                    {"mse", LossKind::kMse},
-                                                    {"bce_with_logits", LossKind::kBceWithLogits},
-                                                    {"huber", LossKind::kHuber},
-                                                    {"multi_margin", LossKind::kMultiMargin}};
+  const std::pair<const char*, LossKind> kinds[] = {
+      {"", LossKind::kNone},       {"cross_entropy", LossKind::kCrossEntropy},
+      {"mse", LossKind::kMse},     {"bce_with_logits", LossKind::kBceWithLogits},
+      {"huber", LossKind::kHuber}, {"multi_margin", LossKind::kMultiMargin}};
   bool known = false;
   for (const auto& kind : kinds)
     if (loss == kind.first) loss_.kind = kind.second, known = true;
@@ -309,7 +309,8 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
   b.parameter_list = parameter_plans(lanes);
   const auto size_of = [&](Scope scope) {
     const int count = scope == Scope::kNone ? 0 : scope == Scope::kAdapted ? adapted_count_ : learnt_count_;
-    return count == 0 ? int64_t(0) : b.parameter_list[size_t(count) - 1].offset + b.parameter_list[size_t(count) - 1].size;
+    return count == 0 ? int64_t(0)
+                      : b.parameter_list[size_t(count) - 1].offset + b.parameter_list[size_t(count) - 1].size;
   };
   b.adapted_size = size_of(Scope::kAdapted);
   b.gradient_size = size_of(gradient);
@@ -370,7 +371,8 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
   };
   for (size_t i = 0; i < b.value_list.size(); ++i) {
     Value& v = b.value_list[i];
-    const bool live = i == 0 || std::any_of(steps_.begin(), steps_.end(), [&](const Step& s) { return s.output == int(i); });
+    const bool live =
+        i == 0 || std::any_of(steps_.begin(), steps_.end(), [&](const Step& s) { return s.output == int(i); });
     if (!live) continue;
     const int64_t n = examples * v.rows;
     if (i > 0 || !b.input_is_direct) v.activation = take(b.tape_size, n * v.ld);
@@ -521,7 +523,8 @@ void Program::make_pool_windows(Batch& b, Step& s) const {
     while (begin < 0) begin += s.dilation[axis];
     const int64_t clipped = std::min(end, size);
     // Padding counts towards an average, but not what ceil_mode adds beyond it.
-    const double length = s.attribute[0] != 0 ? double(std::min(end, size + s.pad[axis]) - start) : double(clipped - begin);
+    const double length =
+        s.attribute[0] != 0 ? double(std::min(end, size + s.pad[axis]) - start) : double(clipped - begin);
     require(begin < clipped, "pooling: a window lies outside the input");
     return {int32_t(begin), int32_t(clipped), length};
   };

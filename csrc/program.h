@@ -42,8 +42,8 @@ class Program {
     std::vector<std::vector<int32_t>> tables;
     std::vector<std::vector<PoolWindow>> pool_windows;
   };
-  std::shared_ptr<const Batch> batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
-                                     bool input_gradient, bool first_layer) const;
+  std::shared_ptr<const Batch> batch(int64_t examples, int lanes, Scope gradient, Scope tangent, bool input_gradient,
+                                     bool first_layer) const;
 
   // The step that first_layer.h can take over: a linear layer that alone reads the input and whose weight is adapted
   // and used nowhere else; null if there is none.
@@ -74,8 +74,8 @@ class Program {
   void drop_leading_flatten();
   void fuse_norm_pools();
   void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where);
-  std::shared_ptr<Batch> make_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
-                                    bool input_gradient, bool first_layer) const;
+  std::shared_ptr<Batch> make_batch(int64_t examples, int lanes, Scope gradient, Scope tangent, bool input_gradient,
+                                    bool first_layer) const;
   void make_conv_tables(Batch& batch, Step& step) const;
   void make_pool_windows(Batch& batch, Step& step) const;
 
@@ -83,7 +83,7 @@ class Program {
   std::vector<ParameterInfo> parameters_;  // storage order
   std::vector<int> stored_at_;
   std::vector<Shape> parameter_shapes_;  // storage order
-  std::vector<Step> steps_;  // without offsets and tables
+  std::vector<Step> steps_;              // without offsets and tables
   int output_ = 0, adapted_count_ = 0, learnt_count_ = 0;
   LossPlan loss_{};
   mutable std::mutex mutex_;

@@ -60,7 +60,7 @@ MF_HD ExpParts<T> exp_parts(T x) {
   using B = Bits<T>;
   using Int = typename B::Int;
   using Unsigned = typename B::Unsigned;  // where x is NaN, k is any number: only unsigned arithmetic may wrap
-  x = x < B::kLowest ? B::kLowest : x;  // NaN fails both comparisons and passes through
+  x = x < B::kLowest ? B::kLowest : x;    // NaN fails both comparisons and passes through
   x = x > B::kHighest ? B::kHighest : x;
   const T shifted = x * T(1.44269504088896340736) + B::kRound;
   const T kf = shifted - B::kRound;

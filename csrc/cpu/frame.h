@@ -21,20 +21,18 @@ template <class T>
 struct Frame {
   const BatchPlan* plan;
   T *tape, *tangent_tape;
-  const T* x;                 // activations of value 0 if the plan says they are direct
-  const T *initial, *theta;   // all parameters at step 0; the adapted ones at this step
-  const T *first, *first_dot; // X W of a kFirstLinear, and its tangent
-  const T* vector;            // tangent of the parameters, or null
-  T *gradient, *gradient_dot; // of the learnt parameters
+  const T* x;                  // activations of value 0 if the plan says they are direct
+  const T *initial, *theta;    // all parameters at step 0; the adapted ones at this step
+  const T *first, *first_dot;  // X W of a kFirstLinear, and its tangent
+  const T* vector;             // tangent of the parameters, or null
+  T *gradient, *gradient_dot;  // of the learnt parameters
   T* scratch;
 
   int64_t examples() const { return plan->examples; }
   const Value& value(int v) const { return plan->values[v]; }
   int64_t rows(int v) const { return plan->examples * plan->values[v].rows; }
 
-  const T* activation(int v) const {
-    return v == 0 && plan->input_is_direct ? x : tape + plan->values[v].activation;
-  }
+  const T* activation(int v) const { return v == 0 && plan->input_is_direct ? x : tape + plan->values[v].activation; }
   T* activation_out(int v) const { return tape + plan->values[v].activation; }
   T* cotangent(int v) const { return tape + plan->values[v].cotangent; }
   // Null where the tangent is known to be zero.

@@ -58,7 +58,8 @@ struct Product {
 };
 
 template <class T, int MR, int NR, bool TABLE>
-static inline __attribute__((always_inline)) void tile(const Product<T>& p, int64_t m0, int64_t n0, int64_t k0, int64_t k1, Start start) {
+static inline __attribute__((always_inline)) void tile(const Product<T>& p, int64_t m0, int64_t n0, int64_t k0,
+                                                       int64_t k1, Start start) {
   constexpr int L = kLanes<T>;
   const T* a[MR];
 #pragma GCC unroll 16
@@ -122,8 +123,8 @@ static void strip(const Product<T>& p, int64_t rows, int64_t n, int64_t k0, int6
       case 2: return tiles<T, 2, NR>(p, m, tiles_of_it, n, k0, k1, start);
       case 3: return tiles<T, 3, NR>(p, m, tiles_of_it, n, k0, k1, start);
       case 4: return tiles<T, 4, NR>(p, m, tiles_of_it, n, k0, k1, start);
-      case 5: return tiles<T, MAX >= 5 ? 5 : 4, NR>(p, m, tiles_of_it, n, k0, k1, start);
-      default: return tiles<T, MAX >= 6 ? 6 : 4, NR>(p, m, tiles_of_it, n, k0, k1, start);
+      case 5: return tiles < T, MAX >= 5 ? 5 : 4, NR > (p, m, tiles_of_it, n, k0, k1, start);
+      default: return tiles < T, MAX >= 6 ? 6 : 4, NR > (p, m, tiles_of_it, n, k0, k1, start);
     }
   };
   const int64_t tall = rows - low * count;  // so many tiles have one row more

@@ -51,8 +51,8 @@ void elementary(int32_t function, const Real* x, Real* y, int64_t n) {
 
 template <>
 const Kernels<Real>& table<Real>() {
-  static const Kernels<Real> kernels = {kLanes<Real>, run_task, add_rows, parameter_in<Real>, parameter_out<Real>,
-                                        elementary};
+  static const Kernels<Real> kernels = {kLanes<Real>,        run_task,  add_rows, parameter_in<Real>,
+                                        parameter_out<Real>, elementary};
   return kernels;
 }
 

@@ -4,8 +4,8 @@
 
 #include <string.h>
 
-#include "../plan.h"
 #include "../isa.h"
+#include "../plan.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

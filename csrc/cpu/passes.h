@@ -12,32 +12,32 @@
 #include "../primitives/shape_and_sum.h"
 #include "../primitives/winograd_conv2d.h"
 
-#define METAFAST_PRIMITIVES(X)              \
-  X(kLinear, Linear<T>)                     \
-  X(kConv2d, Conv2d<T>)                     \
-  X(kBatchNorm, BatchNorm<T>)               \
-  X(kRelu, Activation<T, Relu>)             \
-  X(kLeakyRelu, Activation<T, LeakyRelu>)   \
-  X(kElu, Activation<T, Elu>)               \
-  X(kSilu, Activation<T, Silu>)             \
-  X(kGelu, Activation<T, Gelu>)             \
-  X(kGeluTanh, Activation<T, GeluTanh>)     \
-  X(kTanh, Activation<T, Tanh>)             \
-  X(kSigmoid, Activation<T, Sigmoid>)       \
-  X(kSoftplus, Activation<T, Softplus>)     \
-  X(kMaxPool2d, MaxPool2d<T>)               \
-  X(kAvgPool2d, AvgPool2d<T>)               \
-  X(kFlatten, Flatten<T>)                   \
-  X(kAdd, Add<T>)                           \
-  X(kFirstLinear, FirstLinear<T>)           \
+#define METAFAST_PRIMITIVES(X)                \
+  X(kLinear, Linear<T>)                       \
+  X(kConv2d, Conv2d<T>)                       \
+  X(kBatchNorm, BatchNorm<T>)                 \
+  X(kRelu, Activation<T, Relu>)               \
+  X(kLeakyRelu, Activation<T, LeakyRelu>)     \
+  X(kElu, Activation<T, Elu>)                 \
+  X(kSilu, Activation<T, Silu>)               \
+  X(kGelu, Activation<T, Gelu>)               \
+  X(kGeluTanh, Activation<T, GeluTanh>)       \
+  X(kTanh, Activation<T, Tanh>)               \
+  X(kSigmoid, Activation<T, Sigmoid>)         \
+  X(kSoftplus, Activation<T, Softplus>)       \
+  X(kMaxPool2d, MaxPool2d<T>)                 \
+  X(kAvgPool2d, AvgPool2d<T>)                 \
+  X(kFlatten, Flatten<T>)                     \
+  X(kAdd, Add<T>)                             \
+  X(kFirstLinear, FirstLinear<T>)             \
   X(kBatchNormReluPool, BatchNormReluPool<T>) \
   X(kWinogradConv2d, WinogradConv2d<T>)
 
-#define METAFAST_LOSSES(X)                              \
-  X(kCrossEntropy, CrossEntropy<T>)                     \
-  X(kMse, Elementwise<T, Square<T>>)                    \
-  X(kBceWithLogits, Elementwise<T, LogisticLoss<T>>)    \
-  X(kHuber, Elementwise<T, HuberLoss<T>>)               \
+#define METAFAST_LOSSES(X)                           \
+  X(kCrossEntropy, CrossEntropy<T>)                  \
+  X(kMse, Elementwise<T, Square<T>>)                 \
+  X(kBceWithLogits, Elementwise<T, LogisticLoss<T>>) \
+  X(kHuber, Elementwise<T, HuberLoss<T>>)            \
   X(kMultiMargin, MultiMargin<T>)
 
 namespace metafast {
@@ -122,9 +122,8 @@ static T loss_forward(const Frame<T>& f, const Targets<T>& targets) {
 // Cotangents of the outputs, targets and weights for a cotangent `seed` of the loss, whose value is `loss`.
 template <class T>
 static void loss_backward(const Frame<T>& f, const Targets<T>& targets, const TargetGradients<T>& out, T seed, T loss) {
-  with_loss(f, targets, [&](const auto& passes) {
-    passes.template reverse<T>(seed, f.cotangent(f.plan->output), out, loss);
-  });
+  with_loss(f, targets,
+            [&](const auto& passes) { passes.template reverse<T>(seed, f.cotangent(f.plan->output), out, loss); });
 }
 
 // The tangents of loss_backward's results, for seed 1.

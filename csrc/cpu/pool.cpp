@@ -37,7 +37,8 @@ class Pool {
     }
     if (sleeping_.load(std::memory_order_acquire) > 0) wake_.notify_all();
     body(0);
-    for (int spins = 0; running_.load(std::memory_order_acquire) > 0; ++spins) spins < 4096 ? relax() : std::this_thread::yield();
+    for (int spins = 0; running_.load(std::memory_order_acquire) > 0; ++spins)
+      spins < 4096 ? relax() : std::this_thread::yield();
   }
 
  private:

@@ -96,9 +96,9 @@ static void flip_weights(const T* u, int64_t inputs, int64_t ld, int64_t outputs
 template <class T>
 struct Winograd {
   int64_t images;
-  int64_t height, width, channels, ld;              // of what is convolved
-  int64_t out_height, out_width, out_ld;            // of the result
-  int64_t top, left;                                // zero padding
+  int64_t height, width, channels, ld;    // of what is convolved
+  int64_t out_height, out_width, out_ld;  // of the result
+  int64_t top, left;                      // zero padding
   T* scratch;
 
   static constexpr int64_t kTiles = kWinogradTiles, kPad = 64 / int64_t(sizeof(T));
@@ -222,8 +222,8 @@ struct Winograd {
       for (int64_t i = 0; i < 2; ++i)
         for (int64_t j = 0; j < 2; ++j) {
           const int64_t h = 2 * row + i, w = 2 * column + j;
-          from[2 * i + j] = h < out_height && w < out_width ? dy + ((image * out_height + h) * out_width + w) * out_ld
-                                                            : p.zeros;
+          from[2 * i + j] =
+              h < out_height && w < out_width ? dy + ((image * out_height + h) * out_width + w) * out_ld : p.zeros;
         }
       for (int64_t c = 0; c < out_ld; c += L) {
         const Vector<T> a0 = load(from[0] + c), b0 = load(from[1] + c), a3 = load(from[2] + c), b3 = load(from[3] + c);
@@ -250,7 +250,8 @@ struct Winograd {
       for (int64_t i = 0; i < 2; ++i)
         for (int64_t j = 0; j < 2; ++j) {
           const int64_t h = 2 * row + i, w = 2 * column + j;
-          to[2 * i + j] = h < out_height && w < out_width ? y + ((image * out_height + h) * out_width + w) * out_ld : p.dump;
+          to[2 * i + j] =
+              h < out_height && w < out_width ? y + ((image * out_height + h) * out_width + w) * out_ld : p.dump;
         }
       for (int64_t c = 0; c < out_ld; c += L) {
         Vector<T> upper[4], lower[4];

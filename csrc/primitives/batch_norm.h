@@ -83,8 +83,8 @@ struct BatchNorm {
 
   // What later passes need of each channel: a struct of arrays in the tape and the tangent tape.
   struct Saved {
-    T *mean, *inverse_deviation;        // 1 / sqrt(var + eps)
-    T *mean_dy, *mean_dy_xhat;          // averages over rows, zero in evaluation mode
+    T *mean, *inverse_deviation;  // 1 / sqrt(var + eps)
+    T *mean_dy, *mean_dy_xhat;    // averages over rows, zero in evaluation mode
     T *mean_dot, *inverse_deviation_dot;
     Saved(const Frame<T>& f, const Step& s) {
       const int64_t ld = f.value(s.output).ld;
@@ -122,7 +122,8 @@ struct BatchNorm {
     const T *gamma = f.parameter(s.parameter[0]), *gamma_dot = f.parameter_dot(s.parameter[0]);
     const T* beta_dot = f.parameter_dot(s.parameter[1]);
     for (int64_t c = 0; c < ld; ++c) {
-      const Dual<T> scale = channel(gamma, gamma_dot, c, T(1)) * Dual<T>(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
+      const Dual<T> scale =
+          channel(gamma, gamma_dot, c, T(1)) * Dual<T>(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
       a[c] = scale.v, b[c] = scale.d;
       shift[c] = (beta_dot ? beta_dot[c] : T(0)) - scale.v * k.mean_dot[c];
     }
@@ -170,8 +171,8 @@ struct BatchNorm {
     const T* gamma = f.parameter(s.parameter[0]);
     T* __restrict scale = f.scratch;
     for (int64_t c = 0; c < ld; ++c) scale[c] = gamma ? gamma[c] * k.inverse_deviation[c] : k.inverse_deviation[c];
-    const T *__restrict mean = k.mean, *__restrict inverse = k.inverse_deviation;
-    const T *__restrict mean_dy = k.mean_dy, *__restrict mean_dy_xhat = k.mean_dy_xhat;
+    const T* __restrict mean = k.mean, * __restrict inverse = k.inverse_deviation;
+    const T* __restrict mean_dy = k.mean_dy, * __restrict mean_dy_xhat = k.mean_dy_xhat;
     T* __restrict dx = f.cotangent(s.input[0]);
     const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
     for (int64_t r = 0; r < rows; ++r)
@@ -190,7 +191,7 @@ struct BatchNorm {
     const T* __restrict x_dot = f.activation_dot(s.input[0]);
     const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
     batch_statistics_tangent(x, s.training ? x_dot : nullptr, ld, rows, k);
-    T *__restrict a = f.scratch, *__restrict b = a + ld, *__restrict shift = b + ld;
+    T* __restrict a = f.scratch, * __restrict b = a + ld, * __restrict shift = b + ld;
     tangent_coefficients(f, s, ld, k, a, b, shift);
     const T* __restrict mean = k.mean;
     if (x_dot)
@@ -227,17 +228,18 @@ struct BatchNorm {
     if (!wanted(s.input_mode[0])) return;
 
     const T *gamma = f.parameter(s.parameter[0]), *gamma_dot = f.parameter_dot(s.parameter[0]);
-    T *__restrict scale = sum_dy_xhat_dot + ld, *__restrict scale_dot = scale + ld;
-    T *__restrict mean_dy_dot = sum_dy_dot, *__restrict mean_dy_xhat_dot = sum_dy_xhat_dot;
+    T* __restrict scale = sum_dy_xhat_dot + ld, * __restrict scale_dot = scale + ld;
+    T* __restrict mean_dy_dot = sum_dy_dot, * __restrict mean_dy_xhat_dot = sum_dy_xhat_dot;
     for (int64_t c = 0; c < ld; ++c) {
-      const Dual<T> a = channel(gamma, gamma_dot, c, T(1)) * Dual<T>(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
+      const Dual<T> a =
+          channel(gamma, gamma_dot, c, T(1)) * Dual<T>(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
       scale[c] = a.v, scale_dot[c] = a.d;
       mean_dy_dot[c] = s.training ? mean_dy_dot[c] / T(rows) : T(0);
       mean_dy_xhat_dot[c] = s.training ? mean_dy_xhat_dot[c] / T(rows) : T(0);
     }
-    const T *__restrict mean = k.mean, *__restrict mean_dot = k.mean_dot;
-    const T *__restrict inverse = k.inverse_deviation, *__restrict inverse_dot = k.inverse_deviation_dot;
-    const T *__restrict mean_dy = k.mean_dy, *__restrict mean_dy_xhat = k.mean_dy_xhat;
+    const T* __restrict mean = k.mean, * __restrict mean_dot = k.mean_dot;
+    const T* __restrict inverse = k.inverse_deviation, * __restrict inverse_dot = k.inverse_deviation_dot;
+    const T* __restrict mean_dy = k.mean_dy, * __restrict mean_dy_xhat = k.mean_dy_xhat;
     T* __restrict dx_dot = f.cotangent_dot(s.input[0]);
     const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
     for (int64_t r = 0; r < rows; ++r)
@@ -246,7 +248,7 @@ struct BatchNorm {
         const int64_t i = r * ld + c;
         const S xhat = S(x[i] - mean[c], (x_dot ? x_dot[i] : T(0)) - mean_dot[c]) * S(inverse[c], inverse_dot[c]);
         const S dx = S(scale[c], scale_dot[c]) * (S(dy[i], dy_dot[i]) - S(mean_dy[c], mean_dy_dot[c]) -
-                                                 xhat * S(mean_dy_xhat[c], mean_dy_xhat_dot[c]));
+                                                  xhat * S(mean_dy_xhat[c], mean_dy_xhat_dot[c]));
         dx_dot[i] = (accumulate ? dx_dot[i] : T(0)) + dx.d;
       }
   }
@@ -256,7 +258,8 @@ struct BatchNorm {
   }
 
   // The gradients of gamma and beta are sums that the input gradient needs as well.
-  static void put_sums(const Frame<T>& f, const Step& s, int64_t ld, const T* gamma_sum, const T* beta_sum, T* gradient) {
+  static void put_sums(const Frame<T>& f, const Step& s, int64_t ld, const T* gamma_sum, const T* beta_sum,
+                       T* gradient) {
     const T* sums[2] = {gamma_sum, beta_sum};
     for (int p = 0; p < 2; ++p)
       if (wanted(s.parameter_mode[p])) {

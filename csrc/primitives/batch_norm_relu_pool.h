@@ -157,12 +157,14 @@ struct BatchNormReluPool {
     if (!wanted(s.input_mode[0])) return;
 
     const T *gamma = f.parameter(s.parameter[0]), *gamma_dot = f.parameter_dot(s.parameter[0]);
-    T *scale = sum_xhat_dot + n.ld, *scale_dot = scale + n.ld, *b = scale_dot + n.ld, *a_dot = b + n.ld, *b_dot = a_dot + n.ld;
+    T *scale = sum_xhat_dot + n.ld, *scale_dot = scale + n.ld, *b = scale_dot + n.ld, *a_dot = b + n.ld,
+      *b_dot = a_dot + n.ld;
     for (int64_t c = 0; c < n.ld; ++c) {
       using S = Dual<T>;
       const S inverse(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
       const S by = Norm::channel(gamma, gamma_dot, c, T(1)) * inverse;
-      const S mean_dy(k.mean_dy[c], sum_dot[c] / T(n.rows)), mean_dy_xhat(k.mean_dy_xhat[c], sum_xhat_dot[c] / T(n.rows));
+      const S mean_dy(k.mean_dy[c], sum_dot[c] / T(n.rows)),
+          mean_dy_xhat(k.mean_dy_xhat[c], sum_xhat_dot[c] / T(n.rows));
       const S slope = -by * inverse * mean_dy_xhat;
       scale[c] = by.v, scale_dot[c] = by.d;
       b[c] = slope.v, b_dot[c] = slope.d;
@@ -223,7 +225,8 @@ struct BatchNormReluPool {
     void for_rest(Body body) const {
       for (int64_t n = 0; n < examples; ++n)
         for (int64_t h = 0; h < x.height; ++h)
-          for (int64_t w = h < 2 * y.height ? 2 * y.width : 0; w < x.width; ++w) body((n * x.rows + h * x.width + w) * ld);
+          for (int64_t w = h < 2 * y.height ? 2 * y.width : 0; w < x.width; ++w)
+            body((n * x.rows + h * x.width + w) * ld);
     }
   };
 };

@@ -43,8 +43,8 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
       }
       for (int64_t j = 0; j < images; ++j)
         for (int64_t h = 0; h < n.x.height; ++h)
-          memcpy(f.scratch + j * buffer + (h + s.pad[0]) * ld_buffer + s.pad[1] * n.x.ld,
-                 x + (i + j) * image + h * row, size_t(row) * sizeof(T));
+          memcpy(f.scratch + j * buffer + (h + s.pad[0]) * ld_buffer + s.pad[1] * n.x.ld, x + (i + j) * image + h * row,
+                 size_t(row) * sizeof(T));
       body(i, images, f.scratch);
     }
   }

@@ -248,7 +248,12 @@ struct LossPasses {
   Outputs<T> outputs(int64_t i) const {
     const T* dot = f.tangent_tape ? f.activation_dot(f.plan->output) : nullptr;
     const int64_t at = i * z.rows * z.ld;
-    return {f.activation(f.plan->output) + at, dot ? dot + at : nullptr, f.tape + f.plan->loss.kept + i * z.cold, z.channels, z.ld, z.rows * z.channels};
+    return {f.activation(f.plan->output) + at,
+            dot ? dot + at : nullptr,
+            f.tape + f.plan->loss.kept + i * z.cold,
+            z.channels,
+            z.ld,
+            z.rows * z.channels};
   }
   Target<T> target(int64_t i) const {
     if (targets.labels) return {targets.labels[i], nullptr, z.channels, z.cold};
@@ -284,9 +289,8 @@ struct LossPasses {
       for (int64_t e = 0; e < z.rows * z.cold; ++e) dzi[e] = T(0);
       loss.template gradient<S>(zi, yi, [&](int64_t c, S g) { *place(dzi, c) = scale * part(g); });
       if (out.dy)
-        loss.template target_gradient<S>(zi, yi, [&](int64_t c, S g) {
-          *place(out.dy + i * targets.real_stride, c) = scale * part(g);
-        });
+        loss.template target_gradient<S>(
+            zi, yi, [&](int64_t c, S g) { *place(out.dy + i * targets.real_stride, c) = scale * part(g); });
       if (out.dw) out.dw[i] = unit * part(loss.template value<S>(zi, yi) - mean);
     }
   }

@@ -11,8 +11,7 @@ template <class T, class Body>
 static void for_windows(const Frame<T>& f, const Step& s, Body body) {
   const Value &in = f.value(s.input[0]), &out = f.value(s.output);
   for (int64_t n = 0; n < f.examples(); ++n)
-    for (int64_t r = 0; r < out.rows; ++r)
-      body(s.windows[r], (n * out.rows + r) * out.ld, n * in.rows * in.ld);
+    for (int64_t r = 0; r < out.rows; ++r) body(s.windows[r], (n * out.rows + r) * out.ld, n * in.rows * in.ld);
 }
 
 // Calls body(position in the image) for each element of a window, in torch's order.

@@ -27,7 +27,8 @@ struct WinogradConv2d {
     if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
     if (!wanted(s.input_mode[0])) return;
     n.flip(f.tape + s.saved);
-    n.against.product({{dy, n.flipped(f.tape + s.saved)}}, f.cotangent(s.input[0]), begin_with(s.input_mode[0]), nullptr);
+    n.against.product({{dy, n.flipped(f.tape + s.saved)}}, f.cotangent(s.input[0]), begin_with(s.input_mode[0]),
+                      nullptr);
   }
 
   static void tangent_forward(const Frame<T>& f, const Step& s) {
@@ -70,7 +71,8 @@ struct WinogradConv2d {
     Shape(const Frame<T>& f, const Step& s)
         : x(f.value(s.input[0])),
           y(f.value(s.output)),
-          along{f.examples(), x.height, x.width, x.channels, x.ld, y.height, y.width, y.ld, s.pad[0], s.pad[1], f.scratch},
+          along{f.examples(), x.height, x.width,  x.channels, x.ld,     y.height,
+                y.width,      y.ld,     s.pad[0], s.pad[1],   f.scratch},
           against{f.examples(), y.height, y.width,      y.channels,   y.ld,     x.height,
                   x.width,      x.cold,   2 - s.pad[0], 2 - s.pad[1], f.scratch} {}
 
