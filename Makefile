@@ -53,7 +53,7 @@ stub: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/pip install -q --no-build-isolation -e '.[bench]'
-	$(BIN)/python -m benchmarks
+	$(BIN)/metafast bench $(BENCH_FLAGS)
 
 cuda: $(VENV)/installed-dev
 	METAFAST_CUDA=1 FORCE_CUDA=1 $(BIN)/python setup.py -q build --build-base build/cuda --build-lib build/cuda/lib
