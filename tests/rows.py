@@ -147,6 +147,15 @@ CONVOLUTIONS = [
         lambda: seq(C(1, 2, 3, padding=1), nn.Tanh(), C(2, 2, 3, stride=2), nn.Flatten(), L(72, 2)),
         (1, 14, 13),
     ),
+    # Enough channels and positions in the support set for Winograd's algorithm, not in the query set.
+    *(
+        Row(
+            f"conv/winograd-pad{pad}",
+            lambda p=pad: seq(C(1, 16, 1), nn.Tanh(), C(16, 17, 3, padding=p), nn.AvgPool2d(3), nn.Flatten(), L(68, 2)),
+            (1, *size),
+        )
+        for pad, size in [(1, (7, 8)), (0, (9, 10)), ((2, 1), (6, 8))]
+    ),
 ]
 
 NORMS = [
@@ -177,6 +186,18 @@ NORMS = [
     Row("norm/1d-input", lambda: seq(nn.BatchNorm1d(3), L(3, 4), nn.Tanh(), L(4, 2)), shots=4, queries=3),
     Row("norm/2d-input", lambda: seq(nn.BatchNorm2d(2), C(2, 3, 2), nn.Tanh(), nn.Flatten(), L(12, 2)), (2, 3, 3)),
     Row("norm/2d-last", lambda: seq(C(2, 3, 2), nn.BatchNorm2d(3)), (2, 3, 3)),
+    # One step in the engine, with a row and a column that no window covers.
+    *(
+        Row(
+            f"norm/relu-pool{'' if affine else '-plain'}",
+            lambda affine=affine: seq(
+                C(2, 3, 3), nn.BatchNorm2d(3, affine=affine), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), L(18, 2)
+            ),
+            (2, 9, 7),
+            smooth=False,
+        )
+        for affine in (True, False)
+    ),
 ]
 
 ACTIVATIONS = [
