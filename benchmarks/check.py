@@ -44,7 +44,7 @@ class Judge:
     def single(self, result: Sequence[Any]) -> float:
         """The float32 result's error; Wrong if it is not near, or lacks the second-order term."""
         error = distance(vector(result), self.exact)
-        limit = CLOSE if self.second_order_term is None else NEAR * self.second_order_term
+        limit = CLOSE if self.second_order_term is None else NEAR * min(1.0, self.second_order_term)
         if not error <= limit:
             raise Wrong(f"float32 result is off by {error:.1e}, more than {limit:.1e}")
         return error

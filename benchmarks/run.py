@@ -34,8 +34,10 @@ SLOW: dict[str, dict[str, str]] = {
     "torch.compile": dict.fromkeys((n for n in WORKLOADS if n not in ("W1", "W7")), COMPILES),
     "jax": dict.fromkeys(("W3", "W4", "W3-fo"), COMPILES),
 }
-#: Formulas that are checked in float32 only: compiling once more takes minutes, and torch.func checks the same text.
-SINGLE_ONLY = ("torch.compile",)
+#: Seconds beyond which preparing is not done twice: the formula in float64 is then left to the tests' small networks.
+TWICE = 20
+#: Compilers of native code, which no signal interrupts: what is slow is first tried in a process that can be ended.
+DEAF = ("jax",)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def measure(options: Options, command: str = "", say: Callable[[str], None] = pr
 
 def _workload(workload: Workload, options: Options, peak: float | None, say: Callable[[str], None]) -> dict[str, Any]:
     judge = Judge(workload)
-    ours, our_row = _contestant(OURS, workload, judge, options.patience)
+    ours, our_row = contestant(OURS, workload, judge, options.patience)
     steps: dict[str, Step] = {}
     rows = [our_row]
     for rival in options.rivals:
@@ -87,7 +89,7 @@ def _workload(workload: Workload, options: Options, peak: float | None, say: Cal
         reason = None if options.slow else SLOW.get(rival, {}).get(workload.name)
         if reason is None:
             try:
-                steps[rival], checked = _contestant(rival, workload, judge, options.patience)
+                steps[rival], checked = contestant(rival, workload, judge, options.patience)
                 row.update(checked)
             except (Unable, Wrong) as problem:
                 reason = str(problem)
@@ -120,21 +122,26 @@ def _workload(workload: Workload, options: Options, peak: float | None, say: Cal
     return line
 
 
-def _contestant(rival: str, workload: Workload, judge: Judge, patience: int) -> tuple[Step, dict[str, Any]]:
+def contestant(rival: str, workload: Workload, judge: Judge, patience: int) -> tuple[Step, dict[str, Any]]:
     """The rival's fastest form, checked in float32 and, by its formula, in float64. Unable or Wrong says why not."""
     try:
+        if rival in DEAF and workload.name in SLOW.get(rival, {}):
+            memory.growth(rival, workload, limit=patience)
         with _patience(patience):
+            begin = time.perf_counter()
             forms = prepare(rival, workload.problem())
             errors, seconds = {}, {}
             for name, step in forms.items():
                 errors[name] = judge.single(step())
+            once = time.perf_counter() - begin
+            for name, step in forms.items():
                 begin = time.perf_counter()
                 if len(forms) > 1:
                     step()
                 seconds[name] = time.perf_counter() - begin
             best = min(seconds, key=lambda name: seconds[name])
             row: dict[str, Any] = {"rival": rival, "form": best, "error32": errors[best], "error64": None}
-            if rival not in SINGLE_ONLY:
+            if once < TWICE * len(forms):
                 row["error64"] = judge.double(prepare(rival, workload.problem(torch.float64))[best]())
     except (Unable, Wrong):
         raise

@@ -1,0 +1,196 @@
+"""The benchmarks tell the truth: what they time is the exact gradient, and a wrong one is never timed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metafast.cli import bench, main
+
+try:
+    bench.locate()
+except FileNotFoundError as reason:
+    pytest.skip(str(reason), allow_module_level=True)
+
+from benchmarks import check, floors, rivals, run, table, timing, workloads
+from benchmarks.workloads import WORKLOADS, Workload
+
+
+def conv2(channels: int) -> torch.nn.Sequential:
+    """The first two blocks of Conv-4, and its last layer."""
+    blocks = list(workloads.conv4(channels, 5, 1, 16))[:8]
+    return torch.nn.Sequential(*blocks, torch.nn.Flatten(), torch.nn.Linear(4 * channels, 5))
+
+
+#: As small as the second-order term allows, each kind of layer, loss and result at least once.
+TINY = {
+    "W1": dict(tasks=3),
+    "W2": dict(tasks=2, support=6, query=5, steps=2),
+    "W3": dict(tasks=2, support=5, query=10, steps=1, network=lambda: conv2(3), example=(1, 8, 8)),
+    "W5": dict(tasks=2, support=4, query=4, steps=12),
+    "W7": dict(tasks=2, support=6),
+    "W1-fo": dict(tasks=3),
+}
+#: Compiling takes longer than a test may.
+QUICK_RIVALS = [name for name in rivals.RIVALS if name != "torch.compile"]
+BRIEF = timing.Effort(turn=0.0, rounds=(1, 1), seconds=0.0)
+
+
+def tiny(name: str) -> Workload:
+    return replace(WORKLOADS[name], **TINY[name])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rival", QUICK_RIVALS)
+@pytest.mark.parametrize("name", TINY)
+def test_every_form_of_every_rival_is_exact(name: str, rival: str) -> None:
+    judge = check.Judge(tiny(name))
+    try:
+        forms = rivals.prepare(rival, tiny(name).problem(torch.float64))
+    except rivals.Unable as reason:
+        pytest.skip(str(reason))
+    for step in forms.values():
+        judge.double(step())
+        judge.double(step())  # and leaves nothing behind
+
+
+@pytest.mark.parametrize("name", ["W1", "W3"])
+def test_a_gradient_without_its_second_order_term_is_wrong(name: str) -> None:
+    judge = check.Judge(tiny(name))
+    (first_order,) = rivals.prepare("torch loop", replace(tiny(name), first_order=True).problem()).values()
+    with pytest.raises(check.Wrong):
+        judge.single(first_order())
+
+
+def test_a_gradient_that_is_nan_is_wrong() -> None:
+    judge = check.Judge(tiny("W1"))
+    (step,) = rivals.prepare("torch loop", tiny("W1").problem()).values()
+    result = [g * math.nan for g in step()]
+    for verdict in (judge.single, judge.double):
+        with pytest.raises(check.Wrong):
+            verdict(result)
+
+
+def test_repeated_tasks_are_judged_by_the_distinct_ones() -> None:
+    many = replace(WORKLOADS["W1"], tasks=2 * workloads.DISTINCT_TASKS)
+    (step,) = rivals.prepare("metafast", many.problem(torch.float64)).values()
+    check.Judge(many).double(step())
+
+
+def test_problems_are_seeded_and_the_same_in_both_precisions() -> None:
+    state = torch.get_rng_state()
+    single, again, double = (tiny("W7").problem(dtype) for dtype in (torch.float32, torch.float32, torch.float64))
+    assert torch.equal(torch.get_rng_state(), state)
+    for a, b, c in zip(_numbers(single), _numbers(again), _numbers(double), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a.double(), c.double())
+
+
+def _numbers(problem: workloads.Problem) -> list[torch.Tensor]:
+    sets = (*problem.support, *problem.query)
+    return [*problem.parameters.values(), *sets, *problem.per_task.values(), *problem.vectors.values()]
+
+
+def test_floors_count_what_a_sweep_computes() -> None:
+    # 1-40-40-1, 10 examples each: gradients 2 x 40 + 3 x 1640 multiply-adds, the product 2 x 40 + 6 x 1640.
+    assert floors.flops(WORKLOADS["W1"]) == 2 * 25 * 10 * (2 * 5000 + 9920)
+    assert floors.flops(WORKLOADS["W1-fo"]) == 2 * 25 * 10 * (2 * 5000)
+    # An independent account of the same: GFLOP of each workload, to the digits given.
+    for name, giga in {"W1b": 0.0398, "W2": 2.130, "W3": 69.2, "W4": 88.7, "W5": 2.345, "W7": 0.3015}.items():
+        assert floors.flops(WORKLOADS[name]) / 1e9 == pytest.approx(giga, rel=2e-3)
+
+
+def test_turns_alternate() -> None:
+    order: list[str] = []
+    steps = {name: lambda name=name: order.append(name) or [] for name in ("ours", "a", "b")}
+    ours, others = timing.in_turns(steps["ours"], {name: steps[name] for name in "ab"}, replace(BRIEF, rounds=(2, 2)))
+    runs = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
+    assert runs == ["ours", "a", "ours", "b"] * 2
+    assert len(ours) >= 4
+    assert all(len(times) >= 2 for times in others.values())
+
+
+def result_of_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """Two tiny workloads through the command itself, and the JSON it wrote."""
+    for name in ("W1", "W7"):
+        monkeypatch.setitem(WORKLOADS, name, tiny(name))
+    monkeypatch.setattr(timing, "QUICK", BRIEF)
+    monkeypatch.setattr(importlib.import_module("benchmarks.machine"), "confine", lambda threads: None)
+    monkeypatch.setattr(run.limits, "measure", lambda threads: {"matmul_gflops": 100.0, "copy_gbps": 10.0})
+    monkeypatch.setattr(run.overhead, "microseconds", lambda: {"call": 20.0, "call and backward": 30.0})
+    command = ["bench", "--quick", "--only", "w1,W7", "--rivals", "torch loop,higher", "--out", str(tmp_path)]
+    assert main(command) == 0
+    result: dict[str, Any] = json.loads((tmp_path / "bench.json").read_text())
+    return result
+
+
+def test_the_command_writes_what_it_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = result_of_a_run(monkeypatch, tmp_path)
+    assert result["schema"] == run.SCHEMA
+    assert result["command"].startswith("metafast ")
+    assert {"cpu", "threads", "instruction set", "packages", "load"} <= set(result["machine"])
+    assert [line["name"] for line in result["workloads"]] == ["W1", "W7"]
+    for line in result["workloads"]:
+        ours, loop, higher = line["results"]
+        assert (ours["rival"], loop["rival"], higher["rival"]) == ("metafast", "torch loop", "higher")
+        assert ours["error64"] < 1e-9
+        assert loop["ratio"] == loop["ms"] / ours["ms"]
+        assert loop["low_ms"] <= loop["ms"] <= loop["high_ms"]
+        assert line["over_floor"] == pytest.approx(ours["ms"] * 100e6 / line["flops"])
+    assert result["workloads"][0]["second_order_term"] > 1e-3
+    assert result["workloads"][1]["second_order_term"] is None
+    assert "ms" not in higher
+    assert "skipped" in higher
+
+    printed = capsys.readouterr().out
+    assert printed == table.table(result) + "\n"
+    assert "higher on W7:" in printed or "higher: not installed" in printed
+    pytest.importorskip("matplotlib")
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_rival_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_order(problem: workloads.Problem) -> rivals.Forms:
+        return rivals.loop.meta_gradient(replace(problem, workload=replace(problem.workload, first_order=True)))
+
+    from benchmarks.rivals import torch_func
+
+    monkeypatch.setattr(torch_func, "meta_gradient", first_order)
+    options = run.Options([tiny("W1")], ["torch.func"], BRIEF, extras=False)
+    (line,) = run.measure(options, say=lambda text: None)["workloads"]
+    assert "ms" not in line["results"][1]
+    assert "off by" in line["results"][1]["skipped"]
+
+
+def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.rivals import torch_func
+
+    def endless(problem: workloads.Problem) -> rivals.Forms:
+        while True:
+            pass
+
+    monkeypatch.setattr(torch_func, "meta_gradient", endless)
+    options = run.Options([tiny("W1")], ["torch.func"], BRIEF, extras=False, patience=1)
+    (line,) = run.measure(options, say=lambda text: None)["workloads"]
+    assert line["results"][1]["skipped"] == "no answer in 1 s"
+
+
+@pytest.mark.parametrize("arguments", [["--only", "W9"], ["--rivals", "tensorflow"]])
+def test_unknown_names_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *arguments]) == 1
+    assert arguments[1] in capsys.readouterr().err
+
+
+def test_outside_a_checkout_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bench.metafast, "__file__", str(tmp_path / "site-packages" / "metafast" / "__init__.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="source checkout"):
+        bench.locate()
