@@ -120,14 +120,15 @@ static void tiles(const Product<T>& p, int64_t m, int64_t count, int64_t n, int6
 template <class T, int NR, int MAX>
 static void strip(const Product<T>& p, int64_t rows, int64_t n, int64_t k0, int64_t k1, Start start) {
   const int64_t count = (rows + MAX - 1) / MAX, low = rows / count;
+  constexpr int kFifth = MAX < 5 ? MAX : 5;
   const auto run = [&](int64_t height, int64_t m, int64_t tiles_of_it) {
     switch (height) {
       case 1: return tiles<T, 1, NR>(p, m, tiles_of_it, n, k0, k1, start);
       case 2: return tiles<T, 2, NR>(p, m, tiles_of_it, n, k0, k1, start);
       case 3: return tiles<T, 3, NR>(p, m, tiles_of_it, n, k0, k1, start);
       case 4: return tiles<T, 4, NR>(p, m, tiles_of_it, n, k0, k1, start);
-      case 5: return tiles < T, MAX >= 5 ? 5 : 4, NR > (p, m, tiles_of_it, n, k0, k1, start);
-      default: return tiles < T, MAX >= 6 ? 6 : 4, NR > (p, m, tiles_of_it, n, k0, k1, start);
+      case 5: return tiles<T, kFifth, NR>(p, m, tiles_of_it, n, k0, k1, start);
+      default: return tiles<T, MAX, NR>(p, m, tiles_of_it, n, k0, k1, start);
     }
   };
   const int64_t tall = rows - low * count;  // so many tiles have one row more
