@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from metafast import arguments
@@ -141,6 +142,38 @@ class MAML(nn.Module):
             stepwise=stepwise,
         )
         return Output(result.loss, result.task_loss, result.logits, result.support_loss)
+
+    def meta_gradient(
+        self, support: Any, query: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
+    ) -> tuple[Output, tuple[Tensor, ...]]:
+        """The outputs of :meth:`forward`, detached, and the gradient of its loss for each of the learner's parameters
+        that require one, in the order of ``parameters()``.
+
+        The same bits as ``torch.autograd.grad(maml(support, query).loss, parameters)`` without building a graph, which
+        for a small network takes as long as the meta-step itself. For training loops that hand gradients to an
+        optimiser and need no other cotangent. The arguments are those of :meth:`forward`.
+        """
+        count = self.steps if steps is None else arguments.steps(steps)
+        train, test = arguments.batch("support", support), arguments.batch("query", query)
+        plan, train = self._prepare(train, count, stepwise)
+        if not plan.native or self.learn_lr:
+            out = self.forward(support, query, steps, lr, stepwise)
+            wanted = [p for p in self.parameters() if p.requires_grad]
+            gradients = torch.autograd.grad(out.loss, wanted, materialize_grads=True)
+            return Output(*(value.detach() for value in out)), gradients
+        test = plan.check("query", test, like=train.x)
+        result, made = plan.engine.meta_gradient(
+            plan.program,
+            plan.tensors,
+            self._rates(plan, count, lr),
+            train,
+            test,
+            steps=count,
+            first_order=self.first_order,
+            memory=self.memory,
+            stepwise=stepwise,
+        )
+        return Output(result.loss, result.task_loss, result.logits, result.support_loss), tuple(made)
 
     def adapt(
         self, support: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False

@@ -227,6 +227,41 @@ def unroll(
     return Unrolled(loss, task_loss, logits, support_loss, tuple(adapted) if want_adapted else None)
 
 
+def meta_gradient(
+    program: Program,
+    parameters: Sequence[Tensor],
+    rates: Rates | None,
+    support: Batch,
+    query: Batch,
+    *,
+    steps: int,
+    first_order: bool = False,
+    memory: str = "auto",
+    stepwise: bool = False,
+) -> tuple[Unrolled, Sequence[Tensor]]:
+    """:func:`unroll` with the gradients of its loss in ``program.learnt``, and no graph: what autograd itself costs is
+    more than a small meta-step."""
+    if steps == 0:
+        rates = None
+    with torch.no_grad():
+        result = native.run(
+            program,
+            parameters,
+            rates,
+            support if steps else None,
+            query,
+            steps=steps,
+            first_order=first_order,
+            memory=memory,
+            stepwise=stepwise,
+            sweep=Wanted(),
+            cotangents=Cotangents(loss=1.0 / query.x.shape[0]),
+        )
+    assert result.gradients is not None and result.support_loss is not None
+    out = Unrolled(result.loss, result.task_loss, result.logits, result.support_loss, None)
+    return out, result.gradients.parameters
+
+
 def predict(program: Program, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     """Outputs [T, N, *output] for x [T, N, *example] at parameters shared or per task; differentiable once."""
     logits = unroll(program, parameters, None, None, Batch(x, None, None), steps=0).logits

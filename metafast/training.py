@@ -16,9 +16,10 @@ from types import FrameType
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metafast.adam import Adam
+from metafast.learner import MAML
 from metafast.tasks.episode import Episode
 
 Schedule = Literal["constant", "cosine"]
@@ -54,7 +55,7 @@ class Report:
 
 
 def train(
-    learner: nn.Module,
+    learner: MAML,
     optimizer: Adam,
     episodes: Iterator[Episode],
     *,
@@ -74,7 +75,6 @@ def train(
     (1 + cos(pi f)) / 2 with the cosine schedule, where f is the part of the budget spent when the block begins.
     """
     clock = time.perf_counter() - seconds
-    parameters, gradients = optimizer.parameters, torch.autograd.grad
     with Interruption() as interruption:
         while (fraction := budget.fraction(step, time.perf_counter() - clock)) < 1 and not interruption:
             # Blocks begin at multiples of their length, so that a resumed run has the same ones.
@@ -87,11 +87,10 @@ def train(
             after: list[Tensor] = []
             first = step
             while step < end and not interruption.requested:
-                out = learner(*next(episodes))
-                # Not backward(): gradients need neither be cleared nor accumulated.
-                optimizer.step(gradients(out.loss, parameters, materialize_grads=True), current)
+                out, gradients = learner.meta_gradient(*next(episodes))
+                optimizer.step(gradients, current)
                 before.append(out.support_loss)
-                after.append(out.loss.detach())
+                after.append(out.loss)
                 step += 1
             seconds = time.perf_counter() - clock
             if step > first:

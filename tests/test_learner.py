@@ -616,3 +616,21 @@ def test_verify_refuses_a_random_model() -> None:
     model = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.5), nn.Linear(6, WAYS)).double()
     with pytest.raises(ValueError, match="two answers for one input"):
         mf.verify(mf.MAML(model, backend="torch"), *tasks())
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("learn_lr", [False, True])
+def test_meta_gradient_is_what_autograd_gives(backend: str, learn_lr: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+    model[0].bias.requires_grad_(False)
+    maml = mf.MAML(model, lr=0.1, steps=2, loss="mse", backend=backend, learn_lr=learn_lr)
+    support, query = [
+        (torch.randn(4, n, 3, dtype=torch.double), torch.randn(4, n, 2, dtype=torch.double)) for n in (5, 6)
+    ]
+    out, gradients = maml.meta_gradient(support, query)
+    wanted = [p for p in maml.parameters() if p.requires_grad]
+    expected = maml(support, query)
+    assert torch.equal(out.loss, expected.loss) and not out.loss.requires_grad
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected.loss, wanted), strict=True):
+        assert torch.equal(ours, theirs)
