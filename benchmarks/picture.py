@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from benchmarks.rivals import OURS, RIVALS
@@ -31,20 +32,19 @@ def draw(result: Result, path: Path) -> None:
     height = 1.6 + 0.17 * sum(1.2 + len(_timed(line)) for line in bars)
     figure = Figure(figsize=(10, max(height, 4.5)), layout="constrained")
     FigureCanvasAgg(figure)
-    parts = [(bars, _bars), (curve, _curve)]
-    parts = [(lines, part) for lines, part in parts if any(_timed(line) for line in lines)]
-    if parts:
-        widths = [1.0 if part is _curve else 1.35 for _, part in parts]
-        for axes, (lines, part) in zip(
-            figure.subplots(1, len(parts), width_ratios=widths, squeeze=False)[0], parts, strict=True
-        ):
-            part(axes, lines)
+    grid = figure.add_gridspec(2, 2, width_ratios=[1.35, 1], height_ratios=[4, max(height - 4, 0.1)])
+    with_bars, with_curve = (any(_timed(line) for line in lines) for lines in (bars, curve))
+    if with_bars:
+        _bars(figure.add_subplot(grid[:, 0] if with_curve else grid[:, :]), bars)
+    if with_curve:
+        _curve(figure.add_subplot(grid[0, 1] if with_bars else grid[:, :]), curve)
+    if with_bars or with_curve:
         shown = [
             r
             for r in RIVALS
             if r == OURS or any(r == row["rival"] for line in result["workloads"] for row in _timed(line))
         ]
-        handles = [figure.axes[0].barh([0], [0], color=COLOURS[r], label=r) for r in shown]
+        handles = [Patch(color=COLOURS[r], label=r) for r in shown]
         figure.legend(handles=handles, loc="outside upper center", ncols=len(shown), frameon=False, fontsize=9)
     machine = result["machine"]
     figure.supxlabel(

@@ -29,4 +29,4 @@ def test_workload(name: str, rival: str, benchmark: Any) -> None:
         pytest.skip(str(reason))
     benchmark.group = f"{name}: {WORKLOADS[name].title}"
     benchmark.extra_info.update(row)
-    benchmark.pedantic(step, warmup_rounds=1, rounds=5)
+    benchmark(step)
