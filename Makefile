@@ -1,5 +1,5 @@
 # make demo   the MAML sinusoid experiment, from nothing       make test      the whole suite
-# make lint   ruff, mypy, clang-format, the native stub        make sanitize  the suite under ASan and UBSan
+# make lint   ruff, mypy, clang-format (make format mends)      make sanitize  the suite under ASan and UBSan
 # make bench  metafast beside its rivals                       make tsan      the threaded tests under TSan
 # make cuda   compile the CUDA code for every architecture     make clean     remove what these built
 #
@@ -23,7 +23,7 @@ NATIVE  := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -na
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake) $(NATIVE)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format stub bench sanitize tsan cuda clean
+.PHONY: demo test lint format bench sanitize tsan cuda clean
 
 demo: $(VENV)/installed
 	$(BIN)/metafast train sinusoid
@@ -36,20 +36,11 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
-	$(call write_stub,build/stub)
-	diff -u metafast/_native.pyi build/stub/metafast/_native.pyi
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check -q --fix .
 	$(BIN)/ruff format -q .
 	$(BIN)/clang-format -i $(NATIVE)
-
-# metafast/_native.pyi is what the compiled module says of itself.
-write_stub = $(BIN)/pybind11-stubgen metafast._native --exit-code --output-dir $(1) \
-	&& $(BIN)/ruff check -q --fix $(1)/metafast/_native.pyi && $(BIN)/ruff format -q $(1)/metafast/_native.pyi
-
-stub: $(VENV)/installed-dev
-	$(call write_stub,.)
 
 bench: $(VENV)/installed-dev
 	$(BIN)/pip install -q --no-build-isolation -e '.[bench]'
