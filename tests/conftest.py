@@ -15,7 +15,8 @@ settings.register_profile(
 )
 settings.load_profile(os.environ.get("METAFAST_HYPOTHESIS", "repeatable"))
 
-torch.set_num_threads(2)
+#: The suite runs one process per core. More threads are asked for by the tests that are about them.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
