@@ -24,7 +24,7 @@ from benchmarks.workloads import Workload, chosen
 CONTESTANTS = ((OURS, "keep"), (OURS, "recompute"), ("torch loop", ""), ("torch.func", ""), ("jax", ""))
 
 
-def growth(rival: str, workload: Workload, policy: str = "", limit: float = 240.0) -> int:
+def growth(rival: str, workload: Workload, policy: str = "", limit: float = 120.0) -> int:
     """Bytes, measured in a fresh process; Unable says why not."""
     command = [sys.executable, "-m", "benchmarks.memory", rival, workload.name, "--memory", policy or "auto"]
     command += ["--threads", str(torch.get_num_threads())]
@@ -46,7 +46,7 @@ def _measure(step: Step) -> int:
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark falls to what is resident now
     before = _resident("VmRSS")
-    for _ in range(3):
+    for _ in range(2):
         step()
     return _resident("VmHWM") - before
 
