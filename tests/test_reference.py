@@ -14,7 +14,8 @@ from torch import Tensor, nn
 import oracle
 from metafast import losses, reference
 from metafast.batch import Batch, Rates
-from rows import BY_NAME, ROWS, Row, make
+from problems import make
+from rows import BY_NAME, ROWS, Row
 
 Tensors = dict[str, Tensor]
 
