@@ -49,7 +49,7 @@ def _once(gradients: Sequence[Tensor | None], depend_on: Sequence[Tensor | None]
 
 
 def _apply(function: type[Function], *inputs: Any) -> Any:
-    """``function.apply``, without the 20 microseconds in which it looks for default arguments: there are none."""
+    """``function.apply`` without its search, at every call, for default arguments: there are none."""
     if torch._C._are_functorch_transforms_active():
         return function.apply(*inputs)  # type: ignore[no-untyped-call]
     return super(Function, function).apply(*inputs)  # type: ignore[misc]
