@@ -24,7 +24,7 @@ Role role(const std::string& name) {
   throw std::invalid_argument("invalid Program: unknown role " + name);
 }
 
-std::unique_ptr<Program> make_program(
+std::shared_ptr<Program> make_program(
     std::vector<Shape> values, const std::vector<std::pair<Shape, std::string>>& parameters,
     const std::vector<std::tuple<std::string, std::vector<int>, int, std::vector<int>, std::map<std::string, double>>>&
         steps,
@@ -34,56 +34,109 @@ std::unique_ptr<Program> make_program(
   std::vector<StepDescription> descriptions;
   for (const auto& [op, inputs, output, indices, attributes] : steps)
     descriptions.push_back({op, inputs, output, indices, attributes});
-  return std::make_unique<Program>(std::move(values), roles, descriptions, loss, loss_attributes);
+  return std::make_shared<Program>(std::move(values), roles, descriptions, loss, loss_attributes);
 }
 
-// (x, y, w, dx, dy, dw, examples, y_is_class, stepwise)
-using SetTuple = std::tuple<Address, Address, Address, Address, Address, Address, int64_t, bool, bool>;
+// (examples, y_is_class, stepwise)
+using SetTuple = std::tuple<int64_t, bool, bool>;
 
-std::optional<SetAddresses> set(const std::optional<SetTuple>& t) {
+std::optional<SetTensors> set(const std::optional<SetTuple>& t) {
   if (!t) return std::nullopt;
-  const auto& [x, y, w, dx, dy, dw, examples, y_is_class, stepwise] = *t;
-  return SetAddresses{x, y, w, dx, dy, dw, examples, y_is_class, stepwise};
+  const auto& [examples, y_is_class, stepwise] = *t;
+  return SetTensors{examples, y_is_class, stepwise, 0, 0, 0, 0, 0, 0};
 }
 
-using Pairs = std::vector<std::pair<Address, int64_t>>;
-using Addresses = std::vector<Address>;
+std::vector<Tensor> list(const std::vector<bool>& own) {
+  std::vector<Tensor> tensors;
+  for (bool differs : own) tensors.push_back({0, differs});
+  return tensors;
+}
 
-int64_t call(const Program& program, bool is_double, int64_t tasks, int64_t steps, int threads, bool first_order,
-             bool sweep, int memory, bool hessian_vector, const std::optional<SetTuple>& support,
-             const std::optional<SetTuple>& query, Pairs parameters, Pairs vectors, Address rate_table,
-             Pairs elementwise, Address rate_table_gradient, Addresses elementwise_gradient, double loss_cotangent_all,
-             Address loss_cotangent, Address logits_cotangent, Addresses adapted_cotangent, Address support_loss,
-             Address task_loss, Address loss, Address logits, Addresses adapted,
-             std::vector<std::pair<Address, bool>> gradients, Address workspace, int64_t workspace_bytes) {
-  const Call c{first_order,
-               sweep,
-               hessian_vector,
-               Memory(memory),
-               tasks,
-               steps,
-               threads,
-               set(support),
-               set(query),
-               std::move(parameters),
-               std::move(vectors),
-               rate_table,
-               std::move(elementwise),
-               rate_table_gradient,
-               std::move(elementwise_gradient),
-               loss_cotangent_all,
-               loss_cotangent,
-               logits_cotangent,
-               std::move(adapted_cotangent),
-               support_loss,
-               task_loss,
-               loss,
-               logits,
-               std::move(adapted),
-               std::move(gradients)};
+// A session, the places of the tensors in it, and how to make those that it writes.
+struct Prepared {
+  std::unique_ptr<Session> session;
+  std::vector<Address*> inputs, outputs;
+  std::vector<py::object> templates;  // of the outputs
+  py::object empty_like;
+};
+
+std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool is_double, int64_t tasks, int64_t steps,
+                                  int threads, bool first_order, bool sweep, int memory, bool hessian_vector,
+                                  double loss_cotangent, const std::optional<SetTuple>& support,
+                                  const std::optional<SetTuple>& query, const std::vector<bool>& parameters,
+                                  size_t vectors, const std::vector<bool>& elementwise, size_t adapted_cotangent,
+                                  size_t adapted, const std::vector<bool>& gradients, size_t elementwise_gradient,
+                                  const std::vector<bool>& inputs, const std::vector<py::object>& outputs,
+                                  py::object empty_like) {
+  Call call{};
+  call.first_order = first_order, call.sweep = sweep, call.hessian_vector = hessian_vector;
+  call.memory = Memory(memory);
+  call.tasks = tasks, call.steps = steps, call.threads = threads;
+  call.loss_cotangent_all = loss_cotangent;
+  call.support = set(support), call.query = set(query);
+  call.parameters = list(parameters), call.elementwise = list(elementwise), call.gradients = list(gradients);
+  call.vectors.assign(vectors, {0, true});
+  call.adapted_cotangent.resize(adapted_cotangent);
+  call.adapted.resize(adapted);
+  call.elementwise_gradient.resize(elementwise_gradient);
+  const std::vector<Address*> in = call.inputs(), out = call.outputs();
+  if (in.size() != inputs.size() || out.size() != outputs.size())
+    throw std::invalid_argument("native call: inconsistent number of tensors");
+  for (size_t i = 0; i < in.size(); ++i) *in[i] = inputs[i];
+  for (size_t i = 0; i < out.size(); ++i) *out[i] = !outputs[i].is_none();
+  auto made = std::make_unique<Prepared>();
+  made->session = Session::make(std::move(program), std::move(call), is_double);
+  made->inputs = made->session->call.inputs();
+  made->outputs = made->session->call.outputs();
+  made->templates = outputs;
+  made->empty_like = std::move(empty_like);
+  return made;
+}
+
+py::object owned(PyObject* made) {
+  if (!made) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(made);
+}
+
+py::object ask(py::handle tensor, PyObject* method) { return owned(PyObject_CallMethodNoArgs(tensor.ptr(), method)); }
+
+Address address(py::handle tensor) {
+  static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
+  const Address found = PyLong_AsUnsignedLongLong(ask(tensor, data_ptr).ptr());
+  if (found == 0) throw std::invalid_argument("native call: an empty tensor");
+  return found;
+}
+
+// Runs a prepared call on its inputs, None where there is none, and returns new tensors like its outputs. In C++ because
+// for a small network the same in Python takes longer than the arithmetic.
+py::list run(Prepared& prepared, const py::list& inputs, Address workspace) {
+  static PyObject* const is_contiguous = PyUnicode_InternFromString("is_contiguous");
+  if (inputs.size() != prepared.inputs.size())
+    throw std::invalid_argument("native call: inconsistent number of tensors");
+  std::vector<py::object> copies;  // of what is not contiguous, until the call is over
+  for (size_t i = 0; i < prepared.inputs.size(); ++i) {
+    py::handle tensor = PyList_GET_ITEM(inputs.ptr(), Py_ssize_t(i));
+    Address& slot = *prepared.inputs[i];
+    if ((slot == 0) != tensor.is_none()) throw std::invalid_argument("native call: another tensor is absent");
+    if (slot == 0) continue;
+    if (ask(tensor, is_contiguous).ptr() != Py_True) {
+      copies.push_back(tensor.attr("contiguous")());
+      tensor = copies.back();
+    }
+    slot = address(tensor);
+  }
+  py::list outputs(prepared.outputs.size());
+  for (size_t i = 0; i < prepared.outputs.size(); ++i) {
+    py::object made = py::none();
+    if (!prepared.templates[i].is_none()) {
+      made = owned(PyObject_CallOneArg(prepared.empty_like.ptr(), prepared.templates[i].ptr()));
+      *prepared.outputs[i] = address(made);
+    }
+    PyList_SET_ITEM(outputs.ptr(), Py_ssize_t(i), made.release().ptr());
+  }
   py::gil_scoped_release release;
-  return is_double ? run<double>(program, c, workspace, workspace_bytes)
-                   : run<float>(program, c, workspace, workspace_bytes);
+  prepared.session->run(workspace);
+  return outputs;
 }
 
 // Evaluates an elementary function of csrc/scalar.h on an array in place, for tests of its stated error.
@@ -115,16 +168,17 @@ py::dict build_info() {
 
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Native engine of metafast. Private: use the functions of metafast.ops.";
-  py::class_<Program>(m, "Program")
+  py::class_<Program, std::shared_ptr<Program>>(m, "Program")
       .def(py::init(&make_program), py::arg("values"), py::arg("parameters"), py::arg("steps"), py::arg("loss"),
            py::arg("loss_attributes"));
-  m.def("call", &call, py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"), py::arg("threads"),
-        py::arg("first_order"), py::arg("sweep"), py::arg("memory"), py::arg("hessian_vector"), py::arg("support"),
-        py::arg("query"), py::arg("parameters"), py::arg("vectors"), py::arg("rate_table"), py::arg("elementwise"),
-        py::arg("rate_table_gradient"), py::arg("elementwise_gradient"), py::arg("loss_cotangent_all"),
-        py::arg("loss_cotangent"), py::arg("logits_cotangent"), py::arg("adapted_cotangent"), py::arg("support_loss"),
-        py::arg("task_loss"), py::arg("loss"), py::arg("logits"), py::arg("adapted"), py::arg("gradients"),
-        py::arg("workspace"), py::arg("workspace_bytes"));
+  py::class_<Prepared>(m, "Session")
+      .def(py::init(&prepare), py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"),
+           py::arg("threads"), py::arg("first_order"), py::arg("sweep"), py::arg("memory"), py::arg("hessian_vector"),
+           py::arg("loss_cotangent"), py::arg("support"), py::arg("query"), py::arg("parameters"), py::arg("vectors"),
+           py::arg("elementwise"), py::arg("adapted_cotangent"), py::arg("adapted"), py::arg("gradients"),
+           py::arg("elementwise_gradient"), py::arg("inputs"), py::arg("outputs"), py::arg("empty_like"))
+      .def_property_readonly("bytes", [](const Prepared& p) { return p.session->bytes(); })
+      .def("run", &run, py::arg("inputs"), py::arg("workspace"));
   m.def("elementary", &elementary, py::arg("name"), py::arg("is_double"), py::arg("x"), py::arg("y"), py::arg("n"));
   m.def("build_info", &build_info);
 }

@@ -28,36 +28,39 @@ constexpr int64_t kKeepBytes = int64_t(256) << 20;
 constexpr int64_t kWorthSharing = 65536;
 
 template <class T>
-class Run {
+class CpuSession final : public Session {
  public:
-  Run(const Program& program, const Call& call) : program_(program), call_(call), kernels_(kernels<T>()) {
-    if (call.tasks <= 0 || call.steps < 0 || int(call.parameters.size()) != program.parameter_count())
-      throw std::invalid_argument("native call: inconsistent sizes");
-    plans_ = program.parameter_plans(kernels_.lanes);
-    // From the order of the description to that of storage.
+  CpuSession(std::shared_ptr<const Program> program, Call c)
+      : Session(std::move(c)), shared_program_(std::move(program)), program_(*shared_program_), kernels_(kernels<T>()) {
+    check();
+    plans_ = program_.parameter_plans(kernels_.lanes);
     sources_.resize(plans_.size());
-    for (size_t i = 0; i < plans_.size(); ++i)
-      sources_[size_t(program.stored_at(int(i)))] = {at<const T>(call.parameters[i].first), call.parameters[i].second};
+    vectors_.resize(call.vectors.size());
+    adapted_cotangent_.resize(call.adapted_cotangent.size());
+    adapted_.resize(call.adapted.size());
+    shared_gradient_.resize(size_t(program_.learnt_count()));
+    own_gradient_.resize(size_t(program_.learnt_count()));
     fill_sizes();
     fill_rates();
-    fill_cotangents_and_outputs();
+    bind();
     choose_first_layer();
     make_batches();
-    fill_sets();
     lay_out();
   }
 
-  int64_t bytes() const { return (total_ + 16) * int64_t(sizeof(T)); }
+  int64_t bytes() const override { return (total_ + 16) * int64_t(sizeof(T)) + 64; }
 
-  void operator()(Address workspace) {
+  void run(Address workspace) override {
+    bind();
     T* base = at<T>((workspace + 63) / 64 * 64);
     job_.workspace = base + threads_at_;
+    clear_data_gradients();
     prepare(base);
     T* sums = base + sums_at_;
-    for (int64_t begin = 0; begin < call_.tasks; begin += wave_) {
-      const int64_t count = std::min(wave_, call_.tasks - begin);
+    for (int64_t begin = 0; begin < call.tasks; begin += wave_) {
+      const int64_t count = std::min(wave_, call.tasks - begin);
       std::atomic<int64_t> next{0};
-      const int threads = int(std::min<int64_t>(call_.threads, count));
+      const int threads = int(std::min<int64_t>(call.threads, count));
       parallel(threads, [&](int thread) {
         for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
           kernels_.run_task(job_, begin + i, i, thread);
@@ -74,21 +77,34 @@ class Run {
     const int64_t stride = job_.gradient_stride;
     if (count * stride < kWorthSharing)
       return kernels_.add_rows(job_.gradients, stride, count, 0, stride, accumulate, sums);
-    const int64_t part = aligned((stride + call_.threads - 1) / call_.threads);
+    const int64_t part = aligned((stride + call.threads - 1) / call.threads);
     std::atomic<int64_t> next{0};
-    parallel(call_.threads, [&](int) {
+    parallel(call.threads, [&](int) {
       for (int64_t i; (i = next.fetch_add(part, std::memory_order_relaxed)) < stride;)
         kernels_.add_rows(job_.gradients, stride, count, i, std::min(stride, i + part), accumulate, sums);
     });
   }
 
+  void check() const {
+    const auto none_or = [](size_t size, int count) { return size == 0 || int(size) == count; };
+    const int learnt = program_.learnt_count(), adapted = program_.adapted_count();
+    const bool fits = call.tasks > 0 && call.steps >= 0 && call.threads > 0 &&
+                      int(call.parameters.size()) == program_.parameter_count() &&
+                      none_or(call.vectors.size(), learnt) && none_or(call.gradients.size(), learnt) &&
+                      none_or(call.elementwise.size(), adapted) && none_or(call.adapted.size(), adapted) &&
+                      none_or(call.elementwise_gradient.size(), adapted) &&
+                      none_or(call.adapted_cotangent.size(), adapted) && (call.sweep || call.gradients.empty()) &&
+                      (!call.hessian_vector || !call.vectors.empty());
+    if (!fits) throw std::invalid_argument("native call: inconsistent sizes");
+  }
+
   void fill_sizes() {
-    job_.tasks = call_.tasks;
-    job_.steps = int32_t(call_.steps);
-    job_.first_order = call_.first_order;
-    job_.sweep = call_.sweep;
-    job_.hessian_vector = call_.hessian_vector;
-    job_.has_query = bool(call_.query);
+    job_.tasks = call.tasks;
+    job_.steps = int32_t(call.steps);
+    job_.first_order = call.first_order;
+    job_.sweep = call.sweep;
+    job_.hessian_vector = call.hessian_vector;
+    job_.has_query = bool(call.query);
     job_.parameter_count = program_.parameter_count();
     job_.learnt_count = program_.learnt_count();
     job_.adapted_count = program_.adapted_count();
@@ -100,7 +116,18 @@ class Run {
     job_.adapted_size = size(job_.adapted_count);
     job_.parameters = plans_.data();
     job_.sources = sources_.data();
-    for (const auto& source : sources_) job_.own_initial |= source.task_stride != 0;
+    for (const Tensor& parameter : call.parameters) job_.own_initial |= parameter.own;
+    const auto strides = [&](const std::optional<SetTensors>& from, Examples<T>& to) {
+      if (!from) return;
+      const int64_t n = from->examples, x = n * program_.input_size();
+      const int64_t y = from->y_is_class ? n : n * program_.output_size();
+      const int64_t steps = from->stepwise ? call.steps : 1;
+      to.y_is_class = from->y_is_class;
+      to.x_task_stride = x * steps, to.y_task_stride = y * steps, to.w_task_stride = n * steps;
+      if (from->stepwise) to.x_step_stride = x, to.y_step_stride = y, to.w_step_stride = n;
+    };
+    strides(call.support, job_.support);
+    strides(call.query, job_.query);
   }
 
   // Whether first_layer.h takes over the first layer: where it applies and costs fewer operations.
@@ -109,21 +136,21 @@ class Run {
     first = FirstLayerPlan{};
     first.parameter = -1;
     const Step* step = program_.first_layer_step();
-    if (!step || !call_.support || !call_.query || call_.steps == 0 || call_.hessian_vector) return;
-    const bool needs_weight = call_.support->dx || call_.query->dx || !call_.adapted.empty() ||
-                              !call_.adapted_cotangent.empty() || (call_.first_order && job_.want_rate_gradient);
+    if (!step || !call.support || !call.query || call.steps == 0 || call.hessian_vector) return;
+    const bool needs_weight = call.support->dx || call.query->dx || !call.adapted.empty() ||
+                              !call.adapted_cotangent.empty() || (call.first_order && job_.want_rate_gradient);
     const bool moves =
-        call_.support->stepwise || (!call_.elementwise.empty() && call_.elementwise[size_t(step->parameter[0])].first);
+        call.support->stepwise || (!call.elementwise.empty() && call.elementwise[size_t(step->parameter[0])].data);
     if (needs_weight || moves) return;
 
     const Shape &in = program_.value_shape(0), &out = program_.value_shape(step->output);
     const int64_t rows = in.size() == 2 ? in[0] : 1;
-    const double support = double(rows * call_.support->examples), query = double(rows * call_.query->examples);
-    const double inputs = double(in.back()), outputs = double(out.back()), steps = double(call_.steps);
-    const double passes = call_.sweep && !call_.first_order ? 2 : 1;
-    const double plain = inputs * outputs * (support * steps * 2 * passes + query * (call_.sweep ? 2 : 1));
+    const double support = double(rows * call.support->examples), query = double(rows * call.query->examples);
+    const double inputs = double(in.back()), outputs = double(out.back()), steps = double(call.steps);
+    const double passes = call.sweep && !call.first_order ? 2 : 1;
+    const double plain = inputs * outputs * (support * steps * 2 * passes + query * (call.sweep ? 2 : 1));
     const double by_gram = inputs * support * (support + query) +
-                           inputs * outputs * (support * passes + query * (call_.sweep ? 2 : 1)) +
+                           inputs * outputs * (support * passes + query * (call.sweep ? 2 : 1)) +
                            steps * passes * support * support * outputs;
     if (by_gram >= plain) return;
     first.parameter = step->parameter[0];
@@ -138,95 +165,84 @@ class Run {
   void make_batches() {
     const bool first_layer = job_.first.parameter >= 0;
     // The inner loop itself wants gradients of the adapted parameters only; the reverse sweep those of all.
-    const bool second_order = call_.hessian_vector || (call_.sweep && !call_.first_order);
-    if (call_.support) {
-      support_ =
-          program_.batch(call_.support->examples, kernels_.lanes, second_order ? Scope::kLearnt : Scope::kAdapted,
-                         !second_order          ? Scope::kNone
-                         : call_.hessian_vector ? Scope::kLearnt
-                                                : Scope::kAdapted,
-                         second_order && call_.support->dx, first_layer);
+    const bool second_order = call.hessian_vector || (call.sweep && !call.first_order);
+    if (call.support) {
+      support_ = program_.batch(call.support->examples, kernels_.lanes, second_order ? Scope::kLearnt : Scope::kAdapted,
+                                !second_order         ? Scope::kNone
+                                : call.hessian_vector ? Scope::kLearnt
+                                                      : Scope::kAdapted,
+                                second_order && call.support->dx, first_layer);
       job_.support_plan = support_.get();
-    } else if (call_.steps > 0) {
+    } else if (call.steps > 0) {
       throw std::invalid_argument("native call: inner steps without a support set");
     }
-    if (call_.query) {
-      query_ = program_.batch(call_.query->examples, kernels_.lanes, call_.sweep ? Scope::kLearnt : Scope::kNone,
-                              Scope::kNone, call_.sweep && call_.query->dx, first_layer);
+    if (call.query) {
+      query_ = program_.batch(call.query->examples, kernels_.lanes, call.sweep ? Scope::kLearnt : Scope::kNone,
+                              Scope::kNone, call.sweep && call.query->dx, first_layer);
       job_.query_plan = query_.get();
     }
   }
 
-  void fill_sets() {
-    const auto fill = [&](const std::optional<SetAddresses>& from, Examples<T>& to) {
-      if (!from) return;
-      const int64_t n = from->examples, x = n * program_.input_size();
-      const int64_t y = from->y_is_class ? n : n * program_.output_size();
-      const int64_t steps = from->stepwise ? call_.steps : 1;
-      to.x = at<const T>(from->x), to.y = at<const void>(from->y), to.w = at<const T>(from->w);
-      to.dx = at<T>(from->dx), to.dy = at<T>(from->dy), to.dw = at<T>(from->dw);
-      to.y_is_class = from->y_is_class;
-      to.x_task_stride = x * steps, to.y_task_stride = y * steps, to.w_task_stride = n * steps;
-      if (from->stepwise) to.x_step_stride = x, to.y_step_stride = y, to.w_step_stride = n;
-    };
-    fill(call_.support, job_.support);
-    fill(call_.query, job_.query);
-  }
-
   void fill_rates() {
-    job_.rate_table = at<const T>(call_.rate_table);
     const size_t count = size_t(job_.adapted_count);
     elementwise_.assign(count, nullptr);
     elementwise_stride_.assign(count, 0);
     rate_offset_.assign(count, 0);
-    job_.rate_size = call_.steps * job_.adapted_count;
-    for (size_t a = 0; a < call_.elementwise.size() && a < count; ++a) {
-      if (!call_.elementwise[a].first) continue;
-      const bool per_step = call_.elementwise[a].second != 0;
+    job_.rate_size = call.steps * job_.adapted_count;
+    for (size_t a = 0; a < call.elementwise.size() && a < count; ++a) {
+      if (!call.elementwise[a].data) continue;
+      const bool per_step = call.elementwise[a].own;
       rate_offset_[a] = job_.rate_size;
       elementwise_stride_[a] = per_step ? plans_[a].size : 0;
-      job_.rate_size += plans_[a].size * (per_step ? call_.steps : 1);
+      job_.rate_size += plans_[a].size * (per_step ? call.steps : 1);
     }
     job_.elementwise = elementwise_.data();
     job_.elementwise_stride = elementwise_stride_.data();
     job_.rate_offset = rate_offset_.data();
-    job_.want_rate_gradient = call_.sweep && (call_.rate_table_gradient || !call_.elementwise_gradient.empty());
-  }
-
-  void fill_cotangents_and_outputs() {
-    job_.loss_cotangent = at<const T>(call_.loss_cotangent);
-    job_.loss_cotangent_all = T(call_.loss_cotangent_all);
-    job_.logits_cotangent = at<const T>(call_.logits_cotangent);
-    for (Address a : call_.adapted_cotangent) adapted_cotangent_.push_back({at<const T>(a), 0});
-    job_.adapted_cotangent = adapted_cotangent_.empty() ? nullptr : adapted_cotangent_.data();
-    for (const auto& v : call_.vectors) vectors_.push_back({at<const T>(v.first), v.second});
-    vectors_ = in_storage_order(vectors_, job_.learnt_count);
+    job_.want_rate_gradient = call.sweep && (call.rate_table_gradient || !call.elementwise_gradient.empty());
+    job_.loss_cotangent_all = T(call.loss_cotangent_all);
     job_.vectors = vectors_.data();
-    job_.support_loss = at<T>(call_.support_loss);
-    job_.task_loss = at<T>(call_.task_loss);
-    job_.logits = at<T>(call_.logits);
-    for (Address a : call_.adapted) adapted_.push_back(at<T>(a));
+    job_.adapted_cotangent = adapted_cotangent_.empty() ? nullptr : adapted_cotangent_.data();
     job_.adapted = adapted_.empty() ? nullptr : adapted_.data();
-    std::vector<T*> shared, own;
-    for (const auto& [address, per_task] : call_.gradients) {
-      own.push_back(per_task ? at<T>(address) : nullptr);
-      shared.push_back(per_task ? nullptr : at<T>(address));
-      sums_ |= !per_task;
-    }
-    shared_gradient_ = in_storage_order(shared, job_.learnt_count);
-    own_gradient_ = in_storage_order(own, job_.learnt_count);
     job_.own_gradient = own_gradient_.data();
-    sums_ = call_.sweep && (sums_ || job_.want_rate_gradient);
+    for (const Tensor& gradient : call.gradients) sums_ |= !gradient.own;
+    sums_ = call.sweep && (sums_ || job_.want_rate_gradient);
   }
 
-  // A list over learnt parameters, from the order of the description (adapted and meta interleaved) to storage order.
-  template <class V>
-  std::vector<V> in_storage_order(const std::vector<V>& list, int count) const {
-    std::vector<V> out(static_cast<size_t>(count), V{});
-    size_t next = 0;
-    for (int i = 0; i < program_.parameter_count() && next < list.size(); ++i)
-      if (program_.stored_at(i) < count) out[size_t(program_.stored_at(i))] = list[next++];
-    return out;
+  // Takes over the addresses of a call.
+  void bind() {
+    const auto numel = [&](int stored) { return plans_[size_t(stored)].numel(); };
+    const auto source = [&](const Tensor& t, int stored) {
+      return ParameterSource<T>{at<const T>(t.data), t.own ? numel(stored) : 0};
+    };
+    size_t learnt = 0;
+    for (int i = 0; i < program_.parameter_count(); ++i) {
+      const int stored = program_.stored_at(i);
+      sources_[size_t(stored)] = source(call.parameters[size_t(i)], stored);
+      if (stored >= job_.learnt_count) continue;
+      if (!call.vectors.empty()) vectors_[size_t(stored)] = source(call.vectors[learnt], stored);
+      if (!call.gradients.empty()) {
+        const Tensor& gradient = call.gradients[learnt];
+        (gradient.own ? own_gradient_ : shared_gradient_)[size_t(stored)] = at<T>(gradient.data);
+      }
+      ++learnt;
+    }
+    for (size_t a = 0; a < adapted_.size(); ++a) adapted_[a] = at<T>(call.adapted[a]);
+    for (size_t a = 0; a < adapted_cotangent_.size(); ++a)
+      adapted_cotangent_[a] = {at<const T>(call.adapted_cotangent[a]), 0};
+    const auto set = [](const std::optional<SetTensors>& from, Examples<T>& to) {
+      if (!from) return;
+      to.x = at<const T>(from->x), to.y = at<const void>(from->y), to.w = at<const T>(from->w);
+      to.dx = at<T>(from->dx), to.dy = at<T>(from->dy), to.dw = at<T>(from->dw);
+    };
+    set(call.support, job_.support);
+    set(call.query, job_.query);
+    job_.rate_table = at<const T>(call.rate_table);
+    job_.loss_cotangent = at<const T>(call.loss_cotangent);
+    job_.logits_cotangent = at<const T>(call.logits_cotangent);
+    job_.support_loss = at<T>(call.support_loss);
+    job_.task_loss = at<T>(call.task_loss);
+    job_.logits = at<T>(call.logits);
   }
 
   void lay_out() {
@@ -240,11 +256,11 @@ class Run {
     elementwise_at_ = take(job_.rate_size);
     const int64_t block = aligned(std::max<int64_t>(1, job_.learnt_size + job_.rate_size));
     sums_at_ = take(block);
-    wave_ = call_.tasks;
+    wave_ = call.tasks;
     job_.gradient_stride = block;
     if (sums_) {
       wave_ = std::clamp<int64_t>(kWaveBytes / (block * int64_t(sizeof(T))),
-                                  std::min<int64_t>(call_.tasks, 4 * call_.threads), call_.tasks);
+                                  std::min<int64_t>(call.tasks, 4 * call.threads), call.tasks);
       waves_at_ = take(wave_ * block);
     }
     threads_at_ = total;
@@ -252,9 +268,9 @@ class Run {
     ThreadLayout& l = job_.layout;
     total = 0;
     l.initial = take(job_.own_initial ? job_.parameter_size : 0);
-    l.trajectory = take(call_.steps * job_.adapted_size);
+    l.trajectory = take(call.steps * job_.adapted_size);
     l.gradient_stride = job_.want_rate_gradient ? job_.learnt_size : 0;
-    l.gradient = take(job_.learnt_size + (call_.steps > 0 ? call_.steps - 1 : 0) * l.gradient_stride);
+    l.gradient = take(job_.learnt_size + (call.steps > 0 ? call.steps - 1 : 0) * l.gradient_stride);
     l.gradient_dot = take(job_.learnt_size);
     l.vector = take(job_.learnt_size);
     l.meta_gradient = take(sums_ ? 0 : block);
@@ -263,7 +279,7 @@ class Run {
       first.x_transposed = take(int64_t(first.inputs) * first.ld_rows);
       first.gram = take(first.support_rows * first.ld_rows);
       first.cross = take(first.query_rows * first.ld_rows);
-      first.trajectory = take((call_.steps + 1) * size);
+      first.trajectory = take((call.steps + 1) * size);
       first.z_query = take(first.query_rows * first.ld);
       for (int64_t* array : {&first.moved, &first.scaled, &first.mu, &first.tangent, &first.swept}) *array = take(size);
     }
@@ -276,16 +292,27 @@ class Run {
     l.weight_gradient = take(std::max(examples(support_), examples(query_)));
     l.scratch = take(std::max(support_ ? support_->scratch_size : 0, query_ ? query_->scratch_size : 0));
     l.tape_stride = support_ ? aligned(support_->tape_size) : 0;
-    const int64_t tapes = l.tape_stride * std::max<int64_t>(call_.steps, 1);
-    job_.keep = call_.memory == Memory::kKeep || (call_.memory == Memory::kAuto && call_.sweep && !call_.first_order &&
-                                                  tapes * int64_t(sizeof(T)) <= kKeepBytes);
+    const int64_t tapes = l.tape_stride * std::max<int64_t>(call.steps, 1);
+    job_.keep = call.memory == Memory::kKeep || (call.memory == Memory::kAuto && call.sweep && !call.first_order &&
+                                                 tapes * int64_t(sizeof(T)) <= kKeepBytes);
     l.tapes = take(job_.keep ? tapes : l.tape_stride);
     // The query's tape is no longer needed when the first tangent is.
     const int64_t last =
-        std::max(support_ && call_.sweep ? support_->tangent_size_total : 0, query_ ? query_->tape_size : 0);
+        std::max(support_ && call.sweep ? support_->tangent_size_total : 0, query_ ? query_->tape_size : 0);
     l.tangent_tape = l.query_tape = take(last);
     l.total = total + 16;  // off a power of two, so that threads' parts do not fall on the same cache sets
-    total_ = threads_at_ + l.total * call_.threads;
+    total_ = threads_at_ + l.total * call.threads;
+  }
+
+  void clear_data_gradients() {
+    for (const Examples<T>* set : {&job_.support, &job_.query}) {
+      const auto clear = [&](T* gradient, int64_t task_stride) {
+        if (gradient) std::memset(gradient, 0, size_t(call.tasks * task_stride) * sizeof(T));
+      };
+      clear(set->dx, set->x_task_stride);
+      clear(set->dy, set->y_task_stride);
+      clear(set->dw, set->w_task_stride);
+    }
   }
 
   void prepare(T* base) {
@@ -297,42 +324,41 @@ class Run {
       for (size_t p = 0; p < plans_.size(); ++p)
         if (sources_[p].task_stride != 0) std::memset(shared + plans_[p].offset, 0, size_t(plans_[p].size) * sizeof(T));
     for (size_t a = 0; a < elementwise_.size(); ++a) {
-      if (a >= call_.elementwise.size() || !call_.elementwise[a].first) continue;
-      T* inside = base + elementwise_at_ + rate_offset_[a] - call_.steps * job_.adapted_count;
+      if (a >= call.elementwise.size() || !call.elementwise[a].data) continue;
+      T* inside = base + elementwise_at_ + rate_offset_[a] - call.steps * job_.adapted_count;
       elementwise_[a] = inside;
-      const int64_t steps = elementwise_stride_[a] ? call_.steps : 1;
+      const int64_t steps = elementwise_stride_[a] ? call.steps : 1;
       for (int64_t k = 0; k < steps; ++k)
-        kernels_.parameter_in(plans_[a], at<const T>(call_.elementwise[a].first) + k * call_.elementwise[a].second,
+        kernels_.parameter_in(plans_[a], at<const T>(call.elementwise[a].data) + k * plans_[a].numel(),
                               inside + k * plans_[a].size);
     }
     job_.gradients = sums_ ? base + waves_at_ : nullptr;
   }
 
   void finish(const T* sums) {
-    if (call_.loss) {
+    if (call.loss) {
       T total = T(0);
-      for (int64_t t = 0; t < call_.tasks; ++t) total += job_.task_loss[t];
-      *at<T>(call_.loss) = total / T(call_.tasks);
+      for (int64_t t = 0; t < call.tasks; ++t) total += job_.task_loss[t];
+      *at<T>(call.loss) = total / T(call.tasks);
     }
     if (!sums_) return;
     for (size_t p = 0; p < shared_gradient_.size(); ++p)
       if (shared_gradient_[p]) kernels_.parameter_out(plans_[p], sums + plans_[p].offset, shared_gradient_[p]);
     if (!job_.want_rate_gradient) return;
     const T* rates = sums + job_.learnt_size;
-    if (call_.rate_table_gradient)
-      std::memcpy(at<T>(call_.rate_table_gradient), rates, size_t(call_.steps * job_.adapted_count) * sizeof(T));
-    for (size_t a = 0; a < call_.elementwise_gradient.size(); ++a) {
-      if (!call_.elementwise_gradient[a]) continue;
-      const int64_t steps = elementwise_stride_[a] ? call_.steps : 1;
-      const int64_t numel = int64_t(plans_[a].outputs) * plans_[a].inputs * plans_[a].taps;
+    if (call.rate_table_gradient)
+      std::memcpy(at<T>(call.rate_table_gradient), rates, size_t(call.steps * job_.adapted_count) * sizeof(T));
+    for (size_t a = 0; a < call.elementwise_gradient.size(); ++a) {
+      if (!call.elementwise_gradient[a]) continue;
+      const int64_t steps = elementwise_stride_[a] ? call.steps : 1;
       for (int64_t k = 0; k < steps; ++k)
         kernels_.parameter_out(plans_[a], rates + rate_offset_[a] + k * plans_[a].size,
-                               at<T>(call_.elementwise_gradient[a]) + k * numel);
+                               at<T>(call.elementwise_gradient[a]) + k * plans_[a].numel());
     }
   }
 
+  const std::shared_ptr<const Program> shared_program_;
   const Program& program_;
-  const Call& call_;
   const Kernels<T>& kernels_;
   Job<T> job_{};
   std::vector<ParameterPlan> plans_;
@@ -347,16 +373,33 @@ class Run {
 
 }  // namespace
 
-template <class T>
-int64_t run(const Program& program, const Call& call, Address workspace, int64_t bytes) {
-  Run<T> run(program, call);
-  const int64_t needed = run.bytes() + 64;
-  if (bytes < needed) return needed;
-  run(workspace);
-  return 0;
+std::vector<Address*> Call::inputs() {
+  std::vector<Address*> all;
+  for (Tensor& t : parameters) all.push_back(&t.data);
+  for (Tensor& t : vectors) all.push_back(&t.data);
+  all.push_back(&rate_table);
+  for (Tensor& t : elementwise) all.push_back(&t.data);
+  for (auto* set : {&support, &query})
+    if (*set) all.insert(all.end(), {&(*set)->x, &(*set)->y, &(*set)->w});
+  all.insert(all.end(), {&loss_cotangent, &logits_cotangent});
+  for (Address& a : adapted_cotangent) all.push_back(&a);
+  return all;
 }
 
-template int64_t run<float>(const Program&, const Call&, Address, int64_t);
-template int64_t run<double>(const Program&, const Call&, Address, int64_t);
+std::vector<Address*> Call::outputs() {
+  std::vector<Address*> all{&support_loss, &task_loss, &loss, &logits};
+  for (Address& a : adapted) all.push_back(&a);
+  for (Tensor& t : gradients) all.push_back(&t.data);
+  all.push_back(&rate_table_gradient);
+  for (Address& a : elementwise_gradient) all.push_back(&a);
+  for (auto* set : {&support, &query})
+    if (*set) all.insert(all.end(), {&(*set)->dx, &(*set)->dy, &(*set)->dw});
+  return all;
+}
+
+std::unique_ptr<Session> Session::make(std::shared_ptr<const Program> program, Call call, bool is_double) {
+  if (is_double) return std::make_unique<CpuSession<double>>(std::move(program), std::move(call));
+  return std::make_unique<CpuSession<float>>(std::move(program), std::move(call));
+}
 
 }  // namespace metafast

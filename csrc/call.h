@@ -1,10 +1,9 @@
-// One call from Python: pointers into the user's tensors, and the workspace that holds everything else.
+// One kind of call from Python, prepared once: everything but the addresses of the tensors, which each call brings anew.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "program.h"
@@ -14,43 +13,59 @@ namespace metafast {
 using Address = std::uintptr_t;  // 0: absent
 
 // [tasks, (steps,) examples, ...] tensors, contiguous.
-struct SetAddresses {
-  Address x, y, w, dx, dy, dw;  // the gradients hold zeros on entry
+struct SetTensors {
   int64_t examples;
   bool y_is_class;
   bool stepwise;  // another minibatch for each step
+  Address x, y, w, dx, dy, dw;
 };
 
 // Whether the activations of every support pass are kept for the reverse sweep, or computed again.
 enum class Memory : int { kAuto, kKeep, kRecompute };
 
+struct Tensor {
+  Address data;
+  bool own;  // differs per task (or, for a rate, per step); otherwise shared
+};
+
+// Until the first call an address says only whether the tensor is there.
 struct Call {
   bool first_order, sweep, hessian_vector;
   Memory memory;
   int64_t tasks, steps;
   int threads;
-  std::optional<SetAddresses> support, query;
+  double loss_cotangent_all;  // of every task's loss, where loss_cotangent is absent
+  std::optional<SetTensors> support, query;
 
-  // In the order of the Program's description; stride 0 if shared by all tasks.
-  std::vector<std::pair<Address, int64_t>> parameters;
-  std::vector<std::pair<Address, int64_t>> vectors;  // learnt parameters only
-
+  // In the order of the Program's description; vectors and gradients for learnt parameters only.
+  std::vector<Tensor> parameters, vectors;
   Address rate_table;
-  std::vector<std::pair<Address, int64_t>> elementwise;  // per adapted parameter; stride of a step
-  Address rate_table_gradient;                           // [steps, adapted]
-  std::vector<Address> elementwise_gradient;
-
-  double loss_cotangent_all;
+  std::vector<Tensor> elementwise;  // per adapted parameter, or empty
   Address loss_cotangent, logits_cotangent;
   std::vector<Address> adapted_cotangent;
 
   Address support_loss, task_loss, loss, logits;
   std::vector<Address> adapted;
-  std::vector<std::pair<Address, bool>> gradients;  // per learnt parameter; true: [tasks, shape], not summed over tasks
+  std::vector<Tensor> gradients;  // own: [tasks, shape], not summed over tasks
+  Address rate_table_gradient;    // [steps, adapted]
+  std::vector<Address> elementwise_gradient;
+
+  // Every tensor in the order in which Python hands them over: inputs, then outputs.
+  std::vector<Address*> inputs(), outputs();
 };
 
-// Runs the call if `bytes` suffice and returns 0; otherwise returns the bytes it needs and touches nothing.
-template <class T>
-int64_t run(const Program& program, const Call& call, Address workspace, int64_t bytes);
+class Session {
+ public:
+  virtual ~Session() = default;
+  // Throws std::invalid_argument if the parts of the call do not fit together.
+  static std::unique_ptr<Session> make(std::shared_ptr<const Program> program, Call call, bool is_double);
+
+  Call call;                                // to be filled with addresses before each run
+  virtual int64_t bytes() const = 0;        // of workspace
+  virtual void run(Address workspace) = 0;  // by one thread at a time
+
+ protected:
+  explicit Session(Call c) : call(std::move(c)) {}
+};
 
 }  // namespace metafast

@@ -56,6 +56,7 @@ struct ParameterPlan {
   int64_t offset;
   int64_t size;  // taps * inputs * ld
   int32_t outputs, inputs, taps, ld;
+  int64_t numel() const { return int64_t(outputs) * inputs * taps; }
 };
 
 // The part of the input under one output position of a pooling, clipped to the input.

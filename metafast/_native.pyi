@@ -1,12 +1,12 @@
-"""The compiled engine, as csrc/binding.cpp declares it. An address of 0 means that there is no such array."""
+"""The compiled engine, as csrc/binding.cpp declares it."""
 
-from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
 
-# x, y, w, dx, dy, dw (addresses); number of examples; whether y holds classes; whether each step has its own minibatch
-_Set = tuple[int, int, int, int, int, int, int, bool, bool]
-# address; stride in elements from one task (or inner step) to the next, 0 if they share the array
-_Strided = tuple[int, int]
+from torch import Tensor
+
+# number of examples; whether y holds classes; whether each step has its own minibatch
+_Set = tuple[int, bool, bool]
 
 class _BuildInfo(TypedDict):
     version: str
@@ -26,36 +26,43 @@ class Program:
         loss_attributes: Mapping[str, float],
     ) -> None: ...
 
-def call(
-    program: Program,
-    is_double: bool,
-    tasks: int,
-    steps: int,
-    threads: int,
-    first_order: bool,
-    sweep: bool,
-    memory: int,
-    hessian_vector: bool,
-    support: _Set | None,
-    query: _Set | None,
-    parameters: Sequence[_Strided],
-    vectors: Sequence[_Strided],
-    rate_table: int,
-    elementwise: Sequence[_Strided],
-    rate_table_gradient: int,
-    elementwise_gradient: Sequence[int],
-    loss_cotangent_all: float,
-    loss_cotangent: int,
-    logits_cotangent: int,
-    adapted_cotangent: Sequence[int],
-    support_loss: int,
-    task_loss: int,
-    loss: int,
-    logits: int,
-    adapted: Sequence[int],
-    gradients: Sequence[tuple[int, bool]],
-    workspace: int,
-    workspace_bytes: int,
-) -> int: ...
+class Session:
+    """One kind of call, prepared once; to be run by one thread at a time.
+
+    Inputs, None where absent (then always), in this order: parameters; vectors; table of rates; rates per element; x, y
+    and weights of the support set, then of the query set (nothing for a set that is not there); cotangents of the task
+    losses, of the logits, of the adapted parameters. Outputs: support losses, task losses, loss, logits; adapted
+    parameters; gradients of the parameters, of the table, of the rates per element; of x, y and weights of the sets.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        is_double: bool,
+        tasks: int,
+        steps: int,
+        threads: int,
+        first_order: bool,
+        sweep: bool,
+        memory: int,
+        hessian_vector: bool,
+        loss_cotangent: float,
+        support: _Set | None,
+        query: _Set | None,
+        parameters: Sequence[bool],  # whether it differs per task
+        vectors: int,
+        elementwise: Sequence[bool],  # whether it differs per step
+        adapted_cotangent: int,
+        adapted: int,
+        gradients: Sequence[bool],  # whether per task rather than summed
+        elementwise_gradient: int,
+        inputs: Sequence[bool],  # whether it is there
+        outputs: Sequence[Tensor | None],  # what it is like
+        empty_like: Callable[[Tensor], Tensor],
+    ) -> None: ...
+    @property
+    def bytes(self) -> int: ...
+    def run(self, inputs: list[Tensor | None], workspace: int) -> list[Any]: ...
+
 def elementary(name: str, is_double: bool, x: int, y: int, n: int) -> None: ...
 def build_info() -> _BuildInfo: ...

@@ -125,22 +125,8 @@ class MAML(nn.Module):
             stepwise: the support set holds another minibatch for each step: its tensors have an axis of ``steps``
                 after T.
         """
-        count = self.steps if steps is None else arguments.steps(steps)
-        train = arguments.batch("support", support)
-        test = arguments.batch("query", query)
-        plan, train = self._prepare(train, count, stepwise)
-        test = plan.check("query", test, like=train.x)
-        result = plan.engine.unroll(
-            plan.program,
-            plan.tensors,
-            self._rates(plan, count, lr),
-            train,
-            test,
-            steps=count,
-            first_order=self.first_order,
-            memory=self.memory,
-            stepwise=stepwise,
-        )
+        plan, given, settings = self._unrolling(support, query, steps, lr, stepwise)
+        result = plan.engine.unroll(*given, **settings)
         return Output(result.loss, result.task_loss, result.logits, result.support_loss)
 
     def meta_gradient(
@@ -153,26 +139,13 @@ class MAML(nn.Module):
         for a small network takes as long as the meta-step itself. For training loops that hand gradients to an
         optimiser and need no other cotangent. The arguments are those of :meth:`forward`.
         """
-        count = self.steps if steps is None else arguments.steps(steps)
-        train, test = arguments.batch("support", support), arguments.batch("query", query)
-        plan, train = self._prepare(train, count, stepwise)
+        plan, given, settings = self._unrolling(support, query, steps, lr, stepwise)
         if not plan.native or self.learn_lr:
             out = self.forward(support, query, steps, lr, stepwise)
             wanted = [p for p in self.parameters() if p.requires_grad]
             gradients = torch.autograd.grad(out.loss, wanted, materialize_grads=True)
             return Output(*(value.detach() for value in out)), gradients
-        test = plan.check("query", test, like=train.x)
-        result, made = plan.engine.meta_gradient(
-            plan.program,
-            plan.tensors,
-            self._rates(plan, count, lr),
-            train,
-            test,
-            steps=count,
-            first_order=self.first_order,
-            memory=self.memory,
-            stepwise=stepwise,
-        )
+        result, made = plan.engine.meta_gradient(*given, **settings)
         return Output(result.loss, result.task_loss, result.logits, result.support_loss), tuple(made)
 
     def adapt(
@@ -221,6 +194,17 @@ class MAML(nn.Module):
         if planner is None or planner.settings != settings:
             planner = self.__dict__["_planner"] = Planner(*settings)  # type: ignore[arg-type]
         return planner
+
+    def _unrolling(
+        self, support: Any, query: Any, steps: int | None, lr: LearningRate | None, stepwise: bool
+    ) -> tuple[Plan, tuple[Any, ...], dict[str, Any]]:
+        """The plan, and the arguments of its engine's ``unroll``, all checked."""
+        count = self.steps if steps is None else arguments.steps(steps)
+        train, test = arguments.batch("support", support), arguments.batch("query", query)
+        plan, train = self._prepare(train, count, stepwise)
+        test = plan.check("query", test, like=train.x)
+        settings = {"steps": count, "first_order": self.first_order, "memory": self.memory, "stepwise": stepwise}
+        return plan, (plan.program, plan.tensors, self._rates(plan, count, lr), train, test), settings
 
     def _prepare(self, train: Batch, steps: int, stepwise: bool) -> tuple[Plan, Batch]:
         arguments.axes("support x", train.x, stepwise)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -26,14 +26,18 @@ MEMORY = {"auto": 0, "keep": 1, "recompute": 2}
 #: A workspace larger than this is given back after the call instead of being kept for the next one.
 KEEP_WORKSPACE_BYTES = 1 << 30
 
+#: Sessions kept per Program.
+KEEP_SESSIONS = 64
+
 _thread = threading.local()
 _handles: dict[int, Handle] = {}
 
 
 class Handle:
-    """A native Program, and what a call needs to know of ``program`` without computing it anew."""
+    """A native Program, the sessions prepared for it, and what a call needs to know of ``program`` without computing it
+    anew."""
 
-    __slots__ = ("adapted", "learnt", "learnt_like", "native", "ndims", "output", "program", "shapes")
+    __slots__ = ("adapted", "learnt", "native", "ndims", "output", "program", "sessions", "shapes")
 
     def __init__(self, program: Program, native: Any) -> None:
         key = id(program)
@@ -43,8 +47,7 @@ class Handle:
         self.ndims = [len(shape) for shape in self.shapes]
         self.adapted, self.learnt = program.adapted, program.learnt
         self.output = program.values[program.output]
-        # Shapes to cut a flat gradient into; they hold no memory.
-        self.learnt_like = [torch.empty(self.shapes[i], device="meta") for i in self.learnt]
+        self.sessions: dict[Hashable, Prepared] = {}
 
 
 def handle(program: Program) -> Handle:
@@ -93,6 +96,9 @@ class Cotangents:
     adapted: Sequence[Tensor | None] | None = None
 
 
+NOTHING = Cotangents()
+
+
 @dataclass(slots=True)
 class Gradients:
     parameters: Sequence[Tensor]  # in the order of Program.learnt; [T, *shape] where the parameter was per task
@@ -112,40 +118,109 @@ class Result:
     gradients: Gradients | None = None
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+class Prepared:
+    """One kind of call: what it writes, and the native session, which allocates that and writes it."""
+
+    __slots__ = ("adapted", "bytes", "gradients", "rates", "session", "tasks")
+
+    def __init__(
+        self,
+        known: Handle,
+        is_double: bool,
+        inputs: Sequence[Tensor | None],
+        own: Sequence[bool],
+        rates: Rates | None,
+        support: Batch | None,
+        query: Batch | None,
+        steps: int,
+        first_order: bool,
+        memory: str,
+        stepwise: bool,
+        want_adapted: bool,
+        sweep: Wanted | None,
+        cotangents: Cotangents,
+        gradients_per_task: bool,
+        vectors: bool,
+    ) -> None:
+        first = support if support is not None else query
+        assert first is not None
+        self.tasks = tasks = first.x.shape[0]
+        one = torch.empty((), dtype=first.x.dtype, device=first.x.device)
+
+        def like(*shape: int) -> Tensor:
+            return one.expand(shape)  # the shape of a tensor without its memory
+
+        def set_counts(batch: Batch | None, stepwise: bool) -> tuple[int, bool, bool] | None:
+            if batch is None:
+                return None
+            y = batch.y
+            return batch.x.shape[2 if stepwise else 1], y is not None and not y.is_floating_point(), stepwise
+
+        def data(batch: Batch | None, wanted: Sequence[bool]) -> list[Tensor | None]:
+            pairs = zip(batch or (), wanted, strict=False)
+            return [like(*t.shape) if t is not None and want else None for t, want in pairs]
+
+        wanted = sweep if sweep is not None else Wanted()
+        sweeps = sweep is not None or vectors
+        has_loss = query is not None and query.y is not None
+        adapted = [like(tasks, *known.shapes[i]) for i in known.adapted] if want_adapted else []
+        per_task = [gradients_per_task or own[i] for i in known.learnt] if sweeps else []
+        gradients = [
+            like(tasks, *known.shapes[i]) if each else like(*known.shapes[i])
+            for i, each in zip(known.learnt, per_task, strict=sweeps)
+        ]
+        elementwise = dict(rates.elementwise) if rates is not None else {}
+        # In the order of the parameters that move, None for those with a rate of the table; nothing if that is all.
+        rate_of = [elementwise.get(a) for a in range(len(known.adapted))] if elementwise else []
+        rate_gradients = [None if t is None else like(*t.shape) for t in rate_of] if wanted.elementwise else []
+        outputs = [
+            like(tasks, steps) if support is not None and steps and not vectors else None,
+            like(tasks) if has_loss else None,
+            like() if has_loss else None,
+            None if query is None else like(tasks, query.x.shape[1], *known.output),
+            *adapted,
+            *gradients,
+            like(*rates.table.shape) if rates is not None and wanted.table else None,
+            *rate_gradients,
+            *data(support, wanted.support),
+            *data(query, wanted.query),
+        ]
+        self.session = _native.Session(
+            known.native,
+            is_double=is_double,
+            tasks=tasks,
+            steps=steps,
+            threads=torch.get_num_threads(),
+            first_order=first_order,
+            sweep=sweeps,
+            memory=MEMORY[memory],
+            hessian_vector=vectors,
+            loss_cotangent=cotangents.loss,
+            support=set_counts(support, stepwise),
+            query=set_counts(query, False),
+            parameters=own,
+            vectors=len(known.learnt) if vectors else 0,
+            elementwise=[
+                t is not None and t.dim() > known.ndims[i] for i, t in zip(known.adapted, rate_of, strict=False)
+            ],
+            adapted_cotangent=len(cotangents.adapted or ()),
+            adapted=len(adapted),
+            gradients=per_task,
+            elementwise_gradient=len(rate_gradients),
+            inputs=[t is not None for t in inputs],
+            outputs=outputs,
+            empty_like=torch.empty_like,
+        )
+        self.bytes = self.session.bytes
+        # Where the outputs of each sort end.
+        self.adapted = 4 + len(adapted)
+        self.gradients = self.adapted + len(gradients)
+        self.rates = self.gradients + 1 + len(rate_gradients)
 
 
-def _contiguous(batch: Batch) -> Batch:
+def _int64(batch: Batch) -> Batch:
     x, y, w = batch
-    if y is not None:
-        if not (y.is_floating_point() or y.dtype == torch.int64):
-            y = y.long()
-        y = y.contiguous()
-    return Batch(x.contiguous(), y, None if w is None else w.contiguous())
-
-
-def _zeros(batch: Batch, wanted: tuple[bool, bool, bool]) -> DataGradients:
-    if not any(wanted):
-        return DataGradients()
-    tensors = (torch.zeros_like(t) if t is not None and want else None for t, want in zip(batch, wanted, strict=True))
-    return DataGradients(*tensors)
-
-
-def _set(batch: Batch, gradients: DataGradients, stepwise: bool) -> tuple[Any, ...]:
-    x, y, w = batch
-    dx, dy, dw = gradients
-    return (
-        x.data_ptr(),
-        _address(y),
-        _address(w),
-        _address(dx),
-        _address(dy),
-        _address(dw),
-        x.shape[2 if stepwise else 1],
-        y is not None and not y.is_floating_point(),
-        stepwise,
-    )
+    return batch if y is None or y.dtype == torch.int64 or y.is_floating_point() else Batch(x, y.long(), w)
 
 
 def run(
@@ -161,7 +236,7 @@ def run(
     stepwise: bool = False,
     want_adapted: bool = False,
     sweep: Wanted | None = None,
-    cotangents: Cotangents | None = None,
+    cotangents: Cotangents = NOTHING,
     gradients_per_task: bool = False,
     vectors: Sequence[Tensor] | None = None,
 ) -> Result:
@@ -170,115 +245,90 @@ def run(
     known = handle(program)
     first = support if support is not None else query
     assert first is not None
-    x = first.x
-    tasks, dtype = x.shape[0], x.dtype
-    keep_alive: list[Tensor] = []  # contiguous copies, until the call is over
-
-    def located(tensor: Tensor, shared_ndim: int) -> tuple[int, int]:
-        if not tensor.is_contiguous():
-            tensor = tensor.contiguous()
-            keep_alive.append(tensor)
-        return tensor.data_ptr(), tensor.numel() // tasks if tensor.dim() > shared_ndim else 0
-
-    result = Result()
-    support_gradients = query_gradients = DataGradients()
-    support_set = query_set = None
-    wanted = sweep if sweep is not None else Wanted()
+    if not steps:
+        rates = None
+    inputs: list[Tensor | None] = [*parameters]  # in the order of Session's tensors
+    if vectors is not None:
+        inputs += vectors
+    elementwise: Sequence[tuple[int, Tensor]] = ()
+    if rates is None:
+        inputs.append(None)
+    else:
+        inputs.append(rates.table)
+        elementwise = rates.elementwise
+        if elementwise:
+            by_parameter = dict(elementwise)
+            inputs += [by_parameter.get(a) for a in range(len(known.adapted))]
+    data: list[Tensor | None] = []
     if support is not None:
-        support = _contiguous(support)
-        support_gradients = _zeros(support, wanted.support)
-        support_set = _set(support, support_gradients, stepwise)
-        if steps and vectors is None:
-            result.support_loss = x.new_empty((tasks, steps))
-    if result.support_loss is None:
-        result.support_loss = x.new_empty((tasks, 0))
+        data += _int64(support)
     if query is not None:
-        query = _contiguous(query)
-        query_gradients = _zeros(query, wanted.query)
-        query_set = _set(query, query_gradients, False)
-        result.logits = x.new_empty((tasks, query.x.shape[1], *known.output))
-        if query.y is not None:
-            result.task_loss = x.new_empty((tasks,))
-            result.loss = x.new_empty(())
+        data += _int64(query)
+    inputs += data
+    seeds = (cotangents.task_loss, cotangents.logits, *(cotangents.adapted or ()))
+    inputs += seeds
 
-    located_parameters = [located(t, n) for t, n in zip(parameters, known.ndims, strict=True)]
-    if want_adapted:
-        result.adapted = [x.new_empty((tasks, *known.shapes[i])) for i in known.adapted]
-
-    table_address = 0
-    elementwise: list[tuple[int, int]] = []
-    elementwise_addresses: list[int] = []
-    if rates is not None and steps:
-        table_address = located(rates.table, 2)[0]
-        if rates.elementwise:
-            elementwise = [(0, 0)] * len(known.adapted)
-            for a, rate in rates.elementwise:
-                per_step = rate.ndim > known.ndims[known.adapted[a]]
-                elementwise[a] = (located(rate, 0)[0], rate.numel() // steps if per_step else 0)
-
-    gradients: list[tuple[int, bool]] = []
-    table_gradient = None
-    if sweep is not None or vectors is not None:
-        per_task = [gradients_per_task or located_parameters[i][1] != 0 for i in known.learnt]
-        if not any(per_task):  # the common case, with one allocation
-            flat = x.new_empty(sum([like.numel() for like in known.learnt_like]))
-            made = torch._C._nn.unflatten_dense_tensors(flat, known.learnt_like)
-        else:
-            made = [
-                x.new_empty((tasks, *known.shapes[i]) if own else known.shapes[i])
-                for i, own in zip(known.learnt, per_task, strict=True)
-            ]
-        gradients = [(t.data_ptr(), own) for t, own in zip(made, per_task, strict=True)]
-        result.gradients = Gradients(made, support=support_gradients, query=query_gradients)
-        if rates is not None and steps:
-            if wanted.table:
-                result.gradients.table = table_gradient = x.new_empty(rates.table.shape)
-            if wanted.elementwise and rates.elementwise:
-                elementwise_addresses = [0] * len(known.adapted)
-                for a, rate in rates.elementwise:
-                    made_rate = x.new_empty(rate.shape)
-                    result.gradients.elementwise.append(made_rate)
-                    elementwise_addresses[a] = made_rate.data_ptr()
-
-    given = cotangents if cotangents is not None else Cotangents()
-    seeds = [None if t is None else t.contiguous() for t in (given.task_loss, given.logits)]
-    adapted_seeds = [None if t is None else t.contiguous() for t in given.adapted or ()]
+    own = tuple([t.dim() != n for t, n in zip(parameters, known.ndims, strict=True)])
+    key = (
+        threading.get_ident(),  # one thread at a time runs a session
+        torch.get_num_threads(),
+        steps,
+        first_order,
+        memory,
+        stepwise,
+        want_adapted,
+        gradients_per_task,
+        vectors is None,
+        support is None,
+        own,
+        tuple([(a, rate.shape) for a, rate in elementwise]),
+        tuple([t is not None and (t.shape, t.dtype) for t in data]),
+        cotangents.loss,
+        tuple([t is None for t in seeds]),
+        sweep and (sweep.table, sweep.elementwise, sweep.support, sweep.query),
+    )
+    p = known.sessions.get(key)
+    if p is None:
+        if len(known.sessions) >= KEEP_SESSIONS:
+            known.sessions.clear()
+        p = known.sessions[key] = Prepared(
+            known,
+            first.x.dtype == torch.float64,
+            inputs,
+            own,
+            rates,
+            support,
+            query,
+            steps,
+            first_order,
+            memory,
+            stepwise,
+            want_adapted,
+            sweep,
+            cotangents,
+            gradients_per_task,
+            vectors is not None,
+        )
 
     workspace = getattr(_thread, "workspace", None)
-    arguments = (
-        known.native,
-        dtype == torch.float64,
-        tasks,
-        steps,
-        torch.get_num_threads(),
-        first_order,
-        sweep is not None or vectors is not None,
-        MEMORY[memory],
-        vectors is not None,
-        support_set,
-        query_set,
-        located_parameters,
-        [located(v, v.ndim - 1) for v in vectors] if vectors is not None else [],
-        table_address,
-        elementwise,
-        _address(table_gradient),
-        elementwise_addresses,
-        given.loss,
-        _address(seeds[0]),
-        _address(seeds[1]),
-        [_address(t) for t in adapted_seeds],
-        _address(result.support_loss) if steps else 0,
-        _address(result.task_loss),
-        _address(result.loss),
-        _address(result.logits),
-        [t.data_ptr() for t in result.adapted or ()],
-        gradients,
-    )
-    needed = _native.call(*arguments, _address(workspace), 0 if workspace is None else workspace.numel())
-    if needed:
+    if workspace is None or workspace.numel() < p.bytes:
         _thread.workspace = workspace = None  # free the small one first
-        workspace = torch.empty(needed, dtype=torch.uint8)
-        _native.call(*arguments, workspace.data_ptr(), needed)
-        if needed <= KEEP_WORKSPACE_BYTES:
+        workspace = torch.empty(p.bytes, dtype=torch.uint8)
+        if p.bytes <= KEEP_WORKSPACE_BYTES:
             _thread.workspace = workspace
+    out = p.session.run(inputs, workspace.data_ptr())
+
+    support_loss, task_loss, loss, logits = out[:4]
+    if support_loss is None:
+        support_loss = first.x.new_empty((p.tasks, 0))
+    result = Result(loss, task_loss, logits, support_loss, out[4 : p.adapted] if want_adapted else None)
+    if sweep is not None or vectors is not None:
+        result.gradients = made = Gradients(out[p.adapted : p.gradients], out[p.gradients])
+        if len(out) > p.gradients + 1:
+            made.elementwise = [t for t in out[p.gradients + 1 : p.rates] if t is not None]
+            sets = out[p.rates :]
+            if support is not None:
+                made.support = DataGradients(*sets[:3])
+            if query is not None:
+                made.query = DataGradients(*sets[-3:])
     return result

@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from metafast import native
 from metafast.batch import Batch, Rates, Unrolled
-from metafast.native import Cotangents, DataGradients, Gradients, Wanted
+from metafast.native import NOTHING, Cotangents, DataGradients, Gradients, Wanted
 from metafast.program import Program
 
 TWICE = (
@@ -55,6 +55,9 @@ def _apply(function: type[Function], *inputs: Any) -> Any:
     return super(Function, function).apply(*inputs)  # type: ignore[misc]
 
 
+_PARAMETERS_ONLY = Wanted()
+
+
 def _requires(*tensors: Tensor | None) -> tuple[bool, ...]:
     return tuple([t is not None and t.requires_grad for t in tensors])
 
@@ -77,7 +80,7 @@ class _Call:
     needs: Sequence[bool] = ()
     eager: Gradients | None = None  # from forward to setup_context
 
-    def run(self, tensors: Sequence[Any], sweep: Wanted | None, cotangents: Cotangents | None) -> native.Result:
+    def run(self, tensors: Sequence[Any], sweep: Wanted | None, cotangents: Cotangents = NOTHING) -> native.Result:
         count = self.parameters
         rates_end = count + 1 + len(self.elementwise)
         rates = (
@@ -124,7 +127,7 @@ class _Unroll(Function):
     def forward(call: _Call, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y = tensors[-3:-1]  # of the query
         if x is None or y is None or call.want_adapted:
-            result = call.run(tensors, None, None)
+            result = call.run(tensors, None)
         else:
             result = call.run(tensors, call.wanted(call.needs), Cotangents(loss=1.0 / x.shape[0]))
             call.eager = result.gradients
@@ -142,22 +145,20 @@ class _Unroll(Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         call, tensors = ctx.call, ctx.saved_tensors
         loss, task_loss, logits, _, *adapted = cotangents
-        only_loss = task_loss is None and logits is None and not any(t is not None for t in adapted)
-        with torch.no_grad():
-            if only_loss and loss is None:
+        gradients = None
+        if task_loss is None and logits is None and not any(t is not None for t in adapted):
+            if loss is None:
                 return (None,) * (1 + len(tensors))
             # Whoever receives the eager gradients owns them and may change them, so they are handed out once.
-            gradients, ctx.eager = (ctx.eager, None) if only_loss else (None, ctx.eager)
-            if gradients is not None and loss is not None:
-                made = call.as_inputs(gradients)
-                factor = loss.item()
-                if factor != 1.0:
-                    for gradient in made:
-                        if gradient is not None:
-                            gradient.mul_(factor)
-            else:
-                made = call.as_inputs(_deferred(call, tensors, ctx.needs_input_grad[1:], cotangents))
-        return (None, *_once(made, (*cotangents, *tensors)))
+            gradients, ctx.eager = ctx.eager, None
+        if gradients is None:
+            with torch.no_grad():
+                gradients = _deferred(call, tensors, ctx.needs_input_grad[1:], cotangents)
+        elif loss is not None and (factor := loss.item()) != 1.0:
+            for gradient in call.as_inputs(gradients):
+                if gradient is not None:
+                    gradient.mul_(factor)
+        return (None, *_once(call.as_inputs(gradients), (*cotangents, *tensors)))
 
 
 def _deferred(
@@ -221,7 +222,7 @@ def unroll(
         call.needs = needs
         loss, task_loss, logits, support_loss, *adapted = _apply(_Unroll, call, *tensors)
     else:
-        result = call.run(tensors, None, None)
+        result = call.run(tensors, None)
         loss, task_loss, logits, support_loss = result.loss, result.task_loss, result.logits, result.support_loss
         adapted = result.adapted or []
     return Unrolled(loss, task_loss, logits, support_loss, tuple(adapted) if want_adapted else None)
@@ -243,20 +244,19 @@ def meta_gradient(
     more than a small meta-step."""
     if steps == 0:
         rates = None
-    with torch.no_grad():
-        result = native.run(
-            program,
-            parameters,
-            rates,
-            support if steps else None,
-            query,
-            steps=steps,
-            first_order=first_order,
-            memory=memory,
-            stepwise=stepwise,
-            sweep=Wanted(),
-            cotangents=Cotangents(loss=1.0 / query.x.shape[0]),
-        )
+    result = native.run(
+        program,
+        parameters,
+        rates,
+        support if steps else None,
+        query,
+        steps=steps,
+        first_order=first_order,
+        memory=memory,
+        stepwise=stepwise,
+        sweep=_PARAMETERS_ONLY,
+        cotangents=Cotangents(1.0 / query.x.shape[0]),
+    )
     assert result.gradients is not None and result.support_loss is not None
     out = Unrolled(result.loss, result.task_loss, result.logits, result.support_loss, None)
     return out, result.gradients.parameters

@@ -36,6 +36,9 @@ def compiled() -> dict[str, list[str]]:
             continue
         if isinstance(value, type):
             found[f"{name}.__init__"] = arguments(value.__init__)
+            for method, function in vars(value).items():
+                if not method.startswith("_"):
+                    found[f"{name}.{method}"] = ["self"] if isinstance(function, property) else arguments(function)
         else:
             found[name] = arguments(value)
     return found
