@@ -31,8 +31,9 @@ struct TaskRun {
 
   void run() {
     gather_initial();
+    const T* result = lambda;
     if (job.hessian_vector) {
-      hessian_vector();
+      result = hessian_vector();
     } else {
       if (has_first()) first().begin(initial + plan(job.first.parameter).offset);
       for (int32_t k = 0; k < job.steps; ++k) inner_step(k);
@@ -48,7 +49,7 @@ struct TaskRun {
       if (has_first() && !job.first_order) first().finish(lambda + plan(job.first.parameter).offset);
     }
     for (int32_t p = 0; p < job.learnt_count; ++p)
-      if (job.own_gradient[p]) parameter_out(plan(p), lambda + plan(p).offset, own(job.own_gradient[p], p));
+      if (job.own_gradient[p]) parameter_out(plan(p), result + plan(p).offset, own(job.own_gradient[p], p));
   }
 
  private:
@@ -241,6 +242,7 @@ struct TaskRun {
 
   void reverse_step(int32_t k) const {
     Frame<T> f = support_frame(k);
+    if (!job.want_rate_gradient) f.gradient = nullptr;
     if (!job.first_order && !job.keep && k + 1 < job.steps) support_pass(f, k);  // the last step's tape is still there
     if (job.want_rate_gradient) add_rate_gradient(f, k);
     if (job.first_order) return;
@@ -296,10 +298,12 @@ struct TaskRun {
     }
   }
 
-  // lambda = H v + c grad L, with the mixed derivatives of the data, c being the cotangent of the loss.
-  void hessian_vector() const {
+  // H v + c grad L, with the mixed derivatives of the data, c being the cotangent of the loss. Where it stands.
+  const T* hessian_vector() const {
     Frame<T> f = support_frame(0);
-    const T c = loss_cotangent();
+    const bool only_product = !job.loss_cotangent && job.loss_cotangent_all == T(0);
+    const T c = only_product ? T(0) : loss_cotangent();
+    if (only_product) f.gradient = nullptr;
     load_input(f);
     forward(f);
     const Targets<T> targets = load_targets(f, job.support, 0);
@@ -307,7 +311,7 @@ struct TaskRun {
     const TargetGradients<T> out = target_gradients(job.support);
     loss_backward(f, targets, out, T(1), loss);
     backward(f);
-    add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent(0) : nullptr, out, c);
+    if (!only_product) add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent(0) : nullptr, out, c);
 
     T* v = base + job.layout.vector;
     for (int32_t p = 0; p < job.learnt_count; ++p)
@@ -315,7 +319,10 @@ struct TaskRun {
     f.vector = v;
     support_tangent_pass(f, 0, out);
     add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent_dot(0) : nullptr, out, T(1));
-    for (int64_t i = 0; i < job.learnt_size; ++i) lambda[i] = f.gradient_dot[i] + c * f.gradient[i];
+    if (only_product && !job.gradients) return f.gradient_dot;
+    for (int64_t i = 0; i < job.learnt_size; ++i)
+      lambda[i] = f.gradient_dot[i] + (only_product ? T(0) : c * f.gradient[i]);
+    return lambda;
   }
 };
 

@@ -25,7 +25,7 @@ struct Frame {
   const T *initial, *theta;    // all parameters at step 0; the adapted ones at this step
   const T *first, *first_dot;  // X W of a kFirstLinear, and its tangent
   const T* vector;             // tangent of the parameters, or null
-  T *gradient, *gradient_dot;  // of the learnt parameters
+  T *gradient, *gradient_dot;  // of the learnt parameters; null where only those of the values are wanted
   T* scratch;
 
   int64_t examples() const { return plan->examples; }

@@ -6,24 +6,41 @@
 
 #include "../isa.h"
 #include "../plan.h"
+#include "transpose.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
 
+// Where the engine keeps row (input, tap) of a parameter that the user has as [outputs][inputs * taps].
 template <class T>
-static void parameter_in(const ParameterPlan& p, const T* __restrict user, T* __restrict out) {
-  for (int64_t tap = 0; tap < p.taps; ++tap)
-    for (int64_t i = 0; i < p.inputs; ++i, out += p.ld) {
-      for (int64_t o = 0; o < p.outputs; ++o) out[o] = user[(o * p.inputs + i) * p.taps + tap];
-      for (int64_t o = p.outputs; o < p.ld; ++o) out[o] = T(0);
-    }
+struct TapRows {
+  const ParameterPlan& p;
+  T* data;
+  T* operator()(int64_t row) const { return data + (row % p.taps * p.inputs + row / p.taps) * p.ld; }
+};
+
+template <class T>
+static void parameter_in(const ParameterPlan& p, const T* user, T* out) {
+  const int64_t rows = int64_t(p.inputs) * p.taps;
+  if (rows == 1) {
+    memcpy(out, user, size_t(p.outputs) * sizeof(T));
+    memset(out + p.outputs, 0, size_t(p.ld - p.outputs) * sizeof(T));
+  } else if (p.taps == 1) {
+    transpose(user, rows, p.outputs, rows, out, p.ld);
+  } else {
+    transpose_rows<T>(Rows<const T>{user, rows}, p.outputs, rows, TapRows<T>{p, out}, p.ld);
+  }
 }
 
 template <class T>
-static void parameter_out(const ParameterPlan& p, const T* __restrict in, T* __restrict user) {
-  for (int64_t tap = 0; tap < p.taps; ++tap)
-    for (int64_t i = 0; i < p.inputs; ++i, in += p.ld)
-      for (int64_t o = 0; o < p.outputs; ++o) user[(o * p.inputs + i) * p.taps + tap] = in[o];
+static void parameter_out(const ParameterPlan& p, const T* in, T* user) {
+  const int64_t rows = int64_t(p.inputs) * p.taps;
+  if (rows == 1)
+    memcpy(user, in, size_t(p.outputs) * sizeof(T));
+  else if (p.taps == 1)
+    transpose(in, p.ld, rows, p.outputs, user, rows);
+  else
+    transpose_rows<T>(TapRows<const T>{p, in}, rows, p.outputs, Rows<T>{user, rows}, rows);
 }
 
 // Calls body(index in the user's [channels, height, width] or [rows, channels], index inside) for every element.
@@ -37,10 +54,17 @@ static void for_elements(const Value& v, int64_t examples, int64_t ld, Body body
 }
 
 template <class T>
-static void value_in(const Value& v, int64_t examples, int64_t ld, const T* __restrict user, T* __restrict out) {
-  for_elements(v, examples, ld, [&](int64_t from, int64_t to) { out[to] = user[from]; });
-  for (int64_t r = 0; r < examples * v.rows; ++r)
-    for (int64_t c = v.channels; c < ld; ++c) out[r * ld + c] = T(0);
+static void value_in(const Value& v, int64_t examples, int64_t ld, const T* user, T* out) {
+  if (v.height > 0 && v.channels > 1) {
+    const int64_t size = v.rows * v.channels;
+    for (int64_t n = 0; n < examples; ++n)
+      transpose(user + n * size, v.rows, v.channels, v.rows, out + n * v.rows * ld, ld);
+    return;
+  }
+  for (int64_t r = 0; r < examples * v.rows; ++r) {
+    memcpy(out + r * ld, user + r * v.channels, size_t(v.channels) * sizeof(T));
+    memset(out + r * ld + v.channels, 0, size_t(ld - v.channels) * sizeof(T));
+  }
 }
 
 // user = in, or user += sign * in.

@@ -42,7 +42,9 @@ class Pool {
   }
 
  private:
-  static constexpr std::chrono::microseconds kSpin{200};
+  // A worker between two rounds first spins; then it spins but lets other threads (torch's own) have the core, for about
+  // as long as the rest of a training step takes; then it sleeps, and waking it costs as much as a small meta-step.
+  static constexpr std::chrono::microseconds kSpin{100}, kYield{2000};
 
   void work(int me, uint64_t seen) {
     for (;;) {
@@ -56,11 +58,18 @@ class Pool {
   // worker never misses one.
   uint64_t next_round(uint64_t seen) {
     const auto start = std::chrono::steady_clock::now();
+    bool polite = false;
     for (int spins = 1;; ++spins) {
       const uint64_t round = round_.load(std::memory_order_acquire);
       if (round != seen) return round;
-      relax();
-      if (spins % 256 == 0 && std::chrono::steady_clock::now() - start > kSpin) break;
+      if (polite)
+        std::this_thread::yield();
+      else
+        relax();
+      if (spins % (polite ? 16 : 256) != 0) continue;
+      const auto waited = std::chrono::steady_clock::now() - start;
+      polite = waited > kSpin;
+      if (waited > kYield) break;
     }
     std::unique_lock<std::mutex> lock(mutex_);
     sleeping_.fetch_add(1, std::memory_order_release);

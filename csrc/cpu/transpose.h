@@ -1,7 +1,7 @@
 // Problem: the input gradient of a linear layer needs its weight transposed, once per inner step, and on small layers
 //   a scalar transpose takes longer than the product it serves.
 // Solution: blocks of 8 x 8 floats or 4 x 4 doubles in registers, by shuffles within and across 128-bit halves.
-// Usage: transpose(in, ld_in, rows, columns, out, ld_out); both leading dimensions are whole vectors.
+// Usage: transpose(in, ld_in, rows, columns, out, ld_out), or transpose_rows where rows stand in another order.
 #pragma once
 
 #include <stdint.h>
@@ -69,32 +69,57 @@ struct Block {
 };
 #endif
 
+// The rows of a matrix: where row i begins.
+template <class T>
+struct Rows {
+  T* data;
+  int64_t ld;
+  T* operator()(int64_t i) const { return data + i * ld; }
+};
+
+template <class T>
+static void zero_pads(T* row, int64_t from, int64_t to) {
+  for (int64_t i = from; i < to; ++i) row[i] = T(0);
+}
+
+// out(j)[i] = in(i)[j] for i < rows, j < columns; out(j)[i] = 0 for rows <= i < width. Whole rows of out are finished
+// before the next begin, two blocks at a time, so that both sides use each cache line while it is near.
+template <class T, class In, class Out>
+static void transpose_rows(In in, int64_t rows, int64_t columns, Out out, int64_t width) {
+  using B = Block<T>;
+  constexpr int64_t S = B::kSize, kAhead = 16 * S;
+  for (int64_t j1 = 0; j1 < columns; j1 += 2 * S) {
+    const int64_t j2 = j1 + 2 * S < columns ? j1 + 2 * S : columns;
+    int64_t i0 = 0;
+    for (; i0 + S <= rows; i0 += S) {
+      // Rows far apart are more streams than the hardware follows by itself.
+      if (j1 + kAhead < columns)
+        for (int64_t i = 0; i < S; ++i) __builtin_prefetch(in(i0 + i) + j1 + kAhead);
+      for (int64_t j0 = j1; j0 < j2; j0 += S) {
+        typename B::Row block[S];
+        if (j0 + S <= j2) {
+#pragma GCC unroll 8
+          for (int64_t i = 0; i < S; ++i) memcpy(&block[i], in(i0 + i) + j0, sizeof block[i]);
+          B::transpose(block);
+#pragma GCC unroll 8
+          for (int64_t j = 0; j < S; ++j) memcpy(out(j0 + j) + i0, &block[j], sizeof block[j]);
+        } else {
+          for (int64_t j = j0; j < j2; ++j)
+            for (int64_t i = i0; i < i0 + S; ++i) out(j)[i] = in(i)[j];
+        }
+      }
+    }
+    for (int64_t j = j1; j < j2; ++j) {
+      for (int64_t i = i0; i < rows; ++i) out(j)[i] = in(i)[j];
+      zero_pads(out(j), rows, width);
+    }
+  }
+}
+
 // out[j][i] = in[i][j] for i < rows, j < columns; pads of out are zero.
 template <class T>
 static void transpose(const T* in, int64_t ld_in, int64_t rows, int64_t columns, T* out, int64_t ld_out) {
-  using B = Block<T>;
-  constexpr int64_t S = B::kSize;
-  for (int64_t i0 = 0; i0 < ld_out; i0 += S)
-    for (int64_t j0 = 0; j0 < columns; j0 += S) {
-      typename B::Row block[S];
-      const int64_t width = ld_in - j0 < S ? ld_in - j0 : S;  // short only at the end of a row without pads
-      if (i0 + S <= rows && width == S) {
-#pragma GCC unroll 8
-        for (int64_t i = 0; i < S; ++i) memcpy(&block[i], in + (i0 + i) * ld_in + j0, sizeof block[i]);
-      } else {
-        for (int64_t i = 0; i < S; ++i) {
-          block[i] = typename B::Row{};
-          if (i0 + i < rows) memcpy(&block[i], in + (i0 + i) * ld_in + j0, size_t(width) * sizeof(T));
-        }
-      }
-      B::transpose(block);
-      if (j0 + S <= columns) {
-#pragma GCC unroll 8
-        for (int64_t j = 0; j < S; ++j) memcpy(out + (j0 + j) * ld_out + i0, &block[j], sizeof block[j]);
-      } else {
-        for (int64_t j = 0; j < columns - j0; ++j) memcpy(out + (j0 + j) * ld_out + i0, &block[j], sizeof block[j]);
-      }
-    }
+  transpose_rows<T>(Rows<const T>{in, ld_in}, rows, columns, Rows<T>{out, ld_out}, ld_out);
 }
 
 }  // namespace METAFAST_ISA

@@ -260,6 +260,7 @@ struct BatchNorm {
   // The gradients of gamma and beta are sums that the input gradient needs as well.
   static void put_sums(const Frame<T>& f, const Step& s, int64_t ld, const T* gamma_sum, const T* beta_sum,
                        T* gradient) {
+    if (!gradient) return;
     const T* sums[2] = {gamma_sum, beta_sum};
     for (int p = 0; p < 2; ++p)
       if (wanted(s.parameter_mode[p])) {

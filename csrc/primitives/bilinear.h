@@ -30,10 +30,10 @@ struct Bilinear {
 
   static void backward(const Frame<T>& f, const Step& s) {
     const T* dy = f.cotangent(s.output);
-    if (wanted(s.parameter_mode[0]))
+    if (f.gradient && wanted(s.parameter_mode[0]))
       Primitive::weight_gradient(f, s, f.activation(s.input[0]), dy, f.parameter_gradient(s.parameter[0]),
                                  begin_with(s.parameter_mode[0]));
-    if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
+    if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
     if (wanted(s.input_mode[0])) {
       T* packed = f.tape + s.saved;
       Primitive::pack(f, s, f.parameter(s.parameter[0]), packed);

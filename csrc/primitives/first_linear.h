@@ -16,7 +16,7 @@ struct FirstLinear {
   }
   static void bias_gradient(const Frame<T>& f, const Step& s, const T* dy, T* gradient) {
     const int64_t ld = f.value(s.output).ld;
-    if (wanted(s.parameter_mode[1]))
+    if (gradient && wanted(s.parameter_mode[1]))
       column_sums(dy, ld, f.rows(s.output), ld, gradient + f.parameter_plan(s.parameter[1]).offset,
                   s.parameter_mode[1] == GradientMode::kAccumulate);
   }

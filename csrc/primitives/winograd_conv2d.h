@@ -21,10 +21,10 @@ struct WinogradConv2d {
   static void backward(const Frame<T>& f, const Step& s) {
     const Shape n(f, s);
     const T* dy = f.cotangent(s.output);
-    if (wanted(s.parameter_mode[0]))
+    if (f.gradient && wanted(s.parameter_mode[0]))
       n.along.weight_gradient({{f.activation(s.input[0]), dy}}, f.parameter_gradient(s.parameter[0]),
                               begin_with(s.parameter_mode[0]));
-    if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
+    if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
     if (!wanted(s.input_mode[0])) return;
     n.flip(f.tape + s.saved);
     n.against.product({{dy, n.flipped(f.tape + s.saved)}}, f.cotangent(s.input[0]), begin_with(s.input_mode[0]),
