@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors as flatten
@@ -31,6 +33,12 @@ class Adam:
             self.values = flatten([parameter.detach() for parameter in self.parameters])  # type: ignore[no-untyped-call]
             self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
             self.scratch = torch.empty_like(self.values)
+            # On the CPU torch's square root, alone of these operations, wakes OpenMP threads for any size, and they spin
+            # against the native engine's long after.
+            if self.values.device.type == "cpu":
+                self._root = partial(np.sqrt, self.second.numpy(), out=self.scratch.numpy())
+            else:
+                self._root = partial(torch.sqrt, self.second, out=self.scratch)
             sizes = [parameter.numel() for parameter in self.parameters]
             for parameter, part in zip(self.parameters, self.values.split(sizes), strict=True):
                 parameter.data = part.view_as(parameter)
@@ -45,7 +53,8 @@ class Adam:
         self.first.lerp_(gradient, 1 - beta1)
         self.second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         # Both corrections of bias are scalars: they move out of the vectors, into eps and the rate.
-        torch.sqrt(self.second, out=self.scratch).add_(self.eps * unbias2)
+        self._root()
+        self.scratch.add_(self.eps * unbias2)
         self.values.addcdiv_(self.first, self.scratch, value=-rate * unbias2 / unbias1)
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,49 +19,60 @@ inline void relax() {
 #endif
 }
 
+// A round is open from the call of run() until the caller has done all it can by itself. Workers enter an open round and
+// only those that did are waited for: a worker that sleeps, or whose core another program has, delays nobody.
 class Pool {
  public:
   void run(int threads, const std::function<void(int)>& body) {
     std::unique_lock<std::mutex> only(in_use_, std::try_to_lock);
     if (threads <= 1 || !only.owns_lock()) return body(0);
-    while (workers_ < threads - 1) {
-      std::thread([this, worker = workers_ + 1, round = round_.load()] { work(worker, round); }).detach();
-      ++workers_;
-    }
+    for (; workers_ < threads - 1; ++workers_) std::thread([this, last = round_] { work(last); }).detach();
     body_ = &body;
-    wanted_ = threads;
-    running_.store(workers_, std::memory_order_relaxed);
+    left_.store(0, std::memory_order_relaxed);
+    ++round_;
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      round_.fetch_add(1, std::memory_order_release);
+      gate_.store(uint64_t(round_) << kRoundShift | uint64_t(threads - 1) << kPlacesShift | kOpen,
+                  std::memory_order_release);
     }
     if (sleeping_.load(std::memory_order_acquire) > 0) wake_.notify_all();
     body(0);
-    for (int spins = 0; running_.load(std::memory_order_acquire) > 0; ++spins)
+    const uint64_t entered = gate_.fetch_and(~kOpen, std::memory_order_acq_rel) & kEntered;
+    for (int spins = 0; left_.load(std::memory_order_acquire) < entered; ++spins)
       spins < 4096 ? relax() : std::this_thread::yield();
   }
 
  private:
-  // A worker between two rounds first spins; then it spins but lets other threads (torch's own) have the core, for about
-  // as long as the rest of a training step takes; then it sleeps, and waking it costs as much as a small meta-step.
-  static constexpr std::chrono::microseconds kSpin{100}, kYield{2000};
+  // The gate, from high bits to low: number of the round, how many workers it takes, whether it is open, how many have
+  // entered. In one word, so that a worker decides by what belongs together.
+  static constexpr int kRoundShift = 32, kPlacesShift = 16;
+  static constexpr uint64_t kOpen = 1 << 15, kEntered = kOpen - 1;
+  static uint64_t places(uint64_t gate) { return gate >> kPlacesShift & 0xffff; }
 
-  void work(int me, uint64_t seen) {
+  // Between two rounds a worker first spins; then it spins but lets other threads (torch's own) have the core, for about
+  // as long as the rest of a training step takes; then it sleeps, and waking it takes as long as a small meta-step.
+  static constexpr std::chrono::microseconds kSpin{50}, kYield{2000};
+
+  void work(uint64_t seen) {
     for (;;) {
-      seen = next_round(seen);
-      if (me < wanted_) (*body_)(me);
-      running_.fetch_sub(1, std::memory_order_release);
+      uint64_t gate = next_round(seen);
+      seen = gate >> kRoundShift;
+      bool entered = false;
+      while ((gate >> kRoundShift) == seen && (gate & kOpen) && !entered && (gate & kEntered) < places(gate))
+        entered = gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel, std::memory_order_acquire);
+      if (!entered) continue;
+      (*body_)(int(gate & kEntered) + 1);
+      left_.fetch_add(1, std::memory_order_release);
     }
   }
 
-  // Waits for a round after `seen`. The counter only moves once every worker has finished the round before, so a
-  // worker never misses one.
+  // The gate of a round after `seen`.
   uint64_t next_round(uint64_t seen) {
     const auto start = std::chrono::steady_clock::now();
     bool polite = false;
     for (int spins = 1;; ++spins) {
-      const uint64_t round = round_.load(std::memory_order_acquire);
-      if (round != seen) return round;
+      const uint64_t gate = gate_.load(std::memory_order_acquire);
+      if (gate >> kRoundShift != seen) return gate;
       if (polite)
         std::this_thread::yield();
       else
@@ -73,17 +84,18 @@ class Pool {
     }
     std::unique_lock<std::mutex> lock(mutex_);
     sleeping_.fetch_add(1, std::memory_order_release);
-    wake_.wait(lock, [&] { return round_.load(std::memory_order_acquire) != seen; });
+    wake_.wait(lock, [&] { return gate_.load(std::memory_order_acquire) >> kRoundShift != seen; });
     sleeping_.fetch_sub(1, std::memory_order_release);
-    return round_.load(std::memory_order_acquire);
+    return gate_.load(std::memory_order_acquire);
   }
 
   std::mutex in_use_, mutex_;
   std::condition_variable wake_;
-  std::atomic<uint64_t> round_{0};
-  std::atomic<int> running_{0}, sleeping_{0};
+  std::atomic<uint64_t> gate_{0}, left_{0};
+  std::atomic<int> sleeping_{0};
   const std::function<void(int)>* body_ = nullptr;
-  int wanted_ = 0, workers_ = 0;
+  uint32_t round_ = 0;
+  int workers_ = 0;
 };
 
 std::atomic<Pool*> pool{nullptr};  // never destroyed: its threads may outlive static destruction
