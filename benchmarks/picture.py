@@ -16,6 +16,7 @@ from benchmarks.table import Result, ratio
 #: Libraries of one kind in shades of one colour: loops over tasks, torch.func, JAX; ours apart.
 COLOURS = {
     OURS: "#c8102e",
+    "metafast autograd": "#e8909e",
     "torch loop": "#8c8c8c",
     "learn2learn": "#a8a8a8",
     "higher": "#bdbdbd",

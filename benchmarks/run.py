@@ -116,7 +116,8 @@ def _workload(workload: Workload, options: Options, peak: float | None, say: Cal
         line["over_floor"] = our_row["ms"] / line["floor_ms"]
     if options.extras and workload.name in SCALED and torch.get_num_threads() > 1:
         line["scaling"] = _scaling(ours, options.effort)
-    fastest = min((row for row in rows[1:] if "ratio" in row), key=lambda row: row["ratio"], default=None)
+    others = (row for row in rows if "ratio" in row and not row["rival"].startswith(OURS))
+    fastest = min(others, key=lambda row: row["ratio"], default=None)
     rest = f", {fastest['rival']} {fastest['ratio']:.2f} times that" if fastest else ""
     say(f"{workload.name}: metafast {our_row['ms']:.3g} ms{rest}")
     return line

@@ -51,7 +51,7 @@ def notes(result: Result) -> list[str]:
         lines += ["", f"Peak growth of resident memory on {result['memory']['workload']}: {shown}"]
     if "overhead_us" in result:
         us = result["overhead_us"]
-        lines += ["", f"An empty model: {us['call']:.0f} us a call, {us['call and backward']:.0f} us with its backward"]
+        lines += ["", "An empty model, microseconds: " + ", ".join(f"{name} {value:.0f}" for name, value in us.items())]
     if "limits" in result:
         names = {
             "fma_gflops": "multiply-add GFLOP/s",

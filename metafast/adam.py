@@ -33,7 +33,7 @@ class Adam:
             self.values = flatten([parameter.detach() for parameter in self.parameters])  # type: ignore[no-untyped-call]
             self.first, self.second = torch.zeros_like(self.values), torch.zeros_like(self.values)
             self.scratch = torch.empty_like(self.values)
-            # On the CPU torch's square root, alone of these operations, wakes OpenMP threads for any size, and they spin
+            # On the CPU torch's square root, alone of these operations, wakes OpenMP threads for any size; they spin
             # against the native engine's long after.
             if self.values.device.type == "cpu":
                 self._root = partial(np.sqrt, self.second.numpy(), out=self.scratch.numpy())

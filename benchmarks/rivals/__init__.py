@@ -20,6 +20,7 @@ Forms = dict[str, Step]
 #: Name in the table -> module here. The first is the one that all others are compared with.
 RIVALS = {
     "metafast": "metafast",
+    "metafast autograd": "metafast_autograd",
     "torch loop": "loop",
     "learn2learn": "learn2learn",
     "higher": "higher",
