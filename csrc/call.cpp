@@ -19,7 +19,7 @@ T* at(Address address) {
 int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }
 
 // What is summed over tasks is written per task for this many tasks at a time, and added up in task order.
-constexpr int64_t kWaveBytes = int64_t(4) << 20;
+constexpr int64_t kWaveBytes = int64_t(1) << 20;
 
 // Memory::kAuto keeps the activations of all support passes while they take no more than this per thread.
 constexpr int64_t kKeepBytes = int64_t(256) << 20;
