@@ -69,7 +69,7 @@ $(VENV)/installed: $(VENV)/torch $(SOURCES)
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/torch $(SOURCES)
-	$(BIN)/pip install -q --no-build-isolation -e '.[dev]'
+	METAFAST_EMULATE=1 $(BIN)/pip install -q --no-build-isolation -e '.[dev]'
 	touch $(VENV)/installed $@
 
 # ---- Sanitizers: the package once more, its native module instrumented, in build/<sanitizer>/lib -----------------------

@@ -3,10 +3,14 @@
 #include <pybind11/stl.h>
 
 #include "call.h"
+#include "cuda/session.h"
 #include "dispatch.h"
 
 #ifndef METAFAST_CUDA_ARCHS
 #define METAFAST_CUDA_ARCHS ""
+#endif
+#ifndef METAFAST_MODULE
+#define METAFAST_MODULE _native
 #endif
 #ifndef METAFAST_VERSION
 #define METAFAST_VERSION "unknown"
@@ -49,13 +53,17 @@ std::optional<SetAddresses> set(const std::optional<SetTuple>& t) {
 using Pairs = std::vector<std::pair<Address, int64_t>>;
 using Addresses = std::vector<Address>;
 
-int64_t call(const Program& program, bool is_double, int64_t tasks, int64_t steps, int threads, bool first_order,
-             bool sweep, int memory, bool hessian_vector, const std::optional<SetTuple>& support,
-             const std::optional<SetTuple>& query, Pairs parameters, Pairs vectors, Address rate_table,
-             Pairs elementwise, Address rate_table_gradient, Addresses elementwise_gradient, double loss_cotangent_all,
-             Address loss_cotangent, Address logits_cotangent, Addresses adapted_cotangent, Address support_loss,
-             Address task_loss, Address loss, Address logits, Addresses adapted,
-             std::vector<std::pair<Address, bool>> gradients, Address workspace, int64_t workspace_bytes) {
+// (style, device, stream, tasks at a time, constants, bytes of constants)
+using DeviceTuple = std::tuple<int, int, Address, int64_t, Address, int64_t>;
+
+py::object call(const Program& program, bool is_double, int64_t tasks, int64_t steps, int threads, bool first_order,
+                bool sweep, int memory, bool hessian_vector, const std::optional<SetTuple>& support,
+                const std::optional<SetTuple>& query, Pairs parameters, Pairs vectors, Address rate_table,
+                Pairs elementwise, Address rate_table_gradient, Addresses elementwise_gradient,
+                double loss_cotangent_all, Address loss_cotangent, Address logits_cotangent,
+                Addresses adapted_cotangent, Address support_loss, Address task_loss, Address loss, Address logits,
+                Addresses adapted, std::vector<std::pair<Address, bool>> gradients, Address workspace,
+                int64_t workspace_bytes, const std::optional<DeviceTuple>& device) {
   const Call c{first_order,
                sweep,
                hessian_vector,
@@ -81,9 +89,24 @@ int64_t call(const Program& program, bool is_double, int64_t tasks, int64_t step
                logits,
                std::move(adapted),
                std::move(gradients)};
-  py::gil_scoped_release release;
-  return is_double ? run<double>(program, c, workspace, workspace_bytes)
-                   : run<float>(program, c, workspace, workspace_bytes);
+  if (device) {
+    const auto& [style, index, stream, chunk, constants, constants_bytes] = *device;
+    const DeviceCall on{Style(style), index, reinterpret_cast<void*>(stream), chunk, constants, constants_bytes};
+    DeviceNeeds needs;
+    {
+      py::gil_scoped_release release;
+      needs = is_double ? run_on_device<double>(program, c, on, workspace, workspace_bytes)
+                        : run_on_device<float>(program, c, on, workspace, workspace_bytes);
+    }
+    return py::make_tuple(needs.workspace, needs.constants);
+  }
+  int64_t needed;
+  {
+    py::gil_scoped_release release;
+    needed = is_double ? run<double>(program, c, workspace, workspace_bytes)
+                       : run<float>(program, c, workspace, workspace_bytes);
+  }
+  return py::int_(needed);
 }
 
 // Evaluates an elementary function of csrc/scalar.h on an array in place, for tests of its stated error.
@@ -113,9 +136,9 @@ py::dict build_info() {
 
 }  // namespace
 
-PYBIND11_MODULE(_native, m) {
+PYBIND11_MODULE(METAFAST_MODULE, m) {
   m.doc() = "Native engine of metafast. Private: use the functions of metafast.ops.";
-  py::class_<Program>(m, "Program")
+  py::class_<Program>(m, "Program", py::module_local())
       .def(py::init(&make_program), py::arg("values"), py::arg("parameters"), py::arg("steps"), py::arg("loss"),
            py::arg("loss_attributes"));
   m.def("call", &call, py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"), py::arg("threads"),
@@ -124,7 +147,8 @@ PYBIND11_MODULE(_native, m) {
         py::arg("rate_table_gradient"), py::arg("elementwise_gradient"), py::arg("loss_cotangent_all"),
         py::arg("loss_cotangent"), py::arg("logits_cotangent"), py::arg("adapted_cotangent"), py::arg("support_loss"),
         py::arg("task_loss"), py::arg("loss"), py::arg("logits"), py::arg("adapted"), py::arg("gradients"),
-        py::arg("workspace"), py::arg("workspace_bytes"));
+        py::arg("workspace"), py::arg("workspace_bytes"), py::arg("device") = py::none());
+  m.def("device_obstacle", &device_obstacle, py::arg("program"));
   m.def("elementary", &elementary, py::arg("name"), py::arg("is_double"), py::arg("x"), py::arg("y"), py::arg("n"));
   m.def("build_info", &build_info);
 }

@@ -1,7 +1,7 @@
 """The compiled engine, as csrc/binding.cpp declares it. An address of 0 means that there is no such array."""
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 # x, y, w, dx, dy, dw (addresses); number of examples; whether y holds classes; whether each step has its own minibatch
 _Set = tuple[int, int, int, int, int, int, int, bool, bool]
@@ -56,6 +56,9 @@ def call(
     gradients: Sequence[tuple[int, bool]],
     workspace: int,
     workspace_bytes: int,
-) -> int: ...
+    # style; device; stream; tasks at a time; constants (address and bytes)
+    device: tuple[int, int, int, int, int, int] | None = None,
+) -> Any: ...
+def device_obstacle(program: Program) -> str: ...
 def elementary(name: str, is_double: bool, x: int, y: int, n: int) -> None: ...
 def build_info() -> _BuildInfo: ...

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metafast import _native
+from metafast import _native, device
 from metafast.batch import Batch, Rates
 from metafast.program import Program
 
@@ -33,12 +33,13 @@ _handles: dict[int, Handle] = {}
 class Handle:
     """A native Program, and what a call needs to know of ``program`` without computing it anew."""
 
-    __slots__ = ("adapted", "learnt", "learnt_like", "native", "ndims", "output", "program", "shapes")
+    __slots__ = ("adapted", "device", "learnt", "learnt_like", "native", "ndims", "output", "program", "shapes")
 
     def __init__(self, program: Program, native: Any) -> None:
         key = id(program)
         self.program = weakref.ref(program, lambda _: _handles.pop(key, None))
         self.native = native
+        self.device: dict[Any, device.Handle] = {}
         self.shapes = [p.shape for p in program.parameters]
         self.ndims = [len(shape) for shape in self.shapes]
         self.adapted, self.learnt = program.adapted, program.learnt
@@ -53,15 +54,7 @@ def handle(program: Program) -> Handle:
     found = _handles.get(id(program))
     if found is not None and found.program() is program:
         return found
-    loss = program.loss
-    native = _native.Program(
-        [list(shape) for shape in program.values],
-        [(list(p.shape) or [1], p.role) for p in program.parameters],
-        [(s.op, list(s.inputs), s.output, list(s.parameters), dict(s.attributes)) for s in program.steps],
-        loss.kind if loss is not None else "",
-        dict(loss.attributes) if loss is not None else {},
-    )
-    made = _handles[id(program)] = Handle(program, native)
+    made = _handles[id(program)] = Handle(program, device.describe(_native, program))
     return made
 
 
@@ -274,6 +267,9 @@ def run(
         [t.data_ptr() for t in result.adapted or ()],
         gradients,
     )
+    if device.takes(x):
+        device.call(known, program, x, arguments[1:])
+        return result
     needed = _native.call(*arguments, _address(workspace), 0 if workspace is None else workspace.numel())
     if needed:
         _thread.workspace = workspace = None  # free the small one first

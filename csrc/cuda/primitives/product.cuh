@@ -1,0 +1,78 @@
+// Products of small matrices, each thread making one or four neighbouring outputs straight from memory.
+//
+//   C[m, n]  (= or +=)  bias[n] + sum over terms, over k, of a(m, k) b(k, n)
+//
+// Up to two terms, because the tangent of a product is a sum of two. A sum over k is folded from partial sums of kDepth,
+// so that float32 errors stay small, and in this order whatever the number of threads.
+#pragma once
+
+#include "../frame.cuh"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+// Element (i, j) stands at data[i * row + j * column].
+template <class T>
+struct Strided {
+  const T* data;
+  int64_t row, column;
+};
+
+template <class T>
+struct Product {
+  Strided<T> a[2], b[2];
+  int terms;
+  const T* bias;               // [columns], or null
+  T* c;                        // [m][ldc]
+  int64_t m, columns, ldc, k;  // pads of C, from columns to ldc, become zero
+  bool accumulate;
+
+  MF_HD void add(Strided<T> left, Strided<T> right) {
+    a[terms] = left;
+    b[terms++] = right;
+  }
+};
+
+constexpr int64_t kProductDepth = 256;
+
+template <class T, int WIDE>
+__device__ void product_outputs(const Product<T>& p, const Block& block) {
+  const int64_t groups = p.ldc / WIDE;
+  block.for_each(p.m * groups, [&](int64_t item) {
+    const int64_t m = item / groups, n = item % groups * WIDE;
+    T total[WIDE];
+    for (int j = 0; j < WIDE; ++j) total[j] = p.bias && n + j < p.columns ? p.bias[n + j] : T(0);
+    for (int term = 0; term < p.terms; ++term) {
+      const Strided<T>&a = p.a[term], &b = p.b[term];
+      for (int64_t k0 = 0; k0 < p.k; k0 += kProductDepth) {
+        const int64_t k1 = k0 + kProductDepth < p.k ? k0 + kProductDepth : p.k;
+        T part[WIDE] = {};
+        const T* left = a.data + m * a.row + k0 * a.column;
+        const T* right = b.data + k0 * b.row + n * b.column;
+        const int valid = p.columns - n < WIDE ? int(p.columns - n) : WIDE;
+        if (valid == WIDE) {
+          for (int64_t k = k0; k < k1; ++k, left += a.column, right += b.row)
+            for (int j = 0; j < WIDE; ++j) part[j] += *left * right[j * b.column];
+        } else {
+          for (int64_t k = k0; k < k1; ++k, left += a.column, right += b.row)
+            for (int j = 0; j < WIDE; ++j)
+              if (j < valid) part[j] += *left * right[j * b.column];
+        }
+        for (int j = 0; j < WIDE; ++j) total[j] += part[j];
+      }
+    }
+    T* out = p.c + m * p.ldc + n;
+    for (int j = 0; j < WIDE; ++j) out[j] = p.accumulate ? out[j] + total[j] : total[j];
+  });
+}
+
+template <class T>
+__device__ void product(const Product<T>& p, const Block& block) {
+  if (p.m * p.ldc >= int64_t(4) * block.threads * block.tiles)
+    product_outputs<T, kDeviceLanes>(p, block);
+  else
+    product_outputs<T, 1>(p, block);
+}
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast
