@@ -21,6 +21,7 @@ struct Emitter {
   Which which = Which::kSupport;
   int32_t k = 0;
   bool tangent = false;
+  bool persistent = false;  // for the persistent kernel: nothing that is not kPersistent
   std::vector<Instruction> list;
   int64_t scratch = 0;
 

@@ -11,16 +11,16 @@ namespace METAFAST_ISA {
 // Parameters as the user has them, laid out. `out` is where the first of them would stand.
 template <class T>
 static __device__ void parameter_in(const Block& block, const ParameterPlan& p, const T* user, T* out) {
-  block.for_each(p.size, [&](int64_t i) {
-    const int64_t from = user_index(p, i);
-    out[i] = from >= 0 ? user[from] : T(0);
+  block.for_each(p.size, [&](uint32_t i) {
+    const uint32_t from = user_index(p, i);
+    out[i] = from != kPad ? user[from] : T(0);
   });
 }
 template <class T>
 static __device__ void parameter_out(const Block& block, const ParameterPlan& p, const T* in, T* user) {
-  block.for_each(p.size, [&](int64_t i) {
-    const int64_t to = user_index(p, i);
-    if (to >= 0) user[to] = in[i];
+  block.for_each(p.size, [&](uint32_t i) {
+    const uint32_t to = user_index(p, i);
+    if (to != kPad) user[to] = in[i];
   });
 }
 
@@ -64,7 +64,7 @@ static __device__ void with_rates(const DeviceJob<T>& job, int32_t k, const Bloc
     const ParameterPlan& p = job.parameters[a];
     const T* each = elementwise(job, a, k);
     const T all = each ? T(0) : job.rate_table[int64_t(k) * job.adapted_count + a];
-    block.for_each(p.size, [&](int64_t i) { body(p.offset + i, each ? each[i] : all); });
+    block.for_each(p.size, [&](uint32_t i) { body(p.offset + i, each ? each[i] : all); });
   }
 }
 
@@ -74,9 +74,9 @@ struct LoadInput : PhaseDefaults {
     const Frame<T> f = task.frame(i);
     const Value& v = f.value(0);
     T* out = f.activation_out(0);
-    block.for_each(f.examples() * v.rows * v.ld, [&](int64_t inside) {
-      const int64_t from = user_index(v, v.ld, inside);
-      out[inside] = from >= 0 ? f.x[from] : T(0);
+    block.for_each(f.examples() * v.rows * v.ld, [&](uint32_t inside) {
+      const uint32_t from = user_index(v, v.ld, inside);
+      out[inside] = from != kPad ? f.x[from] : T(0);
     });
   }
 };
@@ -89,9 +89,9 @@ struct LoadTargets : PhaseDefaults {
     const Value& z = plan.values[plan.output];
     const T* y = static_cast<const T*>(data.y) + task.task * data.y_task_stride + i.k * data.y_step_stride;
     T* out = task.at(task.job.layout.targets);
-    block.for_each(plan.examples * z.rows * z.cold, [&](int64_t inside) {
-      const int64_t from = user_index(z, z.cold, inside);
-      out[inside] = from >= 0 ? y[from] : T(0);
+    block.for_each(plan.examples * z.rows * z.cold, [&](uint32_t inside) {
+      const uint32_t from = user_index(z, z.cold, inside);
+      out[inside] = from != kPad ? y[from] : T(0);
     });
   }
 };
@@ -102,7 +102,7 @@ struct ClearGradient : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
     const Frame<T> f = task.frame(i);
     T* out = i.argument ? f.gradient_dot : f.gradient;
-    block.for_each(f.plan->gradient_size, [&](int64_t e) { out[e] = T(0); });
+    block.for_each(f.plan->gradient_size, [&](uint32_t e) { out[e] = T(0); });
   }
 };
 
@@ -134,7 +134,7 @@ struct WriteLogits : PhaseDefaults {
     const int64_t count = f.examples() * z.rows * z.channels;
     const T* in = f.activation(f.plan->output);
     T* out = task.job.logits + task.task * count;
-    block.for_each(count, [&](int64_t user) { out[user] = in[inside_index(z, z.ld, user)]; });
+    block.for_each(count, [&](uint32_t user) { out[user] = in[inside_index(z, z.ld, user)]; });
   }
 };
 
@@ -147,9 +147,9 @@ struct SeedLogits : PhaseDefaults {
     const int64_t count = f.examples() * z.rows * z.channels;
     const T* given = task.job.logits_cotangent;
     T* dz = f.cotangent(f.plan->output);
-    block.for_each(f.examples() * z.rows * z.cold, [&](int64_t inside) {
-      const int64_t user = user_index(z, z.cold, inside);
-      const T value = given && user >= 0 ? given[task.task * count + user] : T(0);
+    block.for_each(f.examples() * z.rows * z.cold, [&](uint32_t inside) {
+      const uint32_t user = user_index(z, z.cold, inside);
+      const T value = given && user != kPad ? given[task.task * count + user] : T(0);
       dz[inside] = i.argument ? value : dz[inside] + value;
     });
   }
@@ -161,7 +161,7 @@ struct ClearMetaGradient : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
     const int64_t begin = i.argument & 1 ? 0 : task.job.learnt_size;
     const int64_t end = i.argument & 2 ? task.job.learnt_size + task.job.rate_size : task.job.learnt_size;
-    block.for_each(end - begin, [&](int64_t e) { task.lambda()[begin + e] = T(0); });
+    block.for_each(end - begin, [&](uint32_t e) { task.lambda()[begin + e] = T(0); });
   }
 };
 
@@ -174,9 +174,9 @@ struct AddAdaptedCotangent : PhaseDefaults {
       const ParameterPlan& p = job.parameters[a];
       const T* given = job.adapted_cotangent[a] + task.task * user_size(p);
       T* out = task.lambda() + p.offset;
-      block.for_each(p.size, [&](int64_t e) {
-        const int64_t from = user_index(p, e);
-        if (from >= 0) out[e] += given[from];
+      block.for_each(p.size, [&](uint32_t e) {
+        const uint32_t from = user_index(p, e);
+        if (from != kPad) out[e] += given[from];
       });
     }
   }
@@ -228,7 +228,7 @@ struct Sweep : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
     T* lambda = task.lambda();
     const T* h = task.at(task.job.layout.gradient_dot);
-    block.for_each(task.job.learnt_size, [&](int64_t e) { lambda[e] -= h[e]; });
+    block.for_each(task.job.learnt_size, [&](uint32_t e) { lambda[e] -= h[e]; });
   }
 };
 
@@ -238,7 +238,7 @@ struct HessianVector : PhaseDefaults {
     const Frame<T> f = task.frame(i);
     const T c = task.loss_cotangent();
     T* lambda = task.lambda();
-    block.for_each(task.job.learnt_size, [&](int64_t e) { lambda[e] = f.gradient_dot[e] + c * f.gradient[e]; });
+    block.for_each(task.job.learnt_size, [&](uint32_t e) { lambda[e] = f.gradient_dot[e] + c * f.gradient[e]; });
   }
 };
 
@@ -255,18 +255,18 @@ struct AddDataGradients : PhaseDefaults {
       const T* from = i.argument >= 2 ? f.cotangent_dot(0) : f.cotangent(0);
       T* dx = data.dx + task.task * data.x_task_stride + i.k * data.x_step_stride;
       block.for_each(f.examples() * x.rows * x.channels,
-                     [&](int64_t user) { dx[user] += factor * from[inside_index(x, x.cold, user)]; });
+                     [&](uint32_t user) { dx[user] += factor * from[inside_index(x, x.cold, user)]; });
     }
     if (data.dy) {
       const T* from = task.at(task.job.layout.target_gradient);
       T* dy = data.dy + task.task * data.y_task_stride + i.k * data.y_step_stride;
       block.for_each(f.examples() * z.rows * z.channels,
-                     [&](int64_t user) { dy[user] += factor * from[inside_index(z, z.cold, user)]; });
+                     [&](uint32_t user) { dy[user] += factor * from[inside_index(z, z.cold, user)]; });
     }
     if (data.dw) {
       const T* from = task.at(task.job.layout.weight_gradient);
       T* dw = data.dw + task.task * data.w_task_stride + i.k * data.w_step_stride;
-      block.for_each(f.examples(), [&](int64_t n) { dw[n] += factor * from[n]; });
+      block.for_each(f.examples(), [&](uint32_t n) { dw[n] += factor * from[n]; });
     }
   }
 };
@@ -290,7 +290,7 @@ struct SumTasks : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
     const DeviceJob<T>& job = task.job;
     const int64_t size = job.learnt_size + (job.want_rate_gradient ? job.rate_size : 0);
-    block.for_each(size, [&](int64_t e) {
+    block.for_each(size, [&](uint32_t e) {
       T sum = job.first_task > 0 ? job.sums[e] : T(0);
       for (int64_t t = 0; t < job.chunk_tasks; ++t) sum += job.gradients[t * job.gradient_stride + e];
       job.sums[e] = sum;
@@ -317,7 +317,8 @@ struct Finish : PhaseDefaults {
     if (!job.want_rate_gradient) return;
     const T* rates = job.sums + job.learnt_size;
     if (job.rate_table_gradient)
-      block.for_each(int64_t(job.steps) * job.adapted_count, [&](int64_t e) { job.rate_table_gradient[e] = rates[e]; });
+      block.for_each(int64_t(job.steps) * job.adapted_count,
+                     [&](uint32_t e) { job.rate_table_gradient[e] = rates[e]; });
     for (int32_t a = 0; a < job.adapted_count; ++a) {
       if (!job.rate_gradient || !job.rate_gradient[a]) continue;
       const ParameterPlan& p = job.parameters[a];

@@ -52,10 +52,12 @@ struct Block {
   }
   __device__ void sync() const { __syncthreads(); }
 
-  // Calls body(i) for this thread's share of this tile of [0, n). Neighbouring threads have neighbouring i.
+  // Calls body(i) for this thread's share of this tile of [0, n). Neighbouring threads have neighbouring i, which are
+  // unsigned 32-bit numbers: a division by a 64-bit one is a hundred instructions. session.cpp refuses larger arrays.
   template <class Body>
   __device__ void for_each(int64_t n, Body body) const {
-    for (int64_t i = int64_t(tile) * threads + thread; i < n; i += int64_t(tiles) * threads) body(i);
+    const uint32_t end = uint32_t(n), step = uint32_t(tiles * threads);
+    METAFAST_ROLLED for (uint32_t i = uint32_t(tile * threads + thread); i < end; i += step) body(i);
   }
 };
 

@@ -46,8 +46,9 @@ struct Persistent {
     return (most + 15) / 16 * 16;
   }
 
+  // Out of line: one function of them all would take minutes to compile, and its registers would be those of the worst.
   template <class P>
-  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+  static METAFAST_OUT_OF_LINE __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
     if constexpr (P::kPersistent) P::run_on(task, i, block);
   }
 

@@ -12,6 +12,10 @@ constexpr int kThreads = 256;
 
 #if defined(__CUDACC__)
 
+// A loop that the compiler should leave a loop: where unrolling gains nothing but code.
+#define METAFAST_ROLLED _Pragma("unroll 1")
+// A device function that is compiled once for all kernels that call it, instead of into each.
+#define METAFAST_OUT_OF_LINE __noinline__
 #define METAFAST_UNPACK(...) __VA_ARGS__
 #define METAFAST_LAUNCH(KERNEL, GRID, THREADS, BYTES, STREAM) \
   METAFAST_UNPACK KERNEL<<<GRID, THREADS, BYTES, static_cast<cudaStream_t>(STREAM)>>>

@@ -57,11 +57,11 @@ struct LossPass {
   template <class L>
   __device__ void forward(const L& loss, const Block& block) const {
     T *each = f.tape + f.plan->loss.saved, *mean = task.loss(instruction);
-    for (int64_t i = block.thread; i < n; i += block.threads) each[i] = value<T>(loss, i);
+    METAFAST_ROLLED for (int64_t i = block.thread; i < n; i += block.threads) each[i] = value<T>(loss, i);
     block.sync();
     if (block.thread == 0) {
       T sum = T(0), total = T(0);
-      for (int64_t i = 0; i < n; ++i) sum += weight(i) * each[i], total += weight(i);
+      METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) sum += weight(i) * each[i], total += weight(i);
       mean[0] = sum / total;
       mean[1] = total;
       if (instruction.argument & kLossReported) {
@@ -83,13 +83,14 @@ struct LossPass {
     T* dy = with_data && data.dy ? task.at(task.job.layout.target_gradient) : nullptr;
     T* dw = with_data && data.dw ? task.at(task.job.layout.weight_gradient) : nullptr;
     const S average = mean_of(S(T(0)), mean);
-    for (int64_t i = block.thread; i < n; i += block.threads) {
+    METAFAST_ROLLED for (int64_t i = block.thread; i < n; i += block.threads) {
       const Outputs<T> zi = outputs(i);
       const Target<T> yi = target(i);
       const T scale = unit * weight(i);
       T *dzi = dz + i * z.rows * z.cold, *dyi = dy ? dy + i * z.rows * z.cold : nullptr;
       const bool good = valid(yi);
-      for (int64_t e = 0; e < z.rows * z.cold; ++e) dzi[e] = good || e % z.cold >= z.channels ? T(0) : not_a_number();
+      METAFAST_ROLLED for (int64_t e = 0; e < z.rows * z.cold; ++e) dzi[e] =
+          good || uint32_t(e) % uint32_t(z.cold) >= uint32_t(z.channels) ? T(0) : not_a_number();
       if (good) {
         loss.template gradient<S>(zi, yi, [&](int64_t c, S g) { dzi[place(c)] = scale * part(g); });
         if (dyi) loss.template target_gradient<S>(zi, yi, [&](int64_t c, S g) { dyi[place(c)] = scale * part(g); });
@@ -103,54 +104,67 @@ struct LossPass {
   __device__ void tangent_mean(const L& loss, const Block& block) const {
     if (!(instruction.argument & kLossData) || !data.dw) return;
     T *each = task.at(task.job.layout.weight_gradient), *mean = task.loss(instruction);
-    for (int64_t i = block.thread; i < n; i += block.threads) each[i] = value<Dual<T>>(loss, i).d;
+    METAFAST_ROLLED for (int64_t i = block.thread; i < n; i += block.threads) each[i] = value<Dual<T>>(loss, i).d;
     block.sync();
     if (block.thread == 0) {
       T sum = T(0);
-      for (int64_t i = 0; i < n; ++i) sum += weight(i) * each[i];
+      METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) sum += weight(i) * each[i];
       mean[2] = sum / mean[1];
     }
     block.sync();
   }
 
  private:
-  __device__ int64_t place(int64_t c) const { return c / z.channels * z.cold + c % z.channels; }
+  __device__ int64_t place(int64_t c) const {
+    const uint32_t at = uint32_t(c), channels = uint32_t(z.channels);
+    return int64_t(at / channels) * z.cold + at % channels;
+  }
   __device__ static T part(T a) { return a; }
   __device__ static T part(Dual<T> a) { return a.d; }
   __device__ static T mean_of(T, const T* mean) { return mean[0]; }
   __device__ static Dual<T> mean_of(Dual<T>, const T* mean) { return {mean[0], mean[2]}; }
 };
 
-template <class T, class Body>
-static __device__ void with_loss(const LossPlan& plan, Body body) {
-  switch (plan.kind) {
-#define METAFAST_LOSS(KIND, ...) \
-  case LossKind::KIND: body(__VA_ARGS__(plan)); break;
-    METAFAST_LOSSES(METAFAST_LOSS)
-#undef METAFAST_LOSS
-    case LossKind::kNone: break;
-  }
+// Out of line: losses are no hot code, and there are many of them.
+template <class T, class L>
+METAFAST_OUT_OF_LINE __device__ void run_loss(const Task<T>& task, const Instruction& i, const Block& block) {
+  const LossPass<T> pass(task, i);
+  const L loss(pass.f.plan->loss);
+  pass.forward(loss, block);
+  if (i.argument & kLossBackward) pass.template reverse<T>(loss, block, pass.f.cotangent(pass.f.plan->output));
+}
+
+template <class T, class L>
+METAFAST_OUT_OF_LINE __device__ void run_loss_tangent(const Task<T>& task, const Instruction& i, const Block& block) {
+  const LossPass<T> pass(task, i);
+  const L loss(pass.f.plan->loss);
+  pass.tangent_mean(loss, block);
+  pass.template reverse<Dual<T>>(loss, block, pass.f.cotangent_dot(pass.f.plan->output));
 }
 
 template <class T>
 struct Loss : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
-    const LossPass<T> pass(task, i);
-    with_loss<T>(pass.f.plan->loss, [&](const auto& loss) {
-      pass.forward(loss, block);
-      if (i.argument & kLossBackward) pass.template reverse<T>(loss, block, pass.f.cotangent(pass.f.plan->output));
-    });
+    switch (task.plan(i.which)->loss.kind) {
+#define METAFAST_LOSS(KIND, ...) \
+  case LossKind::KIND: return run_loss<T, __VA_ARGS__>(task, i, block);
+      METAFAST_LOSSES(METAFAST_LOSS)
+#undef METAFAST_LOSS
+      case LossKind::kNone: break;
+    }
   }
 };
 
 template <class T>
 struct LossTangent : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
-    const LossPass<T> pass(task, i);
-    with_loss<T>(pass.f.plan->loss, [&](const auto& loss) {
-      pass.tangent_mean(loss, block);
-      pass.template reverse<Dual<T>>(loss, block, pass.f.cotangent_dot(pass.f.plan->output));
-    });
+    switch (task.plan(i.which)->loss.kind) {
+#define METAFAST_LOSS(KIND, ...) \
+  case LossKind::KIND: return run_loss_tangent<T, __VA_ARGS__>(task, i, block);
+      METAFAST_LOSSES(METAFAST_LOSS)
+#undef METAFAST_LOSS
+      case LossKind::kNone: break;
+    }
   }
 };
 

@@ -89,9 +89,11 @@ class DeviceSession {
       throw std::invalid_argument("native call: inconsistent sizes");
     make_plans(call);
     fill_shape(call);
+    check_sizes();
     chunk_ = std::min(call.tasks, kMostTasks);
     if (on.chunk > 0) chunk_ = std::min(chunk_, on.chunk);
     choose_memory(call, on);
+    shape_.persistent = persistent_;
     shape_.shared_initial = !persistent_ && !own_initial_;
     schedule_ = make_schedule(shape_);
     lay_out(call, on);
@@ -142,6 +144,19 @@ class DeviceSession {
     if (call.query)
       plans_[1] = program_.device_batch(call.query->examples, kDeviceLanes, call.sweep ? Scope::kLearnt : Scope::kNone,
                                         Scope::kNone, call.sweep && call.query->dx);
+  }
+
+  // Kernels count in 32 bits (frame.cuh).
+  void check_sizes() const {
+    const auto check = [](int64_t elements) {
+      if (elements >= int64_t(1) << 31)
+        throw std::invalid_argument("metafast: an array of one task has " + std::to_string(elements) +
+                                    " elements; on a GPU fewer than 2^31 are supported");
+    };
+    check(std::max(shape_.parameter_size, shape_.learnt_size + shape_.rate_size));
+    for (const auto& plan : plans_)
+      for (int32_t v = 0; plan && v < plan->value_count; ++v)
+        check(plan->examples * plan->values[v].rows * std::max(plan->values[v].ld, plan->values[v].cold));
   }
 
   void fill_shape(const Call& call) {

@@ -70,6 +70,8 @@ struct Launch {
 #define __syncwarp() ::metafast::shim::sync_warp()
 #define __shfl_xor_sync(MASK, VALUE, LANES) ::metafast::shim::shuffle_xor(VALUE, LANES)
 
+#define METAFAST_ROLLED
+#define METAFAST_OUT_OF_LINE
 #define METAFAST_UNPACK(...) __VA_ARGS__
 #define METAFAST_LAUNCH(KERNEL, GRID, THREADS, BYTES, STREAM) \
   ((void)(STREAM), ::metafast::shim::Launch{GRID, int(THREADS), size_t(BYTES)}).of(METAFAST_UNPACK KERNEL)

@@ -60,27 +60,34 @@ struct Task {
   }
 };
 
-// Indices of the user's layouts (csrc/cpu/layout.h). Element `inside` of a parameter; -1 for a pad.
-MF_HD int64_t user_index(const ParameterPlan& p, int64_t inside) {
-  const int64_t output = inside % p.ld, rest = inside / p.ld;
-  return output < p.outputs ? (output * p.inputs + rest % p.inputs) * p.taps + rest / p.inputs : -1;
+// Indices of the user's layouts (csrc/cpu/layout.h), of 32 bits: see Block::for_each. `kPad` is no element.
+constexpr uint32_t kPad = ~uint32_t(0);
+
+// Where element `inside` of a parameter stands with the user.
+MF_HD uint32_t user_index(const ParameterPlan& p, uint32_t inside) {
+  const uint32_t ld = uint32_t(p.ld), inputs = uint32_t(p.inputs);
+  const uint32_t output = inside % ld, rest = inside / ld;
+  return output < uint32_t(p.outputs) ? (output * inputs + rest % inputs) * uint32_t(p.taps) + rest / inputs : kPad;
 }
 
 MF_HD int64_t user_size(const ParameterPlan& p) { return int64_t(p.outputs) * p.inputs * p.taps; }
 
 // Where element `user` of a value's examples stands inside.
-MF_HD int64_t inside_index(const Value& v, int64_t ld, int64_t user) {
-  const int64_t size = v.rows * v.channels, n = user / size, rest = user % size;
-  const int64_t row = v.height > 0 ? rest % v.rows : rest / v.channels;
-  const int64_t channel = v.height > 0 ? rest / v.rows : rest % v.channels;
-  return (n * v.rows + row) * ld + channel;
+MF_HD uint32_t inside_index(const Value& v, int32_t ld, uint32_t user) {
+  const uint32_t rows = uint32_t(v.rows), channels = uint32_t(v.channels);
+  const uint32_t n = user / (rows * channels), rest = user % (rows * channels);
+  const uint32_t row = v.height > 0 ? rest % rows : rest / channels;
+  const uint32_t channel = v.height > 0 ? rest / rows : rest % channels;
+  return (n * rows + row) * uint32_t(ld) + channel;
 }
 
-// The other way round; -1 for a pad.
-MF_HD int64_t user_index(const Value& v, int64_t ld, int64_t inside) {
-  const int64_t channel = inside % ld, row = inside / ld % v.rows, n = inside / ld / v.rows;
-  if (channel >= v.channels) return -1;
-  return n * v.rows * v.channels + (v.height > 0 ? channel * v.rows + row : row * v.channels + channel);
+// The other way round.
+MF_HD uint32_t user_index(const Value& v, int32_t ld, uint32_t inside) {
+  const uint32_t rows = uint32_t(v.rows), channels = uint32_t(v.channels);
+  const uint32_t channel = inside % uint32_t(ld), position = inside / uint32_t(ld);
+  if (channel >= channels) return kPad;
+  const uint32_t row = position % rows, n = position / rows;
+  return n * rows * channels + (v.height > 0 ? channel * rows + row : row * channels + channel);
 }
 
 // The sum over threads of `value`, in a fixed order; the first thread has it. `shared`: one T per thread.

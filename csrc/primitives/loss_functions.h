@@ -13,8 +13,10 @@
 
 #if defined(__CUDACC__)
 #define METAFAST_HD __host__ __device__
+#define METAFAST_LOOP _Pragma("unroll 1")  // a few examples in each thread: no gain, and much code
 #else
 #define METAFAST_HD
+#define METAFAST_LOOP
 #endif
 
 // X(kind, function of the outputs and targets of one example)
@@ -35,7 +37,10 @@ struct Outputs {
   T* kept;  // room for one number per output, from forward to the later passes; used where there is one position
   int32_t channels, ld;
   int64_t count;
-  METAFAST_HD int64_t at(int64_t c) const { return c / channels * ld + c % channels; }
+  METAFAST_HD int64_t at(int64_t c) const {
+    const uint32_t place = uint32_t(c), n = uint32_t(channels);  // 64-bit divisions are slow, on a device very
+    return int64_t(place / n) * ld + place % n;
+  }
   METAFAST_HD void get(int64_t c, T& out) const { out = value[at(c)]; }
   METAFAST_HD void get(int64_t c, Dual<T>& out) const { out = Dual<T>(value[at(c)], dot ? dot[at(c)] : T(0)); }
 };
@@ -46,7 +51,10 @@ struct Target {
   int64_t label;  // -1: real targets
   const T* real;
   int32_t channels, ld;
-  METAFAST_HD T operator[](int64_t c) const { return real[c / channels * ld + c % channels]; }
+  METAFAST_HD T operator[](int64_t c) const {
+    const uint32_t place = uint32_t(c), n = uint32_t(channels);
+    return real[int64_t(place / n) * ld + place % n];
+  }
 };
 
 // l = log sum_c exp z_c - sum_c q_c z_c with the wanted distribution q; exp(z - max) / sum is computed once, in forward,
@@ -63,28 +71,28 @@ struct CrossEntropy {
   METAFAST_HD T wanted_total(const Target<T>& y, int64_t n) const {
     if (y.label >= 0) return T(1);
     T total = T(0);
-    for (int64_t c = 0; c < n; ++c) total += wanted_probability(y, c, n);
+    METAFAST_LOOP for (int64_t c = 0; c < n; ++c) total += wanted_probability(y, c, n);
     return total;
   }
 
   // Fills the kept probabilities and returns log sum exp.
   METAFAST_HD T normalise(const Outputs<T>& z) const {
     T highest = z.value[0];
-    for (int64_t c = 1; c < z.count; ++c) highest = z.value[c] > highest ? z.value[c] : highest;
+    METAFAST_LOOP for (int64_t c = 1; c < z.count; ++c) highest = z.value[c] > highest ? z.value[c] : highest;
     T* __restrict p = z.kept;
     const T* __restrict in = z.value;
-    for (int64_t c = 0; c < z.ld; ++c) p[c] = exp(in[c] - highest);  // whole vectors; nobody reads the pads
+    METAFAST_LOOP for (int64_t c = 0; c < z.ld; ++c) p[c] =
+        exp(in[c] - highest);  // whole vectors; nobody reads the pads
     T sum = T(0);
-    for (int64_t c = 0; c < z.count; ++c) sum += p[c];
-    for (int64_t c = 0; c < z.ld; ++c) p[c] /= sum;
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) sum += p[c];
+    METAFAST_LOOP for (int64_t c = 0; c < z.ld; ++c) p[c] /= sum;
     return log(sum) + highest;
   }
   METAFAST_HD void log_sum_exp(const Outputs<T>& z, T& out) const { out = normalise(z); }
   METAFAST_HD void log_sum_exp(const Outputs<T>& z, Dual<T>& out) const { out = Dual<T>(normalise(z), mean_dot(z)); }
   METAFAST_HD T mean_dot(const Outputs<T>& z) const {
     T sum = T(0);
-    if (z.dot)
-      for (int64_t c = 0; c < z.count; ++c) sum += z.kept[c] * z.dot[c];
+    if (z.dot) METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) sum += z.kept[c] * z.dot[c];
     return sum;
   }
 
@@ -94,14 +102,15 @@ struct CrossEntropy {
     log_sum_exp(z, all);
     if (y.label >= 0 && smoothing == T(0)) return z.get(y.label, zc), all - zc;
     S loss(0);
-    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), loss += S(wanted_probability(y, c, z.count)) * (all - zc);
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc),
+        loss += S(wanted_probability(y, c, z.count)) * (all - zc);
     return loss;
   }
   template <class S, class Put>
   METAFAST_HD void gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
     const T total = wanted_total(y, z.count), mean = mean_dot(z);
     S zc;
-    for (int64_t c = 0; c < z.count; ++c) {
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) {
       z.get(c, zc);
       put(c, probability(z.kept[c], zc, mean) * S(total) - S(wanted_probability(y, c, z.count)));
     }
@@ -110,7 +119,7 @@ struct CrossEntropy {
   METAFAST_HD void target_gradient(const Outputs<T>& z, const Target<T>&, Put put) const {
     S all, zc;
     log_sum_exp(z, all);
-    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, S(T(1) - smoothing) * (all - zc));
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, S(T(1) - smoothing) * (all - zc));
   }
 
  private:
@@ -126,18 +135,19 @@ struct Elementwise {
   template <class S>
   METAFAST_HD S value(const Outputs<T>& z, const Target<T>& y) const {
     S sum(0), zc;
-    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), sum += at(zc, y[c]);
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), sum += at(zc, y[c]);
     return sum / S(T(z.count));
   }
   template <class S, class Put>
   METAFAST_HD void gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
     S zc;
-    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, element.slope(zc, y[c]) / S(T(z.count)));
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, element.slope(zc, y[c]) / S(T(z.count)));
   }
   template <class S, class Put>
   METAFAST_HD void target_gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
     S zc;
-    for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, element.target_slope(zc, y[c]) / S(T(z.count)));
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc),
+        put(c, element.target_slope(zc, y[c]) / S(T(z.count)));
   }
 
  private:
@@ -204,24 +214,22 @@ struct MultiMargin {
   template <class S>
   METAFAST_HD S value(const Outputs<T>& z, const Target<T>& y) const {
     S sum(0);
-    for (int64_t c = 0; c < z.count; ++c)
-      if (c != y.label) {
-        const S gap = excess<S>(z, y, c);
-        if (!(value_of(gap) <= 0)) sum += squared ? gap * gap : gap;
-      }
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) if (c != y.label) {
+      const S gap = excess<S>(z, y, c);
+      if (!(value_of(gap) <= 0)) sum += squared ? gap * gap : gap;
+    }
     return sum / S(T(z.count));
   }
   template <class S, class Put>
   METAFAST_HD void gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
     S total(0);
-    for (int64_t c = 0; c < z.count; ++c)
-      if (c != y.label) {
-        const S gap = excess<S>(z, y, c);
-        const S active = squared ? S(T(2)) * gap : S(T(1));
-        const S slope = (!(value_of(gap) <= 0) ? active : S(0)) / S(T(z.count));
-        total += slope;
-        put(c, slope);
-      }
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) if (c != y.label) {
+      const S gap = excess<S>(z, y, c);
+      const S active = squared ? S(T(2)) * gap : S(T(1));
+      const S slope = (!(value_of(gap) <= 0) ? active : S(0)) / S(T(z.count));
+      total += slope;
+      put(c, slope);
+    }
     put(y.label, -total);
   }
   template <class S, class Put>

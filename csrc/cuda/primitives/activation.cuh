@@ -28,7 +28,7 @@ struct ActivationForward : PhaseDefaults {
     const T* x = f.activation(s.input[0]);
     T* y = f.activation_out(s.output);
     with_function(s, [&](auto function) {
-      block.for_each(activation_count(f, s), [&](int64_t i) { y[i] = function.value(x[i]); });
+      block.for_each(activation_count(f, s), [&](uint32_t i) { y[i] = function.value(x[i]); });
     });
   }
 };
@@ -40,7 +40,7 @@ struct ActivationBackward : PhaseDefaults {
     T* dx = f.cotangent(s.input[0]);
     with_function(s, [&](auto function) {
       block.for_each(activation_count(f, s),
-                     [&](int64_t i) { put(dx + i, function.slope(x[i], y[i]) * dy[i], s.input_mode[0]); });
+                     [&](uint32_t i) { put(dx + i, function.slope(x[i], y[i]) * dy[i], s.input_mode[0]); });
     });
   }
 };
@@ -51,7 +51,7 @@ struct ActivationTangentForward : PhaseDefaults {
     const T *x = f.activation(s.input[0]), *y = f.activation(s.output), *x_dot = f.activation_dot(s.input[0]);
     T* y_dot = f.activation_dot(s.output);
     with_function(s, [&](auto function) {
-      block.for_each(activation_count(f, s), [&](int64_t i) { y_dot[i] = function.slope(x[i], y[i]) * x_dot[i]; });
+      block.for_each(activation_count(f, s), [&](uint32_t i) { y_dot[i] = function.slope(x[i], y[i]) * x_dot[i]; });
     });
   }
 };
@@ -64,7 +64,7 @@ struct ActivationTangentBackward : PhaseDefaults {
     const T* dy_dot = f.cotangent_dot(s.output);
     T* dx_dot = f.cotangent_dot(s.input[0]);
     with_function(s, [&](auto function) {
-      block.for_each(activation_count(f, s), [&](int64_t i) {
+      block.for_each(activation_count(f, s), [&](uint32_t i) {
         Dual<T> slope(T(0));
         if (x_dot)
           slope = function.slope(Dual<T>(x[i], x_dot[i]), Dual<T>(y[i], y_dot[i]));

@@ -106,7 +106,7 @@ struct LinearTangentInputGradient : PhaseDefaults {
 template <class T>
 static __device__ void bias_gradient(const Frame<T>& f, const Step& s, const Block& block, const T* dy, T* db) {
   const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
-  block.for_each(ld, [&](int64_t c) {
+  block.for_each(ld, [&](uint32_t c) {
     T total = s.bias_cancels ? T(0) * dy[c] : T(0);
     if (!s.bias_cancels)
       for (int64_t r0 = 0; r0 < rows; r0 += kProductDepth) {

@@ -37,8 +37,8 @@ constexpr int64_t kProductDepth = 256;
 
 template <class T, int WIDE>
 __device__ void product_outputs(const Product<T>& p, const Block& block) {
-  const int64_t groups = p.ldc / WIDE;
-  block.for_each(p.m * groups, [&](int64_t item) {
+  const uint32_t groups = uint32_t(p.ldc / WIDE);
+  block.for_each(p.m * groups, [&](uint32_t item) {
     const int64_t m = item / groups, n = item % groups * WIDE;
     T total[WIDE];
     for (int j = 0; j < WIDE; ++j) total[j] = p.bias && n + j < p.columns ? p.bias[n + j] : T(0);
