@@ -5,6 +5,9 @@
 #include "call.h"
 #include "cuda/session.h"
 #include "dispatch.h"
+#ifdef METAFAST_EMULATED
+#include "emulated/faults.h"
+#endif
 
 #ifndef METAFAST_CUDA_ARCHS
 #define METAFAST_CUDA_ARCHS ""
@@ -151,4 +154,7 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
   m.def("device_obstacle", &device_obstacle, py::arg("program"));
   m.def("elementary", &elementary, py::arg("name"), py::arg("is_double"), py::arg("x"), py::arg("y"), py::arg("n"));
   m.def("build_info", &build_info);
+#ifdef METAFAST_EMULATED
+  bind_faults(m);
+#endif
 }

@@ -150,8 +150,8 @@ class _Unroll(Function):
             gradients, ctx.eager = (ctx.eager, None) if only_loss else (None, ctx.eager)
             if gradients is not None and loss is not None:
                 made = call.as_inputs(gradients)
-                factor = loss.item()
-                if factor != 1.0:
+                factor = loss if loss.is_cuda else loss.item()  # without waiting for a GPU
+                if loss.is_cuda or factor != 1.0:
                     for gradient in made:
                         if gradient is not None:
                             gradient.mul_(factor)

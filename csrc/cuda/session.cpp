@@ -530,7 +530,7 @@ template DeviceNeeds run_on_device<double>(const Program&, const Call&, const De
 
 std::string device_obstacle(const Program& program) {
   const auto plan = program.device_batch(2, kDeviceLanes, Scope::kNone, Scope::kNone, false);
-  return device_supports(*plan) ? "" : "a step has no device code";
+  return device_supports(*plan) ? "" : "a layer of it has no CUDA code yet";
 }
 
 }  // namespace metafast

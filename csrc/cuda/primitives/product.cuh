@@ -28,8 +28,11 @@ struct Product {
   bool accumulate;
 
   MF_HD void add(Strided<T> left, Strided<T> right) {
-    a[terms] = left;
-    b[terms++] = right;
+    const int second = terms++;  // no array indexed by a variable: it would stand in memory
+    if (second)
+      a[1] = left, b[1] = right;
+    else
+      a[0] = left, b[0] = right;
   }
 };
 
@@ -42,27 +45,27 @@ __device__ void product_outputs(const Product<T>& p, const Block& block) {
     const int64_t m = item / groups, n = item % groups * WIDE;
     T total[WIDE];
     for (int j = 0; j < WIDE; ++j) total[j] = p.bias && n + j < p.columns ? p.bias[n + j] : T(0);
-    for (int term = 0; term < p.terms; ++term) {
-      const Strided<T>&a = p.a[term], &b = p.b[term];
-      for (int64_t k0 = 0; k0 < p.k; k0 += kProductDepth) {
-        const int64_t k1 = k0 + kProductDepth < p.k ? k0 + kProductDepth : p.k;
+    METAFAST_ROLLED for (int term = 0; term < p.terms; ++term) {
+      const Strided<T> a = term ? p.a[1] : p.a[0], b = term ? p.b[1] : p.b[0];
+      const T* left = a.data + m * a.row;
+      const T* right[WIDE];  // in a pad the last column, for no branch
+      for (int j = 0; j < WIDE; ++j) right[j] = b.data + (n + j < p.columns ? n + j : p.columns - 1) * b.column;
+      METAFAST_ROLLED for (int64_t k0 = 0; k0 < p.k; k0 += kProductDepth) {
+        const int depth = int(k0 + kProductDepth < p.k ? kProductDepth : p.k - k0);
         T part[WIDE] = {};
-        const T* left = a.data + m * a.row + k0 * a.column;
-        const T* right = b.data + k0 * b.row + n * b.column;
-        const int valid = p.columns - n < WIDE ? int(p.columns - n) : WIDE;
-        if (valid == WIDE) {
-          for (int64_t k = k0; k < k1; ++k, left += a.column, right += b.row)
-            for (int j = 0; j < WIDE; ++j) part[j] += *left * right[j * b.column];
-        } else {
-          for (int64_t k = k0; k < k1; ++k, left += a.column, right += b.row)
-            for (int j = 0; j < WIDE; ++j)
-              if (j < valid) part[j] += *left * right[j * b.column];
-        }
+        for (int k = 0; k < depth; ++k, left += a.column)
+          for (int j = 0; j < WIDE; ++j) {
+            part[j] += *left * *right[j];
+            right[j] += b.row;
+          }
         for (int j = 0; j < WIDE; ++j) total[j] += part[j];
       }
     }
     T* out = p.c + m * p.ldc + n;
-    for (int j = 0; j < WIDE; ++j) out[j] = p.accumulate ? out[j] + total[j] : total[j];
+    for (int j = 0; j < WIDE; ++j) {
+      const T value = n + j < p.columns ? total[j] : T(0);
+      out[j] = p.accumulate ? out[j] + value : value;
+    }
   });
 }
 
