@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 BUDGETS = Path(__file__).parents[1] / "csrc" / "cuda" / "budgets.txt"
-HEAD = """# Written by .ci/check_ptxas.py: of each kernel, over all architectures, the most registers per thread, bytes of stack and
-# bytes of spilled registers. CI fails where a build needs more.
+HEAD = """# Written by .ci/check_ptxas.py: of each kernel, over all architectures, the most registers
+# per thread, bytes of stack and bytes of spilled registers. CI fails where a build needs more.
 """
 Numbers = tuple[int, int, int]
 

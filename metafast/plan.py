@@ -189,7 +189,7 @@ class Planner:
         if self.loss is None:
             raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
         if device.type not in ("cpu", "cuda"):
-            raise lowering.Unsupported("model", f"is on {device}; the native engine runs on the CPU and on CUDA devices")
+            raise lowering.Unsupported("model", f"is on {device}; the native engine runs on CPUs and CUDA devices")
         program = lowering.lower(self.model, tuple(x.shape[1:]), adapted=self.adapts, loss=self.loss, dtype=dtype)
         try:
             from metafast import device as devices

@@ -16,9 +16,10 @@ BLOCKS = 3
 
 
 def planted(fault: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    code = (
+    code = (  # the module alone: importing torch takes seconds
         "import json; from importlib.util import module_from_spec, spec_from_file_location\n"
-        f"e = module_from_spec(spec_from_file_location('_emulated', {emulated.__file__!r}))\n"  # alone: torch takes seconds
+        f"spec = spec_from_file_location('_emulated', {emulated.__file__!r})\n"
+        f"e = module_from_spec(spec); spec.loader.exec_module(e)\n"
         f"print(json.dumps(e.planted({fault!r}, {BLOCKS})))"
     )
     return subprocess.run(
