@@ -101,7 +101,7 @@ def test_threads_of_the_system_give_the_same_bits(row: Row, monkeypatch: pytest.
             with device.emulated(style):
                 problem = case.problem()
                 out = forward(case, problem)
-                results.append(out | gradients(out, problem, "together"))
+                results.append(out | gradients(out, problem))
     for other in results[1:]:
         assert_same_bits(other, results[0])
 
@@ -155,6 +155,18 @@ def test_memory_that_is_short_means_chunks_of_tasks(style: str, monkeypatch: pyt
         asked.clear()
         assert_same_bits(meta_gradient(model, *inputs()), expected)
     assert max(asked) > limit > asked[-1], "memory never was short"
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_many_tasks_are_summed_in_groups_whatever_the_chunks(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(3, 2).double()
+    expected = meta_gradient(model, *inputs(150))
+    with device.emulated(style):
+        whole = meta_gradient(model, *inputs(150))
+        assert_close(whole, expected, tolerance=1e-13)
+        for chunk in ("1", "40", "64", "100"):
+            monkeypatch.setenv("METAFAST_CUDA_TASKS", chunk)
+            assert_same_bits(meta_gradient(model, *inputs(150)), whole)
 
 
 def test_not_even_one_task_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,15 +284,47 @@ struct WriteGradients : PhaseDefaults {
   }
 };
 
-// Over the tasks of a chunk, in their order, and on top of the chunks before: chunks change no bit.
+// Sums over tasks in two steps, so that thousands of tasks are not one long chain: those of a group of kSumGroup tasks, in
+// their order, and then those of the groups. Groups are counted from the first task of all, and one that a chunk leaves
+// unfinished is carried into the next: chunks change no bit.
+template <class T>
+static __device__ int64_t summed_elements(const DeviceJob<T>& job) {
+  return job.learnt_size + (job.want_rate_gradient ? job.rate_size : 0);
+}
+
+// A tile for each group and each `argument`-th part of the elements.
+template <class T>
+struct SumGroups : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    const int64_t last = job.first_task + job.chunk_tasks;
+    const int64_t local = block.tile / i.argument, group = job.first_task / kSumGroup + local;
+    const int64_t begin = group * kSumGroup, end = begin + kSumGroup < last ? begin + kSumGroup : last;
+    const bool carried = begin < job.first_task;
+    const uint32_t size = uint32_t(summed_elements(job)), step = uint32_t(i.argument * block.threads);
+    for (uint32_t e = uint32_t(block.tile % i.argument * block.threads + block.thread); e < size; e += step) {
+      T sum = carried ? job.carry[e] : T(0);
+      for (int64_t t = carried ? job.first_task : begin; t < end; ++t)
+        sum += job.gradients[(t - job.first_task) * job.gradient_stride + e];
+      job.group_sums[local * job.gradient_stride + e] = sum;
+    }
+  }
+};
+
 template <class T>
 struct SumTasks : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
     const DeviceJob<T>& job = task.job;
-    const int64_t size = job.learnt_size + (job.want_rate_gradient ? job.rate_size : 0);
-    block.for_each(size, [&](uint32_t e) {
+    const int64_t first = job.first_task / kSumGroup, last = job.first_task + job.chunk_tasks;
+    block.for_each(summed_elements(job), [&](uint32_t e) {
       T sum = job.first_task > 0 ? job.sums[e] : T(0);
-      for (int64_t t = 0; t < job.chunk_tasks; ++t) sum += job.gradients[t * job.gradient_stride + e];
+      for (int64_t group = first; group * kSumGroup < last; ++group) {
+        const T part = job.group_sums[(group - first) * job.gradient_stride + e];
+        if ((group + 1) * kSumGroup <= last || last == job.tasks)
+          sum += part;
+        else
+          job.carry[e] = part;
+      }
       job.sums[e] = sum;
     });
   }

@@ -10,6 +10,9 @@ namespace metafast {
 // Leading dimensions are multiples of this: rows of 16 bytes in float32.
 constexpr int kDeviceLanes = 4;
 
+// Gradients of so many tasks are summed one after the other, and then their sums.
+constexpr int64_t kSumGroup = 64;
+
 // Which plan and data a phase works on.
 enum class Which : int32_t { kSupport, kQuery };
 
@@ -84,10 +87,14 @@ struct DeviceJob {
   T* const* rate_gradient;  // per adapted parameter
   T* gradients;             // [tasks of a chunk][gradient_stride]: lambda, then the gradient of the rates
   T* sums;                  // of them over tasks
+  T *group_sums, *carry;    // of each kSumGroup tasks; of those that the chunk before left unfinished
   int64_t gradient_stride;
 
   TaskLayout layout;
   T *hot, *cold;  // [tasks of a chunk][hot_size], [cold_size]; hot is null if it is shared memory
 };
+
+// Groups that a chunk of tasks can touch, wherever it begins.
+inline int64_t sum_groups(int64_t tasks) { return (tasks + kSumGroup - 2) / kSumGroup + 1; }
 
 }  // namespace metafast

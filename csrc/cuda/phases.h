@@ -43,6 +43,7 @@
   X(kHessianVector, HessianVector)             \
   X(kAddDataGradients, AddDataGradients)       \
   X(kWriteGradients, WriteGradients)           \
+  X(kSumGroups, SumGroups)                     \
   X(kSumTasks, SumTasks)                       \
   X(kFinish, Finish)
 

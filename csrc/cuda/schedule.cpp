@@ -35,7 +35,11 @@ class Scheduler {
     made.tasks_begin = at();
     task();
     made.chunk_begin = at();
-    if (n.sums) e.emit(Phase::kSumTasks, -1, sum_tiles(n.learnt_size + n.rate_size));
+    if (n.sums) {
+      const int64_t size = n.learnt_size + n.rate_size, parts = std::clamp<int64_t>(size / kThreads, 1, 256);
+      e.emit(Phase::kSumGroups, -1, sum_groups(n.chunk_tasks) * parts, int32_t(parts));
+      emit(Phase::kSumTasks, size);
+    }
     made.finish_begin = at();
     if (n.sums || n.loss) e.emit(Phase::kFinish, -1, n.sums ? pointwise_tiles(n.learnt_size + n.rate_size) : 1, n.sums);
     made.list = std::move(e.list);
@@ -45,9 +49,6 @@ class Scheduler {
 
  private:
   int32_t at() const { return int32_t(e.list.size()); }
-  // A thread for each element: a long sum runs at the speed of memory only with many of them.
-  static int64_t sum_tiles(int64_t elements) { return std::clamp<int64_t>((elements + 63) / 64, 1, 1024); }
-
   void emit(Phase phase, int64_t elements, int32_t argument = 0) {
     e.emit(phase, -1, pointwise_tiles(elements), argument);
   }

@@ -22,7 +22,8 @@ struct CallShape {
   bool query_has_targets, logits, logits_cotangent, adapted_cotangent, adapted;
   bool own_gradients;  // some gradient is not summed over tasks
   bool sums;           // some is
-  bool loss;           // the mean over tasks is wanted
+  int64_t chunk_tasks;
+  bool loss;  // the mean over tasks is wanted
 };
 
 struct Schedule {

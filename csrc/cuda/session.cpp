@@ -93,6 +93,7 @@ class DeviceSession {
     chunk_ = std::min(call.tasks, kMostTasks);
     if (on.chunk > 0) chunk_ = std::min(chunk_, on.chunk);
     choose_memory(call, on);
+    shape_.chunk_tasks = chunk_;
     shape_.persistent = persistent_;
     shape_.shared_initial = !persistent_ && !own_initial_;
     schedule_ = make_schedule(shape_);
@@ -277,7 +278,7 @@ class DeviceSession {
     shared_at_ = place(n.shared_initial ? n.parameter_size * size : 0);
     rates_at_ = place(n.elementwise ? n.rate_size * size : 0);
     gradient_stride_ = aligned(std::max<int64_t>(1, n.learnt_size + n.rate_size));
-    sums_at_ = place(n.sums ? gradient_stride_ * size : 0);
+    sums_at_ = place(n.sums ? gradient_stride_ * size * (sum_groups(chunk_) + 2) : 0);
     gradients_at_ = place(call.sweep ? chunk_ * gradient_stride_ * size : 0);
     hot_at_ = place(hot_is_shared_ ? 0 : chunk_ * hot * size);
     cold_at_ = place(chunk_ * cold * size);
@@ -376,6 +377,8 @@ class DeviceSession {
     job.rate_gradient = list(pointers(call.elementwise_gradient));
     job.gradients = at<T>(base + Address(gradients_at_));
     job.sums = at<T>(base + Address(sums_at_));
+    job.carry = job.sums + gradient_stride_;
+    job.group_sums = job.carry + gradient_stride_;
     job.gradient_stride = gradient_stride_;
     job.layout = layout_;
     job.hot = hot_is_shared_ ? nullptr : at<T>(base + Address(hot_at_));

@@ -7,7 +7,8 @@
 namespace metafast {
 
 namespace {
-const char kNone[] = "this build of metafast has no CUDA code: it was compiled where there was no nvcc, or with METAFAST_CUDA=0";
+const char kNone[] =
+    "this build of metafast has no CUDA code: it was compiled where there was no nvcc, or with METAFAST_CUDA=0";
 }
 
 template <class T>
