@@ -27,6 +27,8 @@ constexpr int64_t kKeepBytes = int64_t(256) << 20;
 constexpr int64_t kMostTasks = 32768;
 // The persistent kernel pays where a task is one block's work: at most so many elements of parameters and activations.
 constexpr int64_t kSmallTask = 1 << 16;
+// Kinds of call that a Program remembers.
+constexpr size_t kMostKinds = 64;
 // Fewer launches than this are not worth a graph.
 constexpr size_t kWorthGraph = 6;
 
@@ -516,7 +518,9 @@ DeviceNeeds run_on_device(const Program& program, const Call& call, const Device
   Sessions<T>& all = sessions<T>(program);
   creating.unlock();
   std::lock_guard<std::mutex> lock(all.mutex);
-  std::shared_ptr<DeviceSession<T>>& session = all.known[key(call, on)];
+  const std::vector<int64_t> kind = key(call, on);
+  if (all.known.size() >= kMostKinds && !all.known.count(kind)) all.known.clear();
+  std::shared_ptr<DeviceSession<T>>& session = all.known[kind];
   if (!session) session = std::make_shared<DeviceSession<T>>(program, call, on);
   if (!session->has_constants(on.device)) {
     if (on.constants_bytes < session->constants_bytes())
