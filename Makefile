@@ -55,7 +55,7 @@ cuda: $(VENV)/installed-dev
 	$(BIN)/python .ci/check_ptxas.py build/cuda/build.log
 
 clean:
-	rm -rf build dist $(VENV) *.egg-info metafast/_native*.so
+	rm -rf build dist $(VENV) *.egg-info metafast/_native*.so metafast/_emulated*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # ---- The environment -------------------------------------------------------------------------------------------------
