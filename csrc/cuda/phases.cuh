@@ -3,4 +3,7 @@
 
 #include "engine.cuh"
 #include "primitives/activation.cuh"
+#include "primitives/conv2d.cuh"
 #include "primitives/linear.cuh"
+#include "primitives/pooling.cuh"
+#include "primitives/shape_and_sum.cuh"

@@ -19,7 +19,22 @@
   X(kLinearTangentForward, LinearTangentForward)               \
   X(kLinearTangentWeightGradient, LinearTangentWeightGradient) \
   X(kLinearTangentBiasGradient, LinearTangentBiasGradient)     \
-  X(kLinearTangentInputGradient, LinearTangentInputGradient)
+  X(kLinearTangentInputGradient, LinearTangentInputGradient)   \
+  X(kConvForward, ConvForward)                                 \
+  X(kConvWeightGradient, ConvWeightGradient)                   \
+  X(kConvWeightFold, ConvWeightFold)                           \
+  X(kConvInputGradient, ConvInputGradient)                     \
+  X(kBiasSums, BiasSums)                                       \
+  X(kBiasFold, BiasFold)                                       \
+  X(kAddForward, AddForward)                                   \
+  X(kAddBackward, AddBackward)                                 \
+  X(kFlattenForward, FlattenForward)                           \
+  X(kFlattenBackward, FlattenBackward)                         \
+  X(kAvgPoolForward, AvgPoolForward)                           \
+  X(kAvgPoolBackward, AvgPoolBackward)                         \
+  X(kMaxPoolForward, MaxPoolForward)                           \
+  X(kMaxPoolTangentForward, MaxPoolTangentForward)             \
+  X(kMaxPoolBackward, MaxPoolBackward)
 
 // X(phase, struct template of the scalar type): the engine's own, which see the task instead of a step.
 #define METAFAST_ENGINE_PHASES(X)              \

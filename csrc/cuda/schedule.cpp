@@ -4,11 +4,18 @@
 
 #include "loss_flags.h"
 #include "primitives/activation.h"
+#include "primitives/conv2d.h"
 #include "primitives/linear.h"
+#include "primitives/pooling.h"
 
 // X(op, schedule of its phases)
 #define METAFAST_DEVICE_PRIMITIVES(X) \
   X(kLinear, LinearSchedule)          \
+  X(kConv2d, Conv2dSchedule)          \
+  X(kMaxPool2d, MaxPoolSchedule)      \
+  X(kAvgPool2d, AvgPoolSchedule)      \
+  X(kFlatten, FlattenSchedule)        \
+  X(kAdd, AddSchedule)                \
   X(kRelu, ActivationSchedule)        \
   X(kLeakyRelu, ActivationSchedule)   \
   X(kElu, ActivationSchedule)         \
