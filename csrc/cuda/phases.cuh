@@ -3,6 +3,8 @@
 
 #include "engine.cuh"
 #include "primitives/activation.cuh"
+#include "primitives/batch_norm.cuh"
+#include "primitives/batch_norm_relu_pool.cuh"
 #include "primitives/conv2d.cuh"
 #include "primitives/linear.cuh"
 #include "primitives/pooling.cuh"

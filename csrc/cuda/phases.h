@@ -34,7 +34,16 @@
   X(kAvgPoolBackward, AvgPoolBackward)                         \
   X(kMaxPoolForward, MaxPoolForward)                           \
   X(kMaxPoolTangentForward, MaxPoolTangentForward)             \
-  X(kMaxPoolBackward, MaxPoolBackward)
+  X(kMaxPoolBackward, MaxPoolBackward)                         \
+  X(kNormMoments, NormMoments)                                 \
+  X(kNormStatistics, NormStatistics)                           \
+  X(kNormForward, NormForward)                                 \
+  X(kNormGradientSums, NormGradientSums)                       \
+  X(kNormGradientFold, NormGradientFold)                       \
+  X(kNormInputGradient, NormInputGradient)                     \
+  X(kNormPoolForward, NormPoolForward)                         \
+  X(kNormPoolGradientSums, NormPoolGradientSums)               \
+  X(kNormPoolInputGradient, NormPoolInputGradient)
 
 // X(phase, struct template of the scalar type): the engine's own, which see the task instead of a step.
 #define METAFAST_ENGINE_PHASES(X)              \

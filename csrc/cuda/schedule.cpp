@@ -4,26 +4,29 @@
 
 #include "loss_flags.h"
 #include "primitives/activation.h"
+#include "primitives/batch_norm.h"
 #include "primitives/conv2d.h"
 #include "primitives/linear.h"
 #include "primitives/pooling.h"
 
 // X(op, schedule of its phases)
-#define METAFAST_DEVICE_PRIMITIVES(X) \
-  X(kLinear, LinearSchedule)          \
-  X(kConv2d, Conv2dSchedule)          \
-  X(kMaxPool2d, MaxPoolSchedule)      \
-  X(kAvgPool2d, AvgPoolSchedule)      \
-  X(kFlatten, FlattenSchedule)        \
-  X(kAdd, AddSchedule)                \
-  X(kRelu, ActivationSchedule)        \
-  X(kLeakyRelu, ActivationSchedule)   \
-  X(kElu, ActivationSchedule)         \
-  X(kSilu, ActivationSchedule)        \
-  X(kGelu, ActivationSchedule)        \
-  X(kGeluTanh, ActivationSchedule)    \
-  X(kTanh, ActivationSchedule)        \
-  X(kSigmoid, ActivationSchedule)     \
+#define METAFAST_DEVICE_PRIMITIVES(X)              \
+  X(kLinear, LinearSchedule)                       \
+  X(kConv2d, Conv2dSchedule)                       \
+  X(kBatchNorm, BatchNormSchedule)                 \
+  X(kBatchNormReluPool, BatchNormReluPoolSchedule) \
+  X(kMaxPool2d, MaxPoolSchedule)                   \
+  X(kAvgPool2d, AvgPoolSchedule)                   \
+  X(kFlatten, FlattenSchedule)                     \
+  X(kAdd, AddSchedule)                             \
+  X(kRelu, ActivationSchedule)                     \
+  X(kLeakyRelu, ActivationSchedule)                \
+  X(kElu, ActivationSchedule)                      \
+  X(kSilu, ActivationSchedule)                     \
+  X(kGelu, ActivationSchedule)                     \
+  X(kGeluTanh, ActivationSchedule)                 \
+  X(kTanh, ActivationSchedule)                     \
+  X(kSigmoid, ActivationSchedule)                  \
   X(kSoftplus, ActivationSchedule)
 
 namespace metafast {
