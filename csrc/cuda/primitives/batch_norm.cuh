@@ -33,24 +33,24 @@ struct NormChannels {
   template <class S>
   struct Of {
     const NormChannels& k;
-    __device__ S at(const T* value, const T* dot, int64_t i) const {
+    __device__ S at(const T* value, const T* dot, uint32_t i) const {
       if constexpr (sizeof(S) == sizeof(T))
         return value[i];
       else
         return {value[i], dot ? dot[i] : T(0)};
     }
-    __device__ S parameter(const T* value, const T* dot, int64_t c, T otherwise) const {
+    __device__ S parameter(const T* value, const T* dot, uint32_t c, T otherwise) const {
       if constexpr (sizeof(S) == sizeof(T))
         return value ? value[c] : otherwise;
       else
         return channel(value, dot, c, otherwise);
     }
-    __device__ S mean(int64_t c) const { return at(k.mean, k.mean_dot, c); }
-    __device__ S inverse(int64_t c) const { return at(k.inverse, k.inverse_dot, c); }
-    __device__ S mean_dy(int64_t c) const { return at(k.mean_dy, k.mean_dy_dot, c); }
-    __device__ S mean_dy_xhat(int64_t c) const { return at(k.mean_dy_xhat, k.mean_dy_xhat_dot, c); }
-    __device__ S scale(int64_t c) const { return parameter(k.gamma, k.gamma_dot, c, T(1)) * inverse(c); }
-    __device__ S shift(int64_t c) const { return parameter(k.beta, k.beta_dot, c, T(0)); }
+    __device__ S mean(uint32_t c) const { return at(k.mean, k.mean_dot, c); }
+    __device__ S inverse(uint32_t c) const { return at(k.inverse, k.inverse_dot, c); }
+    __device__ S mean_dy(uint32_t c) const { return at(k.mean_dy, k.mean_dy_dot, c); }
+    __device__ S mean_dy_xhat(uint32_t c) const { return at(k.mean_dy_xhat, k.mean_dy_xhat_dot, c); }
+    __device__ S scale(uint32_t c) const { return parameter(k.gamma, k.gamma_dot, c, T(1)) * inverse(c); }
+    __device__ S shift(uint32_t c) const { return parameter(k.beta, k.beta_dot, c, T(0)); }
   };
 };
 
@@ -80,25 +80,24 @@ struct NormMoments : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const NormChannels<T> k(f, s);
     const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
-    const int64_t ld = f.value(s.output).ld, rows = f.rows(s.input[0]), size = block.argument;
+    const int64_t rows = f.rows(s.input[0]);
+    const int32_t ld = f.value(s.output).ld;
     if (f.tangent_tape) {
-      sum_chunks<2>(block, rows, ld, k.chunks, [&](int64_t i, int64_t c, T* sum) {
+      sum_chunks<2>(block, rows, ld, k.chunks, [&](uint32_t i, uint32_t c, T* sum) {
         sum[0] += x_dot[i];
         sum[1] += x_dot[i] * (x[i] - k.mean[c]);
       });
       return;
     }
-    block.for_each((rows + size - 1) / size * ld, [&](int64_t item) {
-      const Divided at(item, ld);
-      const int64_t begin = at.quotient * size, end = begin + size < rows ? begin + size : rows;
+    for_chunks(block, rows, ld, [&](uint32_t chunk, uint32_t i, uint32_t c, uint32_t count) {
       T mean = T(0), squares = T(0);
-      for (int64_t r = begin; r < end; ++r) mean += x[r * ld + at.rest];
-      mean /= T(end - begin);
-      for (int64_t r = begin; r < end; ++r) {
-        const T centred = x[r * ld + at.rest] - mean;
+      for (uint32_t r = 0; r < count; ++r) mean += x[i + r * uint32_t(ld)];
+      mean /= T(count);
+      for (uint32_t r = 0; r < count; ++r) {
+        const T centred = x[i + r * uint32_t(ld)] - mean;
         squares += centred * centred;
       }
-      T* out = k.chunks + at.quotient * 2 * ld + at.rest;
+      T* out = k.chunks + chunk * 2 * uint32_t(ld) + c;
       out[0] = mean, out[ld] = squares;
     });
   }
@@ -109,10 +108,10 @@ template <class T>
 struct NormStatistics : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const NormChannels<T> k(f, s);
-    const int64_t ld = f.value(s.output).ld, rows = f.rows(s.input[0]), size = block.argument;
+    const int32_t ld = f.value(s.output).ld, rows = int32_t(f.rows(s.input[0])), size = block.argument;
     const bool moves = s.training && f.activation_dot(s.input[0]);
     const T *mean = f.parameter(s.parameter[2]), *variance = f.parameter(s.parameter[3]);
-    block.for_each(ld, [&](int64_t c) {
+    block.for_each(ld, [&](uint32_t c) {
       if (f.tangent_tape) {
         T sum[2] = {T(0), T(0)};
         if (moves) add_chunks<2>(block, rows, ld, c, k.chunks, sum);
@@ -120,9 +119,9 @@ struct NormStatistics : PhaseDefaults {
         k.inverse_dot[c] = moves ? inverse_deviation_tangent(k.inverse[c], sum[1] / T(rows)) : T(0);
       } else if (s.training) {
         T centre = T(0), squares = T(0);
-        for (int64_t begin = 0; begin < rows; begin += size) {
-          const int64_t end = begin + size < rows ? begin + size : rows;
-          const T* chunk = k.chunks + begin / size * 2 * ld + c;
+        const T* chunk = k.chunks + c;
+        for (int32_t begin = 0; begin < rows; begin += size, chunk += 2 * ld) {
+          const int32_t end = begin + size < rows ? begin + size : rows;
           join_moments(centre, squares, T(begin), chunk[0], chunk[ld], T(end - begin));
         }
         k.mean[c] = centre;
@@ -142,7 +141,7 @@ struct NormForward : PhaseDefaults {
     T* y = f.tangent_tape ? f.activation_dot(s.output) : f.activation_out(s.output);
     with_channels(f, s, [&](const auto& of, auto scalar) {
       using S = decltype(scalar);
-      for_quads(block, f.rows(s.output), f.value(s.output).ld, [&](int64_t i, int64_t c) {
+      for_quads(block, f.rows(s.output), f.value(s.output).ld, [&](uint32_t i, uint32_t c) {
         const Quad<T> value = load4(x + i), moved = x_dot ? load4(x_dot + i) : Quad<T>{};
         Quad<T> out;
         for (int j = 0; j < kDeviceLanes; ++j)
@@ -161,7 +160,7 @@ struct NormGradientSums : PhaseDefaults {
     const T *dy = f.cotangent(s.output), *dy_dot = f.tangent_tape ? f.cotangent_dot(s.output) : nullptr;
     with_channels(f, s, [&](const auto& of, auto scalar) {
       using S = decltype(scalar);
-      sum_chunks<2>(block, f.rows(s.output), f.value(s.output).ld, of.k.chunks, [&](int64_t i, int64_t c, T* sum) {
+      sum_chunks<2>(block, f.rows(s.output), f.value(s.output).ld, of.k.chunks, [&](uint32_t i, uint32_t c, T* sum) {
         const S g = of.at(dy, dy_dot, i);
         sum[0] += result(g);
         sum[1] += result(g * normalised(S(of.at(x, x_dot, i)), of.mean(c), of.inverse(c)));
@@ -176,14 +175,14 @@ struct NormGradientFold : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const NormChannels<T> k(f, s);
     const bool tangent = f.tangent_tape, pooled = s.op == Op::kBatchNormReluPool;
-    const int64_t ld = f.value(s.output).ld;
+    const int32_t ld = f.value(s.output).ld;
     T *mean_dy = tangent ? k.mean_dy_dot : k.mean_dy, *mean_dy_xhat = tangent ? k.mean_dy_xhat_dot : k.mean_dy_xhat;
     T* gradients[2] = {};
     for (int p = 0; p < 2; ++p)
       if (wanted(s.parameter_mode[p]))
         gradients[p] = tangent ? f.parameter_gradient_dot(s.parameter[p]) : f.parameter_gradient(s.parameter[p]);
     const T count = T(f.rows(s.input[0]));
-    block.for_each(ld, [&](int64_t c) {
+    block.for_each(ld, [&](uint32_t c) {
       T sum[2];
       add_chunks<2>(block, f.rows(s.output), ld, c, k.chunks, sum);
       if (pooled) {  // whose windows look shut where statistics are NaN
@@ -207,7 +206,7 @@ struct NormInputGradient : PhaseDefaults {
     const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
     with_channels(f, s, [&](const auto& of, auto scalar) {
       using S = decltype(scalar);
-      for_quads(block, f.rows(s.output), f.value(s.output).ld, [&](int64_t i, int64_t c) {
+      for_quads(block, f.rows(s.output), f.value(s.output).ld, [&](uint32_t i, uint32_t c) {
         const Quad<T> value = load4(x + i), moved = x_dot ? load4(x_dot + i) : Quad<T>{};
         const Quad<T> g = load4(dy + i), g_moved = dy_dot ? load4(dy_dot + i) : Quad<T>{};
         Quad<T> out = accumulate ? load4(dx + i) : Quad<T>{};

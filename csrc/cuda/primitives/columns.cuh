@@ -20,48 +20,50 @@ MF_HD void store4(T* to, const Quad<T>& quad) {
   *reinterpret_cast<Quad<T>*>(to) = quad;
 }
 
-// a / b and a % b, by the short division where it will do: the long one costs more than the memory it is for.
+// a / b and a % b. Of 32 bits: see Block::for_each.
 struct Divided {
-  int64_t quotient, rest;
-  MF_HD Divided(int64_t a, int64_t b) {
-    if (a <= int64_t(0xFFFFFFFF) && b <= int64_t(0xFFFFFFFF)) {
-      const uint32_t q = uint32_t(a) / uint32_t(b);
-      quotient = int64_t(q), rest = int64_t(uint32_t(a) - q * uint32_t(b));
-    } else {
-      quotient = a / b, rest = a - quotient * b;
-    }
-  }
+  uint32_t quotient, rest;
+  template <class I>
+  MF_HD Divided(uint32_t a, I b) : quotient(a / uint32_t(b)), rest(a % uint32_t(b)) {}
 };
 
 // Calls body(first element, its column) for every quad of [rows][ld].
 template <class Body>
-static __device__ void for_quads(const Block& block, int64_t rows, int64_t ld, Body body) {
-  const int64_t groups = ld / kDeviceLanes;
+static __device__ void for_quads(const Block& block, int64_t rows, int32_t ld, Body body) {
+  const int32_t groups = ld / kDeviceLanes;
   block.for_each(rows * groups,
-                 [&](int64_t item) { body(item * kDeviceLanes, Divided(item, groups).rest * kDeviceLanes); });
+                 [&](uint32_t item) { body(item * kDeviceLanes, Divided(item, groups).rest * kDeviceLanes); });
 }
 
-// First phase: out[chunk][SUMS][ld] = sums over the rows of a chunk of term(element, its column, sums). The argument of
-// the phase is the number of rows of a chunk (columns.h).
-template <int SUMS, class T, class Term>
-static __device__ void sum_chunks(const Block& block, int64_t rows, int64_t ld, T* out, Term term) {
-  const int64_t size = block.argument, chunks = (rows + size - 1) / size;
-  block.for_each(chunks * ld, [&](int64_t item) {
+// Calls body(chunk, its first element of a column, that column, rows) for every chunk of rows and every column. The
+// argument of the phase is the number of rows of a chunk (columns.h).
+template <class Body>
+static __device__ void for_chunks(const Block& block, int64_t rows, int32_t ld, Body body) {
+  const uint32_t size = uint32_t(block.argument), all = uint32_t(rows);
+  block.for_each((all + size - 1) / size * ld, [&](uint32_t item) {
     const Divided at(item, ld);
-    const int64_t c = at.rest, begin = at.quotient * size, end = begin + size < rows ? begin + size : rows;
+    const uint32_t begin = at.quotient * size, end = begin + size < all ? begin + size : all;
+    body(at.quotient, begin * uint32_t(ld) + at.rest, at.rest, end - begin);
+  });
+}
+
+// First phase: out[chunk][SUMS][ld] = sums over the rows of a chunk of term(element, its column, sums).
+template <int SUMS, class T, class Term>
+static __device__ void sum_chunks(const Block& block, int64_t rows, int32_t ld, T* out, Term term) {
+  for_chunks(block, rows, ld, [&](uint32_t chunk, uint32_t i, uint32_t c, uint32_t count) {
     T sum[SUMS] = {};
-    for (int64_t r = begin; r < end; ++r) term(r * ld + c, c, sum);
-    for (int i = 0; i < SUMS; ++i) out[(at.quotient * SUMS + i) * ld + c] = sum[i];
+    for (uint32_t r = 0; r < count; ++r, i += uint32_t(ld)) term(i, c, sum);
+    for (int k = 0; k < SUMS; ++k) out[(chunk * SUMS + k) * uint32_t(ld) + c] = sum[k];
   });
 }
 
 // Second phase: the sums of column c, over the chunks in their order.
 template <int SUMS, class T>
-static __device__ void add_chunks(const Block& block, int64_t rows, int64_t ld, int64_t c, const T* chunks, T* sum) {
-  const int64_t size = block.argument, count = (rows + size - 1) / size;
-  for (int i = 0; i < SUMS; ++i) sum[i] = T(0);
-  for (int64_t k = 0; k < count; ++k)
-    for (int i = 0; i < SUMS; ++i) sum[i] += chunks[(k * SUMS + i) * ld + c];
+static __device__ void add_chunks(const Block& block, int64_t rows, int32_t ld, uint32_t c, const T* chunks, T* sum) {
+  const uint32_t size = uint32_t(block.argument), count = (uint32_t(rows) + size - 1) / size;
+  for (int k = 0; k < SUMS; ++k) sum[k] = T(0);
+  for (uint32_t chunk = 0; chunk < count; ++chunk)
+    for (int k = 0; k < SUMS; ++k) sum[k] += chunks[(chunk * SUMS + k) * uint32_t(ld) + c];
 }
 
 }  // namespace METAFAST_ISA

@@ -1,7 +1,8 @@
 // Two-dimensional convolution for any kernel, stride, padding and dilation, as products over the taps. No padded copy of
-// an image is made: the pixel that a tap brings is computed where it is needed, and taps outside the image are left out.
+// an image is made: the pixel that a tap brings is computed where it is needed, and taps outside the image bring zero.
 //
-// Tangents are the same sums with twice as many terms, so a phase makes values or, once tangents exist, tangents.
+// Tangents are the same sums with twice as many terms, so a phase makes values or, once tangents exist, tangents. Small
+// products are made straight from memory, here; large ones by conv2d_staged.cuh.
 #pragma once
 
 #include "columns.cuh"
@@ -10,215 +11,203 @@
 namespace metafast {
 namespace METAFAST_ISA {
 
-// The row (axis 0) or column (1) of the source that tap `tap` brings to `target`; negative if there is none. Forward,
-// the source is the input. For the adjoint, the input gradient, it is the output.
+// The row (axis 0) or column (1) of the source that a tap brings to `target`, or -1. Forward, the source is the input;
+// for the adjoint, which is the input gradient, it is the output. `reach` is tap * dilation - pad.
 template <bool ADJOINT>
-MF_HD int32_t conv_source(const Step& s, int axis, int32_t target, int32_t tap, int32_t size) {
-  const int32_t stride = s.stride[axis], reach = tap * s.dilation[axis] - s.pad[axis];
+MF_HD int32_t conv_source(int32_t target, int32_t reach, int32_t stride, int32_t size) {
   if (!ADJOINT) {
     const int32_t at = target * stride + reach;
     return at < size ? at : -1;
   }
-  const int32_t spread = target - reach, at = spread / stride;
+  const int32_t spread = target - reach;
+  if (stride == 1) return spread < size ? spread : -1;
+  const int32_t at = int32_t(uint32_t(spread) / uint32_t(stride));
   return spread >= 0 && at * stride == spread && at < size ? at : -1;
 }
 
 // target[pixel, n] (+)= bias[n] + sum over terms, taps, k of source[pixel of the tap, k] W[tap, k, n], or for the adjoint
 // W[tap, n, k].
-template <class T>
+template <class T, bool ADJOINT>
 struct ConvProduct {
-  const T *source[2], *w[2];
-  int terms;
-  const T* bias;
-  T* target;
+  const Step& s;
   const Value &from, &to;
-  int64_t examples, ld_source, ld_target, columns, inner;  // pads of the target, from `columns`, become zero
-  int64_t tap_size, ld_w;
-  bool accumulate;
+  int64_t examples;
+  int32_t ld_from, ld_to, inner, columns;  // pads of the target, from `columns`, become zero
+  int32_t ld_w, tap_size;
+  const T *bias = nullptr, *source[2] = {}, *w[2] = {};
+  T* target;
+  bool accumulate = false;
+  int terms = 0;
 
-  MF_HD void add(const T* x, const T* weight) {
-    source[terms] = x;
-    w[terms++] = weight;
+  __device__ ConvProduct(const Frame<T>& f, const Step& step)
+      : s(step),
+        from(f.value(ADJOINT ? s.output : s.input[0])),
+        to(f.value(ADJOINT ? s.input[0] : s.output)),
+        examples(f.examples()),
+        ld_from(from.ld),
+        ld_to(to.cold),
+        inner(from.channels),
+        columns(to.channels),
+        ld_w(ADJOINT ? from.ld : to.ld),
+        tap_size((ADJOINT ? to.channels : from.channels) * ld_w) {
+    const bool tangent = f.tangent_tape;
+    const T *weight = f.parameter(s.parameter[0]), *weight_dot = tangent ? f.parameter_dot(s.parameter[0]) : nullptr;
+    if (ADJOINT) {
+      accumulate = s.input_mode[0] == GradientMode::kAccumulate;
+      target = tangent ? f.cotangent_dot(s.input[0]) : f.cotangent(s.input[0]);
+      add(tangent ? f.cotangent_dot(s.output) : f.cotangent(s.output), weight);
+      if (weight_dot) add(f.cotangent(s.output), weight_dot);
+    } else {
+      bias = tangent ? f.parameter_dot(s.parameter[1]) : f.parameter(s.parameter[1]);
+      target = tangent ? f.activation_dot(s.output) : f.activation_out(s.output);
+      const T* moving = tangent ? f.activation_dot(s.input[0]) : f.activation(s.input[0]);
+      if (moving) add(moving, weight);
+      if (weight_dot) add(f.activation(s.input[0]), weight_dot);
+    }
+  }
+
+  __device__ const T* source_of(int term) const { return term == 0 ? source[0] : source[1]; }
+  __device__ const T* weight_of(int term) const { return term == 0 ? w[0] : w[1]; }
+  __device__ uint32_t rows() const { return uint32_t(examples * to.rows); }
+
+ private:
+  __device__ void add(const T* x, const T* weight) {
+    if (terms++ == 0)
+      source[0] = x, w[0] = weight;
+    else
+      source[1] = x, w[1] = weight;
   }
 };
 
 template <class T, bool ADJOINT, int WIDE>
-static __device__ void conv_outputs(const ConvProduct<T>& p, const Step& s, const Block& block) {
-  const int64_t groups = p.ld_target / WIDE;
-  block.for_each(p.examples * p.to.rows * groups, [&](int64_t item) {
+static __device__ void conv_outputs(const ConvProduct<T, ADJOINT>& p, const Block& block) {
+  const Step& s = p.s;
+  const int32_t groups = p.ld_to / WIDE;
+  block.for_each(int64_t(p.rows()) * groups, [&](uint32_t item) {
     const Divided at(item, groups), image(at.quotient, p.to.rows), row(image.rest, p.to.width);
-    const int32_t h = int32_t(row.quotient), w = int32_t(row.rest);
-    const int64_t n = at.rest * WIDE;
-    const int valid = p.columns - n < WIDE ? int(p.columns - n) : WIDE;
+    const int32_t h = int32_t(row.quotient), w = int32_t(row.rest), n = int32_t(at.rest) * WIDE;
     T total[WIDE];
-    for (int j = 0; j < WIDE; ++j) total[j] = p.bias && j < valid ? p.bias[n + j] : T(0);
-    for (int term = 0; term < p.terms; ++term) {
-      for (int32_t kh = 0; kh < s.kernel[0]; ++kh) {
-        const int32_t from_h = conv_source<ADJOINT>(s, 0, h, kh, p.from.height);
+    for (int j = 0; j < WIDE; ++j) total[j] = p.bias && n + j < p.columns ? p.bias[n + j] : T(0);
+    METAFAST_ROLLED for (int term = 0; term < p.terms; ++term) {
+      const T* images = p.source_of(term) + image.quotient * uint32_t(p.from.rows) * uint32_t(p.ld_from);
+      const T* weight = p.weight_of(term) + n * (ADJOINT ? p.ld_w : 1);
+      METAFAST_ROLLED for (int32_t kh = 0; kh < s.kernel[0]; ++kh) {
+        const int32_t from_h = conv_source<ADJOINT>(h, kh * s.dilation[0] - s.pad[0], s.stride[0], p.from.height);
         if (from_h < 0) continue;
-        for (int32_t kw = 0; kw < s.kernel[1]; ++kw) {
-          const int32_t from_w = conv_source<ADJOINT>(s, 1, w, kw, p.from.width);
+        METAFAST_ROLLED for (int32_t kw = 0; kw < s.kernel[1]; ++kw) {
+          const int32_t from_w = conv_source<ADJOINT>(w, kw * s.dilation[1] - s.pad[1], s.stride[1], p.from.width);
           if (from_w < 0) continue;
-          const T* left =
-              p.source[term] + (image.quotient * p.from.rows + int64_t(from_h) * p.from.width + from_w) * p.ld_source;
-          const T* right = p.w[term] + (int64_t(kh) * s.kernel[1] + kw) * p.tap_size + n * (ADJOINT ? p.ld_w : 1);
-          for (int64_t k0 = 0; k0 < p.inner; k0 += kProductDepth) {
-            const int64_t k1 = k0 + kProductDepth < p.inner ? k0 + kProductDepth : p.inner;
+          const T* left = images + (from_h * p.from.width + from_w) * p.ld_from;
+          const T* right = weight + (kh * s.kernel[1] + kw) * p.tap_size;
+          METAFAST_ROLLED for (int32_t k0 = 0; k0 < p.inner; k0 += int32_t(kProductDepth)) {
+            const int32_t k1 = k0 + int32_t(kProductDepth) < p.inner ? k0 + int32_t(kProductDepth) : p.inner;
             T part[WIDE] = {};
-            for (int64_t k = k0; k < k1; ++k)
+            for (int32_t k = k0; k < k1; ++k)
               for (int j = 0; j < WIDE; ++j)
                 if (!ADJOINT)
                   part[j] += left[k] * right[k * p.ld_w + j];
-                else if (j < valid)
+                else if (n + j < p.columns)
                   part[j] += left[k] * right[j * p.ld_w + k];
             for (int j = 0; j < WIDE; ++j) total[j] += part[j];
           }
         }
       }
     }
-    T* out = p.target + at.quotient * p.ld_target + n;
+    T* out = p.target + at.quotient * uint32_t(p.ld_to) + n;
     for (int j = 0; j < WIDE; ++j) out[j] = p.accumulate ? out[j] + total[j] : total[j];
   });
 }
 
 template <class T, bool ADJOINT>
-static __device__ void conv_product(const ConvProduct<T>& p, const Step& s, const Block& block) {
-  if (p.examples * p.to.rows * p.ld_target >= int64_t(4) * block.threads * block.tiles)
-    conv_outputs<T, ADJOINT, kDeviceLanes>(p, s, block);
+static __device__ void conv_product(const Frame<T>& f, const Step& s, const Block& block) {
+  const ConvProduct<T, ADJOINT> p(f, s);
+  if (int64_t(p.rows()) * p.ld_to >= int64_t(4) * block.threads * block.tiles)
+    conv_outputs<T, ADJOINT, kDeviceLanes>(p, block);
   else
-    conv_outputs<T, ADJOINT, 1>(p, s, block);
-}
-
-template <class T>
-static __device__ ConvProduct<T> conv_forward(const Frame<T>& f, const Step& s) {
-  const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-  const bool tangent = f.tangent_tape;
-  const T *x = f.activation(s.input[0]), *w = f.parameter(s.parameter[0]);
-  ConvProduct<T> p{{},
-                   {},
-                   0,
-                   tangent ? f.parameter_dot(s.parameter[1]) : f.parameter(s.parameter[1]),
-                   tangent ? f.activation_dot(s.output) : f.activation_out(s.output),
-                   in,
-                   out,
-                   f.examples(),
-                   in.ld,
-                   out.ld,
-                   out.ld,
-                   in.channels,
-                   int64_t(in.channels) * out.ld,
-                   out.ld,
-                   false};
-  if (!tangent) {
-    p.add(x, w);
-  } else {
-    if (const T* x_dot = f.activation_dot(s.input[0])) p.add(x_dot, w);
-    if (const T* w_dot = f.parameter_dot(s.parameter[0])) p.add(x, w_dot);
-  }
-  return p;
-}
-
-template <class T>
-static __device__ ConvProduct<T> conv_input_gradient(const Frame<T>& f, const Step& s) {
-  const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-  const bool tangent = f.tangent_tape;
-  const T *dy = f.cotangent(s.output), *w = f.parameter(s.parameter[0]);
-  ConvProduct<T> p{{},
-                   {},
-                   0,
-                   nullptr,
-                   tangent ? f.cotangent_dot(s.input[0]) : f.cotangent(s.input[0]),
-                   out,
-                   in,
-                   f.examples(),
-                   out.ld,
-                   in.cold,
-                   in.channels,
-                   out.channels,
-                   int64_t(in.channels) * out.ld,
-                   out.ld,
-                   s.input_mode[0] == GradientMode::kAccumulate};
-  p.add(tangent ? f.cotangent_dot(s.output) : dy, w);
-  if (tangent)
-    if (const T* w_dot = f.parameter_dot(s.parameter[0])) p.add(dy, w_dot);
-  return p;
+    conv_outputs<T, ADJOINT, 1>(p, block);
 }
 
 template <class T>
 struct ConvForward : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    conv_product<T, false>(conv_forward(f, s), s, block);
+    conv_product<T, false>(f, s, block);
   }
 };
 
 template <class T>
 struct ConvInputGradient : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    conv_product<T, true>(conv_input_gradient(f, s), s, block);
+    conv_product<T, true>(f, s, block);
   }
 };
 
-// What a gradient of the weight is a sum of: x dy, or for the tangent x dy' + x' dy.
+// What a gradient of the weight is a sum of: x dy, or for the tangent x dy' + x' dy. And where it goes: the argument is
+// the number of parts that positions are cut into; if that is 1 it is the gradient itself, else each part goes to
+// scratch, and ConvWeightFold adds them.
 template <class T>
-struct ConvWeightTerms {
-  const T *x[2], *dy[2];
-  int terms = 0;
-  __device__ ConvWeightTerms(const Frame<T>& f, const Step& s) {
-    const T *a = f.activation(s.input[0]), *g = f.cotangent(s.output);
-    const bool tangent = f.tangent_tape;
-    add(a, tangent ? f.cotangent_dot(s.output) : g);
-    if (const T* a_dot = f.activation_dot(s.input[0])) add(a_dot, g);
-  }
+struct WeightGradient {
+  const T *x, *x_dot, *dy, *dy_dot;
+  T* to;
+  int32_t terms, parts;
+  uint32_t size;
+  bool accumulate;
 
- private:
-  __device__ void add(const T* a, const T* g) {
-    x[terms] = a;
-    dy[terms++] = g;
+  __device__ WeightGradient(const Frame<T>& f, const Step& s, const Block& block)
+      : x(f.activation(s.input[0])),
+        x_dot(f.activation_dot(s.input[0])),
+        dy(f.cotangent(s.output)),
+        dy_dot(f.tangent_tape ? f.cotangent_dot(s.output) : dy),
+        terms(x_dot ? 2 : 1),
+        parts(block.argument),
+        size(uint32_t(f.parameter_plan(s.parameter[0]).size)),
+        accumulate(parts == 1 && s.parameter_mode[0] == GradientMode::kAccumulate) {
+    to = parts > 1        ? f.scratch
+         : f.tangent_tape ? f.parameter_gradient_dot(s.parameter[0])
+                          : f.parameter_gradient(s.parameter[0]);
   }
+  __device__ const T* left(int term) const { return term == 0 ? x : x_dot; }
+  __device__ const T* right(int term) const { return term == 0 ? dy_dot : dy; }
 };
 
-// Rows of output images are cut into as many parts as the argument says. If it is 1 this is the gradient; else each part
-// goes to scratch, and ConvWeightFold adds them.
 template <class T>
 struct ConvWeightGradient : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const ConvWeightTerms<T> terms(f, s);
-    const int32_t parts = block.argument;
-    const int64_t size = f.parameter_plan(s.parameter[0]).size, groups = out.ld / kDeviceLanes;
-    const int64_t image_rows = f.examples() * out.height;
-    const bool accumulate = parts == 1 && s.parameter_mode[0] == GradientMode::kAccumulate;
-    T* to = parts > 1                   ? f.scratch
-            : f.tangent_tape != nullptr ? f.parameter_gradient_dot(s.parameter[0])
-                                        : f.parameter_gradient(s.parameter[0]);
-    block.for_each(parts * (size / kDeviceLanes), [&](int64_t item) {
-      const Divided at(item, groups), channel(at.quotient, in.channels), kernel(channel.quotient, s.kernel[1]);
-      const Divided part(kernel.quotient, s.kernel[0]);
-      const int32_t kh = int32_t(part.rest), kw = int32_t(kernel.rest);
-      const int64_t begin = image_rows * part.quotient / parts, end = image_rows * (part.quotient + 1) / parts;
-      const int64_t n = at.rest * kDeviceLanes;
+    const WeightGradient<T> p(f, s, block);
+    const uint32_t image_rows = uint32_t(f.examples()) * uint32_t(out.height);
+    block.for_each(p.parts * int64_t(p.size / kDeviceLanes), [&](uint32_t item) {
+      const Divided at(item, out.ld / kDeviceLanes), channel(at.quotient, in.channels);
+      const Divided kernel(channel.quotient, s.kernel[1]), part(kernel.quotient, s.kernel[0]);
+      const int32_t reach_h = int32_t(part.rest) * s.dilation[0] - s.pad[0];
+      const int32_t reach_w = int32_t(kernel.rest) * s.dilation[1] - s.pad[1];
+      const uint32_t begin = uint32_t(uint64_t(image_rows) * part.quotient / uint32_t(p.parts));
+      const uint32_t end = uint32_t(uint64_t(image_rows) * (part.quotient + 1) / uint32_t(p.parts));
       // The output columns that this tap brings something to: all, but for some at the ends.
       int32_t left = 0, right = out.width;
-      while (left < right && conv_source<false>(s, 1, left, kw, in.width) < 0) ++left;
-      while (left < right && conv_source<false>(s, 1, right - 1, kw, in.width) < 0) --right;
+      while (left < right && conv_source<false>(left, reach_w, s.stride[1], in.width) < 0) ++left;
+      while (left < right && conv_source<false>(right - 1, reach_w, s.stride[1], in.width) < 0) --right;
       T total[kDeviceLanes] = {};
-      for (int term = 0; term < terms.terms; ++term)
-        for (int64_t r = begin; r < end && left < right; ++r) {
+      METAFAST_ROLLED for (int term = 0; term < p.terms; ++term) {
+        METAFAST_ROLLED for (uint32_t r = begin; r < end && left < right; ++r) {
           const Divided image(r, out.height);
-          const int32_t h = conv_source<false>(s, 0, int32_t(image.rest), kh, in.height);
+          const int32_t h = conv_source<false>(int32_t(image.rest), reach_h, s.stride[0], in.height);
           if (h < 0) continue;
-          const int32_t w = conv_source<false>(s, 1, left, kw, in.width);
-          const T* x = terms.x[term] + (image.quotient * in.rows + int64_t(h) * in.width + w) * in.ld + channel.rest;
-          const T* dy = terms.dy[term] + (r * out.width + left) * out.ld + n;
+          const uint32_t pixel =
+              image.quotient * uint32_t(in.rows) + uint32_t(h * in.width + left * s.stride[1] + reach_w);
+          const T* x = p.left(term) + pixel * uint32_t(in.ld) + channel.rest;
+          const T* dy =
+              p.right(term) + (r * uint32_t(out.width) + uint32_t(left)) * uint32_t(out.ld) + at.rest * kDeviceLanes;
+          const int32_t step = s.stride[1] * in.ld;
           T sum[kDeviceLanes] = {};
-          for (int32_t o = left; o < right; ++o, x += int64_t(s.stride[1]) * in.ld, dy += out.ld) {
+          for (int32_t o = left; o < right; ++o, x += step, dy += out.ld) {
             const Quad<T> g = load4(dy);
             for (int j = 0; j < kDeviceLanes; ++j) sum[j] += *x * g.v[j];
           }
           for (int j = 0; j < kDeviceLanes; ++j) total[j] += sum[j];
         }
-      T* dw = to + item * kDeviceLanes;
-      for (int j = 0; j < kDeviceLanes; ++j) dw[j] = accumulate ? dw[j] + total[j] : total[j];
+      }
+      T* dw = p.to + item * kDeviceLanes;
+      for (int j = 0; j < kDeviceLanes; ++j) dw[j] = p.accumulate ? dw[j] + total[j] : total[j];
     });
   }
 };
@@ -226,11 +215,11 @@ struct ConvWeightGradient : PhaseDefaults {
 template <class T>
 struct ConvWeightFold : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const int64_t size = f.parameter_plan(s.parameter[0]).size;
+    const uint32_t size = uint32_t(f.parameter_plan(s.parameter[0]).size);
     T* dw = f.tangent_tape ? f.parameter_gradient_dot(s.parameter[0]) : f.parameter_gradient(s.parameter[0]);
-    block.for_each(size, [&](int64_t i) {
+    block.for_each(size, [&](uint32_t i) {
       T total = T(0);
-      for (int32_t part = 0; part < block.argument; ++part) total += f.scratch[part * size + i];
+      for (int32_t part = 0; part < block.argument; ++part) total += f.scratch[uint32_t(part) * size + i];
       put(dw + i, total, s.parameter_mode[0]);
     });
   }
@@ -242,7 +231,7 @@ struct BiasSums : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const T* dy = f.tangent_tape ? f.cotangent_dot(s.output) : f.cotangent(s.output);
     sum_chunks<1>(block, f.rows(s.output), f.value(s.output).ld, f.scratch,
-                  [&](int64_t i, int64_t, T* sum) { sum[0] += dy[i]; });
+                  [&](uint32_t i, uint32_t, T* sum) { sum[0] += dy[i]; });
   }
 };
 
@@ -252,8 +241,8 @@ struct BiasFold : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const T* dy = f.tangent_tape ? f.cotangent_dot(s.output) : f.cotangent(s.output);
     T* db = f.tangent_tape ? f.parameter_gradient_dot(s.parameter[1]) : f.parameter_gradient(s.parameter[1]);
-    const int64_t ld = f.value(s.output).ld;
-    block.for_each(ld, [&](int64_t c) {
+    const int32_t ld = f.value(s.output).ld;
+    block.for_each(ld, [&](uint32_t c) {
       T total = T(0) * dy[c];
       if (!s.bias_cancels) add_chunks<1>(block, f.rows(s.output), ld, c, f.scratch, &total);
       put(db + c, total, s.parameter_mode[1]);

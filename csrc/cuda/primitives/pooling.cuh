@@ -8,39 +8,44 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 // No window before this one along an axis holds `position`.
-MF_HD int64_t first_window(const Step& s, int axis, int64_t position, int64_t size, int64_t windows) {
-  if (s.training) return position * windows / size;  // adaptive
-  const int64_t least = position + s.pad[axis] - int64_t(s.dilation[axis]) * (s.kernel[axis] - 1);
+MF_HD int32_t first_window(const Step& s, int axis, int32_t position, int32_t size, int32_t windows) {
+  if (s.training) return int32_t(uint32_t(position) * uint32_t(windows) / uint32_t(size));  // adaptive
+  const int32_t least = position + s.pad[axis] - s.dilation[axis] * (s.kernel[axis] - 1);
   return least <= 0 ? 0 : (least + s.stride[axis] - 1) / s.stride[axis];
 }
 
-MF_HD bool holds(int32_t begin, int32_t end, int32_t dilation, int64_t position) {
-  return begin <= position && position < end && (position - begin) % dilation == 0;
+MF_HD bool holds(int32_t begin, int32_t end, int32_t dilation, int32_t position) {
+  return begin <= position && position < end && (dilation == 1 || (position - begin) % dilation == 0);
 }
 
-// Calls body(position in the output) for each window that holds (h, w).
+// Calls body(position in the output) for each window that holds `position` of the input.
 template <class Body>
-MF_HD void for_windows_of(const Step& s, const Value& in, const Value& out, int64_t h, int64_t w, Body body) {
-  for (int64_t i = first_window(s, 0, h, in.height, out.height); i < out.height; ++i) {
+MF_HD void for_windows_of(const Step& s, const Value& in, const Value& out, uint32_t position, Body body) {
+  const Divided pixel(position, in.width);
+  const int32_t h = int32_t(pixel.quotient), w = int32_t(pixel.rest);
+  for (int32_t i = first_window(s, 0, h, in.height, out.height); i < out.height; ++i) {
     const PoolWindow& row = s.windows[i * out.width];
     if (row.row_begin > h) break;
     if (!holds(row.row_begin, row.row_end, s.dilation[0], h)) continue;
-    for (int64_t j = first_window(s, 1, w, in.width, out.width); j < out.width; ++j) {
+    for (int32_t j = first_window(s, 1, w, in.width, out.width); j < out.width; ++j) {
       const PoolWindow& column = s.windows[j];
       if (column.column_begin > w) break;
-      if (holds(column.column_begin, column.column_end, s.dilation[1], w)) body(i * out.width + j);
+      if (holds(column.column_begin, column.column_end, s.dilation[1], w)) body(uint32_t(i * out.width + j));
     }
   }
 }
 
 // Element i of the input or the output of a pooling.
 struct Pixel {
-  int64_t image, position, channel;
-  MF_HD Pixel(const Value& v, int64_t i) {
+  uint32_t image, position, channel;
+  MF_HD Pixel(const Value& v, uint32_t i) {
     const Divided row(i, v.ld), at(row.quotient, v.rows);
     image = at.quotient, position = at.rest, channel = row.rest;
   }
-  MF_HD int64_t place(const Value& v, int64_t where) const { return (image * v.rows + where) * v.ld + channel; }
+  template <class I>
+  MF_HD uint32_t place(const Value& v, I where) const {
+    return (image * uint32_t(v.rows) + uint32_t(where)) * uint32_t(v.ld) + channel;
+  }
 };
 
 template <class T>
@@ -49,7 +54,7 @@ struct AvgPoolForward : PhaseDefaults {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const T* x = plane_in(f, s.input[0]);
     T* y = plane_out(f, s.output);
-    block.for_each(f.rows(s.output) * out.ld, [&](int64_t o) {
+    block.for_each(f.rows(s.output) * out.ld, [&](uint32_t o) {
       const Pixel at(out, o);
       const PoolWindow& window = s.windows[at.position];
       T sum = T(0);
@@ -65,12 +70,11 @@ struct AvgPoolBackward : PhaseDefaults {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const T* dy = cotangent_plane(f, s.output);
     T* dx = cotangent_plane(f, s.input[0]);
-    block.for_each(f.rows(s.input[0]) * in.ld, [&](int64_t i) {
+    block.for_each(f.rows(s.input[0]) * in.ld, [&](uint32_t i) {
       const Pixel at(in, i);
-      const Divided pixel(at.position, in.width);
       T sum = T(0);
-      for_windows_of(s, in, out, pixel.quotient, pixel.rest,
-                     [&](int64_t o) { sum += dy[at.place(out, o)] / T(s.windows[o].divisor); });
+      for_windows_of(s, in, out, at.position,
+                     [&](uint32_t o) { sum += dy[at.place(out, o)] / T(s.windows[o].divisor); });
       put(dx + i, sum, s.input_mode[0]);
     });
   }
@@ -85,7 +89,7 @@ struct MaxPoolForward : PhaseDefaults {
     const T* x = f.activation(s.input[0]);
     T* y = f.activation_out(s.output);
     Int* winners = reinterpret_cast<Int*>(f.tape + s.saved);
-    block.for_each(f.rows(s.output) * out.ld, [&](int64_t o) {
+    block.for_each(f.rows(s.output) * out.ld, [&](uint32_t o) {
       const Pixel at(out, o);
       T best = T(0);
       int64_t winner = -1;
@@ -108,7 +112,7 @@ struct MaxPoolTangentForward : PhaseDefaults {
     T* y_dot = f.activation_dot(s.output);
     const Int* winners = reinterpret_cast<const Int*>(f.tape + s.saved);
     block.for_each(f.rows(s.output) * out.ld,
-                   [&](int64_t o) { y_dot[o] = x_dot[Pixel(out, o).place(in, winners[o])]; });
+                   [&](uint32_t o) { y_dot[o] = x_dot[Pixel(out, o).place(in, winners[o])]; });
   }
 };
 
@@ -120,12 +124,11 @@ struct MaxPoolBackward : PhaseDefaults {
     const T* dy = cotangent_plane(f, s.output);
     T* dx = cotangent_plane(f, s.input[0]);
     const Int* winners = reinterpret_cast<const Int*>(f.tape + s.saved);
-    block.for_each(f.rows(s.input[0]) * in.ld, [&](int64_t i) {
+    block.for_each(f.rows(s.input[0]) * in.ld, [&](uint32_t i) {
       const Pixel at(in, i);
-      const Divided pixel(at.position, in.width);
       T sum = T(0);
-      for_windows_of(s, in, out, pixel.quotient, pixel.rest, [&](int64_t o) {
-        const int64_t to = at.place(out, o);
+      for_windows_of(s, in, out, at.position, [&](uint32_t o) {
+        const uint32_t to = at.place(out, o);
         if (winners[to] == Int(at.position)) sum += dy[to];
       });
       put(dx + i, sum, s.input_mode[0]);

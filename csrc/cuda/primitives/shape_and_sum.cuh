@@ -27,7 +27,7 @@ struct AddForward : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const T *a = plane_in(f, s.input[0]), *b = plane_in(f, s.input[1]);
     T* y = plane_out(f, s.output);
-    block.for_each(f.rows(s.output) * f.value(s.output).ld, [&](int64_t i) {
+    block.for_each(f.rows(s.output) * f.value(s.output).ld, [&](uint32_t i) {
       y[i] = a && b ? a[i] + b[i] : a ? a[i] : b[i];
     });
   }
@@ -37,7 +37,7 @@ template <class T>
 struct AddBackward : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const T* dy = cotangent_plane(f, s.output);
-    block.for_each(f.rows(s.output) * f.value(s.output).ld, [&](int64_t i) {
+    block.for_each(f.rows(s.output) * f.value(s.output).ld, [&](uint32_t i) {
       for (int k = 0; k < 2; ++k)  // which may be the same value
         if (wanted(s.input_mode[k])) put(cotangent_plane(f, s.input[k]) + i, dy[i], s.input_mode[k]);
     });
@@ -50,11 +50,11 @@ struct FlattenForward : PhaseDefaults {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const T* x = plane_in(f, s.input[0]);
     T* y = plane_out(f, s.output);
-    block.for_each(f.examples() * out.ld, [&](int64_t o) {
+    block.for_each(f.examples() * out.ld, [&](uint32_t o) {
       const Divided at(o, out.ld), inside(at.rest, in.height > 0 ? in.rows : in.channels);
-      const int64_t r = in.height > 0 ? inside.rest : inside.quotient;
-      const int64_t c = in.height > 0 ? inside.quotient : inside.rest;
-      y[o] = at.rest < out.channels ? x[(at.quotient * in.rows + r) * in.ld + c] : T(0);
+      const uint32_t r = in.height > 0 ? inside.rest : inside.quotient;
+      const uint32_t c = in.height > 0 ? inside.quotient : inside.rest;
+      y[o] = at.rest < uint32_t(out.channels) ? x[(at.quotient * uint32_t(in.rows) + r) * uint32_t(in.ld) + c] : T(0);
     });
   }
 };
@@ -65,9 +65,11 @@ struct FlattenBackward : PhaseDefaults {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const T* dy = cotangent_plane(f, s.output);
     T* dx = cotangent_plane(f, s.input[0]);
-    block.for_each(f.rows(s.input[0]) * in.ld, [&](int64_t i) {
+    block.for_each(f.rows(s.input[0]) * in.ld, [&](uint32_t i) {
       const Divided at(i, in.ld), row(at.quotient, in.rows);
-      const T value = at.rest < in.channels ? dy[row.quotient * out.ld + flattened(in, row.rest, at.rest)] : T(0);
+      const T value = at.rest < uint32_t(in.channels)
+                          ? dy[row.quotient * uint32_t(out.ld) + flattened(in, row.rest, at.rest)]
+                          : T(0);
       put(dx + i, value, s.input_mode[0]);
     });
   }
