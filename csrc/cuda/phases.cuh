@@ -6,6 +6,7 @@
 #include "primitives/batch_norm.cuh"
 #include "primitives/batch_norm_relu_pool.cuh"
 #include "primitives/conv2d.cuh"
+#include "primitives/conv2d_staged.cuh"
 #include "primitives/linear.cuh"
 #include "primitives/pooling.cuh"
 #include "primitives/shape_and_sum.cuh"

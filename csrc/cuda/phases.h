@@ -22,7 +22,7 @@
   X(kLinearTangentInputGradient, LinearTangentInputGradient)   \
   X(kConvForward, ConvForward)                                 \
   X(kConvWeightGradient, ConvWeightGradient)                   \
-  X(kConvWeightFold, ConvWeightFold)                           \
+  X(kWeightFold, WeightFold)                                   \
   X(kConvInputGradient, ConvInputGradient)                     \
   X(kBiasSums, BiasSums)                                       \
   X(kBiasFold, BiasFold)                                       \
@@ -35,6 +35,12 @@
   X(kMaxPoolForward, MaxPoolForward)                           \
   X(kMaxPoolTangentForward, MaxPoolTangentForward)             \
   X(kMaxPoolBackward, MaxPoolBackward)                         \
+  X(kConvForwardStaged, ConvForwardStaged)                     \
+  X(kConvWeightGradientStaged, ConvWeightGradientStaged)       \
+  X(kConvInputGradientStaged, ConvInputGradientStaged)         \
+  X(kLinearForwardStaged, LinearForwardStaged)                 \
+  X(kLinearWeightGradientStaged, LinearWeightGradientStaged)   \
+  X(kLinearInputGradientStaged, LinearInputGradientStaged)     \
   X(kNormMoments, NormMoments)                                 \
   X(kNormStatistics, NormStatistics)                           \
   X(kNormForward, NormForward)                                 \

@@ -143,7 +143,7 @@ struct ConvInputGradient : PhaseDefaults {
 
 // What a gradient of the weight is a sum of: x dy, or for the tangent x dy' + x' dy. And where it goes: the argument is
 // the number of parts that positions are cut into; if that is 1 it is the gradient itself, else each part goes to
-// scratch, and ConvWeightFold adds them.
+// scratch, and WeightFold adds them.
 template <class T>
 struct WeightGradient {
   const T *x, *x_dot, *dy, *dy_dot;
@@ -213,7 +213,7 @@ struct ConvWeightGradient : PhaseDefaults {
 };
 
 template <class T>
-struct ConvWeightFold : PhaseDefaults {
+struct WeightFold : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const uint32_t size = uint32_t(f.parameter_plan(s.parameter[0]).size);
     T* dw = f.tangent_tape ? f.parameter_gradient_dot(s.parameter[0]) : f.parameter_gradient(s.parameter[0]);

@@ -1,17 +1,24 @@
 // When the phases of a convolution run.
 #pragma once
 
-#include "columns.h"
+#include "staged.h"
 
 namespace metafast {
 
 struct Conv2dSchedule {
-  static void forward(Emitter& e, const Step& s) { e(Phase::kConvForward, s, outputs(e, s.output, true)); }
+  static void forward(Emitter& e, const Step& s) {
+    const Value &in = e.value(s.input[0]), &out = e.value(s.output);
+    const StagedProduct product{e.rows(s.output), out.ld, taps(s) * in.channels};
+    if (product.worth(e))
+      e(Phase::kConvForwardStaged, s, product.tiles());
+    else
+      e(Phase::kConvForward, s, pointwise_tiles(product.rows * out.ld));
+  }
   static void tangent_forward(Emitter& e, const Step& s) { forward(e, s); }
   static void backward(Emitter& e, const Step& s) {
     if (Emitter::wanted(s.parameter_mode[0])) weight_gradient(e, s);
     if (Emitter::wanted(s.parameter_mode[1])) bias_gradient(e, s);
-    if (Emitter::wanted(s.input_mode[0])) e(Phase::kConvInputGradient, s, outputs(e, s.input[0], false));
+    if (Emitter::wanted(s.input_mode[0])) input_gradient(e, s);
   }
   static void tangent_backward(Emitter& e, const Step& s) { backward(e, s); }
 
@@ -24,22 +31,37 @@ struct Conv2dSchedule {
     e(Phase::kBiasFold, s, chunks.fold_tiles(), chunks.size);
   }
 
- private:
-  static int64_t outputs(const Emitter& e, int v, bool activation) {
-    const Value& value = e.value(v);
-    return pointwise_tiles(e.rows(v) * (activation ? value.ld : value.cold));
+  // A gradient of a weight in parts, and their sum.
+  static void in_parts(Emitter& e, const Step& s, Phase phase, int64_t tiles, int64_t parts) {
+    const int64_t size = e.plan->parameters[s.parameter[0]].size;
+    if (parts > 1) e.need_scratch(parts * size);
+    e(phase, s, tiles, int32_t(parts));
+    if (parts > 1) e(Phase::kWeightFold, s, pointwise_tiles(size), int32_t(parts));
   }
 
-  // Few weights are long sums for few threads: those are cut into parts, of no fewer than kPart positions each.
+ private:
+  static int64_t taps(const Step& s) { return int64_t(s.kernel[0]) * s.kernel[1]; }
+
+  static void input_gradient(Emitter& e, const Step& s) {
+    const Value &in = e.value(s.input[0]), &out = e.value(s.output);
+    const StagedProduct product{e.rows(s.input[0]), in.cold, taps(s) * out.channels};
+    if (product.worth(e))
+      e(Phase::kConvInputGradientStaged, s, product.tiles());
+    else
+      e(Phase::kConvInputGradient, s, pointwise_tiles(product.rows * in.cold));
+  }
+
   static void weight_gradient(Emitter& e, const Step& s) {
+    const Value &in = e.value(s.input[0]), &out = e.value(s.output);
+    const StagedProduct product{taps(s) * in.channels, out.ld, e.rows(s.output)};
+    if (product.worth(e))
+      return in_parts(e, s, Phase::kConvWeightGradientStaged, product.tiles() * product.parts(), product.parts());
+    // Few weights are long sums for few threads: those are cut into parts, of no fewer than kPart positions each.
     constexpr int64_t kItems = 4096, kPart = 64;
-    const int64_t size = e.plan->parameters[s.parameter[0]].size, items = size / kDeviceLanes;
-    const int64_t image_rows = e.plan->examples * e.value(s.output).height;
-    const int64_t most = std::clamp<int64_t>(e.rows(s.output) / kPart, 1, image_rows);
-    const int64_t parts = std::clamp<int64_t>(kItems / items, 1, most);
-    if (parts > 1) e.need_scratch(parts * size);
-    e(Phase::kConvWeightGradient, s, pointwise_tiles(parts * size), int32_t(parts));
-    if (parts > 1) e(Phase::kConvWeightFold, s, pointwise_tiles(size), int32_t(parts));
+    const int64_t size = e.plan->parameters[s.parameter[0]].size;
+    const int64_t most = std::clamp<int64_t>(product.inner / kPart, 1, e.plan->examples * out.height);
+    const int64_t parts = std::clamp<int64_t>(kItems / (size / kDeviceLanes), 1, most);
+    in_parts(e, s, Phase::kConvWeightGradient, pointwise_tiles(parts * size), parts);
   }
 };
 
