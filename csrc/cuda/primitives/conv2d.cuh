@@ -6,7 +6,7 @@
 #pragma once
 
 #include "columns.cuh"
-#include "product.cuh"
+#include "weight_gradient.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -91,27 +91,35 @@ static __device__ void conv_outputs(const ConvProduct<T, ADJOINT>& p, const Bloc
     METAFAST_ROLLED for (int term = 0; term < p.terms; ++term) {
       const T* images = p.source_of(term) + image.quotient * uint32_t(p.from.rows) * uint32_t(p.ld_from);
       const T* weight = p.weight_of(term) + n * (ADJOINT ? p.ld_w : 1);
+      // Sums are folded every kProductDepth of (tap, k), those included that are zero: the order of staged.cuh.
+      constexpr int32_t kDepth = int32_t(kProductDepth);
+      int32_t fold = 0;
+      T part[WIDE] = {};
       METAFAST_ROLLED for (int32_t kh = 0; kh < s.kernel[0]; ++kh) {
         const int32_t from_h = conv_source<ADJOINT>(h, kh * s.dilation[0] - s.pad[0], s.stride[0], p.from.height);
         if (from_h < 0) continue;
         METAFAST_ROLLED for (int32_t kw = 0; kw < s.kernel[1]; ++kw) {
           const int32_t from_w = conv_source<ADJOINT>(w, kw * s.dilation[1] - s.pad[1], s.stride[1], p.from.width);
           if (from_w < 0) continue;
+          const int32_t tap = kh * s.kernel[1] + kw, begin = tap * p.inner;
           const T* left = images + (from_h * p.from.width + from_w) * p.ld_from;
-          const T* right = weight + (kh * s.kernel[1] + kw) * p.tap_size;
-          METAFAST_ROLLED for (int32_t k0 = 0; k0 < p.inner; k0 += int32_t(kProductDepth)) {
-            const int32_t k1 = k0 + int32_t(kProductDepth) < p.inner ? k0 + int32_t(kProductDepth) : p.inner;
-            T part[WIDE] = {};
+          const T* right = weight + tap * p.tap_size;
+          METAFAST_ROLLED for (int32_t k0 = 0, k1; k0 < p.inner; k0 = k1) {
+            const int32_t now = (begin + k0) / kDepth, most = (now + 1) * kDepth - begin;
+            k1 = most < p.inner ? most : p.inner;
+            if (now != fold)
+              for (int j = 0; j < WIDE; ++j) total[j] += part[j], part[j] = T(0);
+            fold = now;
             for (int32_t k = k0; k < k1; ++k)
               for (int j = 0; j < WIDE; ++j)
                 if (!ADJOINT)
                   part[j] += left[k] * right[k * p.ld_w + j];
                 else if (n + j < p.columns)
                   part[j] += left[k] * right[j * p.ld_w + k];
-            for (int j = 0; j < WIDE; ++j) total[j] += part[j];
           }
         }
       }
+      for (int j = 0; j < WIDE; ++j) total[j] += part[j];
     }
     T* out = p.target + at.quotient * uint32_t(p.ld_to) + n;
     for (int j = 0; j < WIDE; ++j) out[j] = p.accumulate ? out[j] + total[j] : total[j];
@@ -141,86 +149,54 @@ struct ConvInputGradient : PhaseDefaults {
   }
 };
 
-// What a gradient of the weight is a sum of: x dy, or for the tangent x dy' + x' dy. And where it goes: the argument is
-// the number of parts that positions are cut into; if that is 1 it is the gradient itself, else each part goes to
-// scratch, and WeightFold adds them.
-template <class T>
-struct WeightGradient {
-  const T *x, *x_dot, *dy, *dy_dot;
-  T* to;
-  int32_t terms, parts;
-  uint32_t size;
-  bool accumulate;
-
-  __device__ WeightGradient(const Frame<T>& f, const Step& s, const Block& block)
-      : x(f.activation(s.input[0])),
-        x_dot(f.activation_dot(s.input[0])),
-        dy(f.cotangent(s.output)),
-        dy_dot(f.tangent_tape ? f.cotangent_dot(s.output) : dy),
-        terms(x_dot ? 2 : 1),
-        parts(block.argument),
-        size(uint32_t(f.parameter_plan(s.parameter[0]).size)),
-        accumulate(parts == 1 && s.parameter_mode[0] == GradientMode::kAccumulate) {
-    to = parts > 1        ? f.scratch
-         : f.tangent_tape ? f.parameter_gradient_dot(s.parameter[0])
-                          : f.parameter_gradient(s.parameter[0]);
-  }
-  __device__ const T* left(int term) const { return term == 0 ? x : x_dot; }
-  __device__ const T* right(int term) const { return term == 0 ? dy_dot : dy; }
-};
-
 template <class T>
 struct ConvWeightGradient : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const WeightGradient<T> p(f, s, block);
-    const uint32_t image_rows = uint32_t(f.examples()) * uint32_t(out.height);
+    const uint32_t width = uint32_t(out.width), positions = uint32_t(f.rows(s.output));
     block.for_each(p.parts * int64_t(p.size / kDeviceLanes), [&](uint32_t item) {
       const Divided at(item, out.ld / kDeviceLanes), channel(at.quotient, in.channels);
       const Divided kernel(channel.quotient, s.kernel[1]), part(kernel.quotient, s.kernel[0]);
       const int32_t reach_h = int32_t(part.rest) * s.dilation[0] - s.pad[0];
       const int32_t reach_w = int32_t(kernel.rest) * s.dilation[1] - s.pad[1];
-      const uint32_t begin = uint32_t(uint64_t(image_rows) * part.quotient / uint32_t(p.parts));
-      const uint32_t end = uint32_t(uint64_t(image_rows) * (part.quotient + 1) / uint32_t(p.parts));
+      const PartOfPositions range(positions, part.quotient, p.parts);
       // The output columns that this tap brings something to: all, but for some at the ends.
       int32_t left = 0, right = out.width;
       while (left < right && conv_source<false>(left, reach_w, s.stride[1], in.width) < 0) ++left;
       while (left < right && conv_source<false>(right - 1, reach_w, s.stride[1], in.width) < 0) --right;
       T total[kDeviceLanes] = {};
       METAFAST_ROLLED for (int term = 0; term < p.terms; ++term) {
-        METAFAST_ROLLED for (uint32_t r = begin; r < end && left < right; ++r) {
-          const Divided image(r, out.height);
+        T sum[kDeviceLanes] = {};
+        uint32_t fold = range.begin + uint32_t(kProductDepth), stop;
+        METAFAST_ROLLED for (uint32_t position = range.begin; position < range.end; position = stop) {
+          const Divided row(position, width), image(row.quotient, out.height);
+          stop = position + width - row.rest;
+          if (stop > range.end) stop = range.end;
+          if (stop > fold) stop = fold;
           const int32_t h = conv_source<false>(int32_t(image.rest), reach_h, s.stride[0], in.height);
-          if (h < 0) continue;
-          const uint32_t pixel =
-              image.quotient * uint32_t(in.rows) + uint32_t(h * in.width + left * s.stride[1] + reach_w);
-          const T* x = p.left(term) + pixel * uint32_t(in.ld) + channel.rest;
-          const T* dy =
-              p.right(term) + (r * uint32_t(out.width) + uint32_t(left)) * uint32_t(out.ld) + at.rest * kDeviceLanes;
-          const int32_t step = s.stride[1] * in.ld;
-          T sum[kDeviceLanes] = {};
-          for (int32_t o = left; o < right; ++o, x += step, dy += out.ld) {
-            const Quad<T> g = load4(dy);
-            for (int j = 0; j < kDeviceLanes; ++j) sum[j] += *x * g.v[j];
+          const int32_t o0 = left > int32_t(row.rest) ? left : int32_t(row.rest);
+          const int32_t last = int32_t(row.rest + stop - position), o1 = right < last ? right : last;
+          if (h >= 0 && o0 < o1) {
+            const uint32_t pixel =
+                image.quotient * uint32_t(in.rows) + uint32_t(h * in.width + o0 * s.stride[1] + reach_w);
+            const T* x = p.left(term) + pixel * uint32_t(in.ld) + channel.rest;
+            const T* dy =
+                p.right(term) + (row.quotient * width + uint32_t(o0)) * uint32_t(out.ld) + at.rest * kDeviceLanes;
+            const int32_t step = s.stride[1] * in.ld;
+            for (int32_t o = o0; o < o1; ++o, x += step, dy += out.ld) {
+              const Quad<T> g = load4(dy);
+              for (int j = 0; j < kDeviceLanes; ++j) sum[j] += *x * g.v[j];
+            }
           }
-          for (int j = 0; j < kDeviceLanes; ++j) total[j] += sum[j];
+          if (stop == fold || stop == range.end) {
+            for (int j = 0; j < kDeviceLanes; ++j) total[j] += sum[j], sum[j] = T(0);
+            fold += uint32_t(kProductDepth);
+          }
         }
       }
       T* dw = p.to + item * kDeviceLanes;
       for (int j = 0; j < kDeviceLanes; ++j) dw[j] = p.accumulate ? dw[j] + total[j] : total[j];
-    });
-  }
-};
-
-template <class T>
-struct WeightFold : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const uint32_t size = uint32_t(f.parameter_plan(s.parameter[0]).size);
-    T* dw = f.tangent_tape ? f.parameter_gradient_dot(s.parameter[0]) : f.parameter_gradient(s.parameter[0]);
-    block.for_each(size, [&](uint32_t i) {
-      T total = T(0);
-      for (int32_t part = 0; part < block.argument; ++part) total += f.scratch[uint32_t(part) * size + i];
-      put(dw + i, total, s.parameter_mode[0]);
     });
   }
 };

@@ -9,7 +9,7 @@ struct Conv2dSchedule {
   static void forward(Emitter& e, const Step& s) {
     const Value &in = e.value(s.input[0]), &out = e.value(s.output);
     const StagedProduct product{e.rows(s.output), out.ld, taps(s) * in.channels};
-    if (product.worth(e))
+    if (product.is_staged(e))
       e(Phase::kConvForwardStaged, s, product.tiles());
     else
       e(Phase::kConvForward, s, pointwise_tiles(product.rows * out.ld));
@@ -45,7 +45,7 @@ struct Conv2dSchedule {
   static void input_gradient(Emitter& e, const Step& s) {
     const Value &in = e.value(s.input[0]), &out = e.value(s.output);
     const StagedProduct product{e.rows(s.input[0]), in.cold, taps(s) * out.channels};
-    if (product.worth(e))
+    if (product.is_staged(e))
       e(Phase::kConvInputGradientStaged, s, product.tiles());
     else
       e(Phase::kConvInputGradient, s, pointwise_tiles(product.rows * in.cold));
@@ -54,11 +54,13 @@ struct Conv2dSchedule {
   static void weight_gradient(Emitter& e, const Step& s) {
     const Value &in = e.value(s.input[0]), &out = e.value(s.output);
     const StagedProduct product{taps(s) * in.channels, out.ld, e.rows(s.output)};
-    if (product.worth(e))
+    if (product.is_staged(e))
       return in_parts(e, s, Phase::kConvWeightGradientStaged, product.tiles() * product.parts(), product.parts());
+    const int64_t size = e.plan->parameters[s.parameter[0]].size;
+    if (product.is_large())
+      return in_parts(e, s, Phase::kConvWeightGradient, pointwise_tiles(product.parts() * size), product.parts());
     // Few weights are long sums for few threads: those are cut into parts, of no fewer than kPart positions each.
     constexpr int64_t kItems = 4096, kPart = 64;
-    const int64_t size = e.plan->parameters[s.parameter[0]].size;
     const int64_t most = std::clamp<int64_t>(product.inner / kPart, 1, e.plan->examples * out.height);
     const int64_t parts = std::clamp<int64_t>(kItems / (size / kDeviceLanes), 1, most);
     in_parts(e, s, Phase::kConvWeightGradient, pointwise_tiles(parts * size), parts);

@@ -122,14 +122,10 @@ struct StagedPhase : PhaseDefaults {
 
 // Stores rows of a product of [rows][ld], pads included, which come out as zero.
 template <class T>
-static __device__ void put_quad(T* target, uint32_t rows, uint32_t ld, const T* bias, bool accumulate, uint32_t m,
-                                uint32_t n, Quad<T> out) {
+static __device__ void put_quad(T* target, uint32_t rows, uint32_t ld, bool accumulate, uint32_t m, uint32_t n,
+                                Quad<T> out) {
   if (m >= rows || n >= ld) return;
   T* to = target + m * ld + n;
-  if (bias) {
-    const Quad<T> plus = load4(bias + n);
-    for (int j = 0; j < kDeviceLanes; ++j) out.v[j] += plus.v[j];
-  }
   if (accumulate) {
     const Quad<T> before = load4(to);
     for (int j = 0; j < kDeviceLanes; ++j) out.v[j] += before.v[j];
@@ -146,10 +142,9 @@ struct ConvForwardStaged : StagedPhase {
         {p.source[0], p.source[1], s, p.from, p.to, p.rows(), uint32_t(p.ld_from), inner}};
     const QuadRows<T> right{p.w[0], p.w[1], ld};
     const TileGrid at(block, p.rows(), ld);
-    staged_tile<T>(block, at.m0, at.n0, 0, uint32_t(s.kernel[0] * s.kernel[1]) * inner, p.terms, left, right,
-                   [&](uint32_t m, uint32_t n, const Quad<T>& out) {
-                     put_quad(p.target, p.rows(), ld, p.bias, false, m, n, out);
-                   });
+    staged_tile<T>(
+        block, at.m0, at.n0, 0, uint32_t(s.kernel[0] * s.kernel[1]) * inner, p.terms, left, right, p.bias, ld,
+        [&](uint32_t m, uint32_t n, const Quad<T>& out) { put_quad(p.target, p.rows(), ld, false, m, n, out); });
   }
 };
 
@@ -162,9 +157,9 @@ struct ConvInputGradientStaged : StagedPhase {
         {p.source[0], p.source[1], s, p.from, p.to, p.rows(), uint32_t(p.ld_from), inner}};
     const WeightByInput<T> right{p.w[0], p.w[1], uint32_t(p.ld_w), uint32_t(p.columns), inner};
     const TileGrid at(block, p.rows(), ld);
-    staged_tile<T>(block, at.m0, at.n0, 0, uint32_t(s.kernel[0] * s.kernel[1]) * inner, p.terms, left, right,
-                   [&](uint32_t m, uint32_t n, const Quad<T>& out) {
-                     put_quad<T>(p.target, p.rows(), ld, nullptr, p.accumulate, m, n, out);
+    staged_tile<T>(block, at.m0, at.n0, 0, uint32_t(s.kernel[0] * s.kernel[1]) * inner, p.terms, left, right, p.bias,
+                   ld, [&](uint32_t m, uint32_t n, const Quad<T>& out) {
+                     put_quad<T>(p.target, p.rows(), ld, p.accumulate, m, n, out);
                    });
   }
 };
@@ -174,13 +169,12 @@ template <class T, class Left>
 static __device__ void staged_weight_gradient(const Block& block, const WeightGradient<T>& p, const Left& left,
                                               uint32_t rows, uint32_t ld, uint32_t positions) {
   const TileGrid at(block, rows, ld);
-  const uint32_t slices = (positions + kSlice - 1) / kSlice, parts = uint32_t(p.parts);
-  const uint32_t begin = slices * at.part / parts * kSlice, end = slices * (at.part + 1) / parts * kSlice;
+  const PartOfPositions range(positions, at.part, p.parts);
   const QuadRows<T> right{p.right(0), p.right(1), ld};
   T* to = p.to + at.part * p.size;
   staged_tile<T>(
-      block, at.m0, at.n0, begin, end < positions ? end : positions, p.terms, left, right,
-      [&](uint32_t m, uint32_t n, const Quad<T>& out) { put_quad<T>(to, rows, ld, nullptr, p.accumulate, m, n, out); });
+      block, at.m0, at.n0, range.begin, range.end, p.terms, left, right, static_cast<const T*>(nullptr), ld,
+      [&](uint32_t m, uint32_t n, const Quad<T>& out) { put_quad<T>(to, rows, ld, p.accumulate, m, n, out); });
 }
 
 template <class T>
@@ -203,10 +197,9 @@ struct LinearForwardStaged : StagedPhase {
     const Matrix<T, true> left{p.source[0], p.source[1], uint32_t(p.ld_from), p.rows()};
     const QuadRows<T> right{p.w[0], p.w[1], ld};
     const TileGrid at(block, p.rows(), ld);
-    staged_tile<T>(block, at.m0, at.n0, 0, uint32_t(p.inner), p.terms, left, right,
-                   [&](uint32_t m, uint32_t n, const Quad<T>& out) {
-                     put_quad(p.target, p.rows(), ld, p.bias, false, m, n, out);
-                   });
+    staged_tile<T>(
+        block, at.m0, at.n0, 0, uint32_t(p.inner), p.terms, left, right, p.bias, ld,
+        [&](uint32_t m, uint32_t n, const Quad<T>& out) { put_quad(p.target, p.rows(), ld, false, m, n, out); });
   }
 };
 
@@ -218,9 +211,9 @@ struct LinearInputGradientStaged : StagedPhase {
     const Matrix<T, true> left{p.source[0], p.source[1], uint32_t(p.ld_from), p.rows()};
     const Matrix<T, true> right{p.w[0], p.w[1], uint32_t(p.ld_w), uint32_t(p.columns)};
     const TileGrid at(block, p.rows(), ld);
-    staged_tile<T>(block, at.m0, at.n0, 0, uint32_t(p.inner), p.terms, left, right,
+    staged_tile<T>(block, at.m0, at.n0, 0, uint32_t(p.inner), p.terms, left, right, p.bias, ld,
                    [&](uint32_t m, uint32_t n, const Quad<T>& out) {
-                     put_quad<T>(p.target, p.rows(), ld, nullptr, p.accumulate, m, n, out);
+                     put_quad<T>(p.target, p.rows(), ld, p.accumulate, m, n, out);
                    });
   }
 };

@@ -1,7 +1,7 @@
 // y = x W + b, with W standing as [inputs][outputs]. The tangent of each product is the same product twice.
 #pragma once
 
-#include "product.cuh"
+#include "weight_gradient.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -60,24 +60,27 @@ struct LinearTangentForward : PhaseDefaults {
   }
 };
 
+// Parts of the sum over rows, as for a convolution.
+template <class T>
+static __device__ void linear_weight_gradient(const Frame<T>& f, const Step& s, const Block& block) {
+  const LinearOperands<T> o(f, s);
+  const WeightGradient<T> g(f, s, block);
+  METAFAST_ROLLED for (int32_t part = 0; part < g.parts; ++part) {
+    const PartOfPositions range(uint32_t(o.rows()), uint32_t(part), g.parts);
+    Product<T> p = o.weight_gradient(g.to + uint32_t(part) * g.size);
+    p.k = range.end - range.begin;
+    p.accumulate = g.accumulate;
+    const int64_t left = int64_t(range.begin) * o.in.ld, right = int64_t(range.begin) * o.out.ld;
+    p.add(o.by_column(g.left(0) + left), o.cotangent(g.right(0) + right));
+    if (g.terms == 2) p.add(o.by_column(g.left(1) + left), o.cotangent(g.right(1) + right));
+    product(p, block);
+  }
+}
+
 template <class T>
 struct LinearWeightGradient : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const LinearOperands<T> o(f, s);
-    Product<T> p = o.weight_gradient(f.parameter_gradient(s.parameter[0]));
-    p.add(o.by_column(o.x()), o.cotangent(f.cotangent(s.output)));
-    product(p, block);
-  }
-};
-
-template <class T>
-struct LinearTangentWeightGradient : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const LinearOperands<T> o(f, s);
-    Product<T> p = o.weight_gradient(f.parameter_gradient_dot(s.parameter[0]));
-    p.add(o.by_column(o.x()), o.cotangent(f.cotangent_dot(s.output)));
-    if (o.x_dot()) p.add(o.by_column(o.x_dot()), o.cotangent(f.cotangent(s.output)));
-    product(p, block);
+    linear_weight_gradient(f, s, block);
   }
 };
 

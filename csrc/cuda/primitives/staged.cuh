@@ -1,10 +1,10 @@
 // Large products, a tile of kTileEdge x kTileEdge outputs by a block, with the operands staged in shared memory.
 //
-//   C[m, n] = sum over terms, over k of [begin, end), of left(m, k) right(k, n)
+//   C[m, n] = bias[n] + sum over terms, over k of [begin, end), of left(m, k) right(k, n)
 //
 // Each thread makes 4x4 outputs in registers. Slices of kSlice deep stand in shared memory twice: while one is multiplied
-// the next is on its way. Sums are folded every kProductDepth, as in product.cuh, and in one order whatever the number
-// of threads. Operands are anything that can be indexed:
+// the next is on its way. Sums are folded every kProductDepth and in the order of product.cuh and conv2d.cuh, so
+// that it makes no difference to the bits which of them made a product. Operands are anything that can be indexed:
 //
 //   Outer outer(uint32_t m)            what m alone determines (n, on the right)
 //   Inner inner(uint32_t k)            what k alone determines
@@ -15,13 +15,14 @@
 #pragma once
 
 #include "columns.cuh"
-#include "product.cuh"
+#include "weight_gradient.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {
 
-constexpr int kTileEdge = 64, kSlice = 16, kPitch = kTileEdge + 4;  // the pitch spreads columns over banks
-constexpr int kWorkers = 256;  // who make 4x4 outputs each: threads, if there are as many
+constexpr int kTileEdge = 64, kSlice = int(kProductSlice),
+              kPitch = kTileEdge + 4;  // the pitch spreads columns over banks
+constexpr int kWorkers = 256;          // who make 4x4 outputs each: threads, if there are as many
 constexpr int kStagedShared = 4 * kSlice * kPitch;
 
 // One operand's part of what a worker brings: four elements of a slice.
@@ -93,7 +94,8 @@ static __device__ void multiply_slice(const T* a, const T* b, T (&part)[4][4]) {
 // Calls put(m, n, outputs n to n + 3 of row m) for the tile whose first output is (m0, n0).
 template <class T, class Left, class Right, class Put>
 static __device__ void staged_tile(const Block& block, uint32_t m0, uint32_t n0, uint32_t begin, uint32_t end,
-                                   int terms, const Left& left, const Right& right, Put put) {
+                                   int terms, const Left& left, const Right& right, const T* bias, uint32_t columns,
+                                   Put put) {
   constexpr int kSize = kSlice * kPitch;
   T* const memory = block.shared<T>();  // two slices of the left operand, then two of the right
   // On the device this loop is run once. Fewer threads work for several each.
@@ -102,10 +104,13 @@ static __device__ void staged_tile(const Block& block, uint32_t m0, uint32_t n0,
     const int row = worker / 16 * 4, column = worker % 16 * 4;
     const Courier<T, Left> a(left, block.thread, m0);
     const Courier<T, Right> b(right, block.thread, n0);
-    T total[4][4] = {}, part[4][4] = {};
-    int folded = 0;
+    T total[4][4];
+    for (int i = 0; i < 4; ++i)
+      for (int j = 0; j < 4; ++j)
+        total[i][j] = bias && n0 + uint32_t(column) < columns ? bias[n0 + uint32_t(column + j)] : T(0);
     METAFAST_ROLLED for (int term = 0; term < terms; ++term) {
-      T next_a[4], next_b[4];
+      T next_a[4], next_b[4], part[4][4] = {};
+      int folded = 0;
       // What the workers bring that no thread is: straight into shared memory.
       const auto rest = [&](uint32_t slice, int buffer) {
         METAFAST_ROLLED for (int other = block.thread + block.threads; other < kWorkers; other += block.threads) {
@@ -133,7 +138,7 @@ static __device__ void staged_tile(const Block& block, uint32_t m0, uint32_t n0,
         }
         if (worker < kWorkers)
           multiply_slice(memory + buffer * kSize + row, memory + (2 + buffer) * kSize + column, part);
-        if (++folded == int(kProductDepth) / kSlice) {
+        if (++folded == int(kProductDepth) / kSlice || next >= end) {
           for (int i = 0; i < 4; ++i)
             for (int j = 0; j < 4; ++j) total[i][j] += part[i][j], part[i][j] = T(0);
           folded = 0;
@@ -149,7 +154,7 @@ static __device__ void staged_tile(const Block& block, uint32_t m0, uint32_t n0,
     if (worker < kWorkers)
       for (int i = 0; i < 4; ++i) {
         Quad<T> out;
-        for (int j = 0; j < 4; ++j) out.v[j] = total[i][j] + part[i][j];
+        for (int j = 0; j < 4; ++j) out.v[j] = total[i][j];
         put(m0 + uint32_t(row + i), n0 + uint32_t(column), out);
       }
   }
