@@ -42,8 +42,10 @@ struct PartOfPositions {
   uint32_t begin, end;
   MF_HD PartOfPositions(uint32_t positions, uint32_t part, int32_t parts) {
     const uint32_t slices = (positions + kProductSlice - 1) / kProductSlice;
-    begin = slices * part / uint32_t(parts) * kProductSlice;
-    end = slices * (part + 1) / uint32_t(parts) * kProductSlice;
+    const uint32_t each = (slices + uint32_t(parts) - 1) / uint32_t(parts) * kProductSlice;
+    begin = part * each;  // the last parts may be empty
+    end = begin + each;
+    if (begin > positions) begin = positions;
     if (end > positions) end = positions;
   }
 };
