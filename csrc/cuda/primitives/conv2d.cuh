@@ -1,5 +1,6 @@
 // Two-dimensional convolution for any kernel, stride, padding and dilation, as products over the taps. No padded copy of
-// an image is made: the pixel that a tap brings is computed where it is needed, and taps outside the image bring zero.
+// an image is made: the pixel that a tap brings is computed where it is needed, and taps outside the image bring zero:
+// a zero that is multiplied, because torch's is, and NaN times zero is NaN.
 //
 // Tangents are the same sums with twice as many terms, so a phase makes values or, once tangents exist, tangents. Small
 // products are made straight from memory, here; large ones by conv2d_staged.cuh.
@@ -97,10 +98,11 @@ static __device__ void conv_outputs(const ConvProduct<T, ADJOINT>& p, const Bloc
       T part[WIDE] = {};
       METAFAST_ROLLED for (int32_t kh = 0; kh < s.kernel[0]; ++kh) {
         const int32_t from_h = conv_source<ADJOINT>(h, kh * s.dilation[0] - s.pad[0], s.stride[0], p.from.height);
-        if (from_h < 0) continue;
+        if (ADJOINT && from_h < 0) continue;
         METAFAST_ROLLED for (int32_t kw = 0; kw < s.kernel[1]; ++kw) {
           const int32_t from_w = conv_source<ADJOINT>(w, kw * s.dilation[1] - s.pad[1], s.stride[1], p.from.width);
-          if (from_w < 0) continue;
+          const bool inside = from_h >= 0 && from_w >= 0;
+          if (ADJOINT && !inside) continue;
           const int32_t tap = kh * s.kernel[1] + kw, begin = tap * p.inner;
           const T* left = images + (from_h * p.from.width + from_w) * p.ld_from;
           const T* right = weight + tap * p.tap_size;
@@ -113,7 +115,7 @@ static __device__ void conv_outputs(const ConvProduct<T, ADJOINT>& p, const Bloc
             for (int32_t k = k0; k < k1; ++k)
               for (int j = 0; j < WIDE; ++j)
                 if (!ADJOINT)
-                  part[j] += left[k] * right[k * p.ld_w + j];
+                  part[j] += (inside ? left[k] : T(0)) * right[k * p.ld_w + j];
                 else if (n + j < p.columns)
                   part[j] += left[k] * right[j * p.ld_w + k];
           }
@@ -161,10 +163,6 @@ struct ConvWeightGradient : PhaseDefaults {
       const int32_t reach_h = int32_t(part.rest) * s.dilation[0] - s.pad[0];
       const int32_t reach_w = int32_t(kernel.rest) * s.dilation[1] - s.pad[1];
       const PartOfPositions range(positions, part.quotient, p.parts);
-      // The output columns that this tap brings something to: all, but for some at the ends.
-      int32_t left = 0, right = out.width;
-      while (left < right && conv_source<false>(left, reach_w, s.stride[1], in.width) < 0) ++left;
-      while (left < right && conv_source<false>(right - 1, reach_w, s.stride[1], in.width) < 0) --right;
       T total[kDeviceLanes] = {};
       METAFAST_ROLLED for (int term = 0; term < p.terms; ++term) {
         T sum[kDeviceLanes] = {};
@@ -175,19 +173,16 @@ struct ConvWeightGradient : PhaseDefaults {
           if (stop > range.end) stop = range.end;
           if (stop > fold) stop = fold;
           const int32_t h = conv_source<false>(int32_t(image.rest), reach_h, s.stride[0], in.height);
-          const int32_t o0 = left > int32_t(row.rest) ? left : int32_t(row.rest);
-          const int32_t last = int32_t(row.rest + stop - position), o1 = right < last ? right : last;
-          if (h >= 0 && o0 < o1) {
-            const uint32_t pixel =
-                image.quotient * uint32_t(in.rows) + uint32_t(h * in.width + o0 * s.stride[1] + reach_w);
-            const T* x = p.left(term) + pixel * uint32_t(in.ld) + channel.rest;
-            const T* dy =
-                p.right(term) + (row.quotient * width + uint32_t(o0)) * uint32_t(out.ld) + at.rest * kDeviceLanes;
-            const int32_t step = s.stride[1] * in.ld;
-            for (int32_t o = o0; o < o1; ++o, x += step, dy += out.ld) {
-              const Quad<T> g = load4(dy);
-              for (int j = 0; j < kDeviceLanes; ++j) sum[j] += *x * g.v[j];
-            }
+          const bool inside = h >= 0;
+          const T* x = p.left(term) +
+                       (image.quotient * uint32_t(in.rows) + uint32_t(inside ? h * in.width : 0)) * uint32_t(in.ld) +
+                       channel.rest;
+          const T* dy = p.right(term) + position * uint32_t(out.ld) + at.rest * kDeviceLanes;
+          int32_t w = int32_t(row.rest) * s.stride[1] + reach_w;
+          for (uint32_t o = position; o < stop; ++o, w += s.stride[1], dy += out.ld) {
+            const T source = inside && uint32_t(w) < uint32_t(in.width) ? x[w * in.ld] : T(0);
+            const Quad<T> g = load4(dy);
+            for (int j = 0; j < kDeviceLanes; ++j) sum[j] += source * g.v[j];
           }
           if (stop == fold || stop == range.end) {
             for (int j = 0; j < kDeviceLanes; ++j) total[j] += sum[j], sum[j] = T(0);
