@@ -11,7 +11,9 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 TESTS  ?= tests
 SANITIZE_TESTS ?= tests
-TSAN_TESTS     ?= tests/test_concurrency.py
+# The last two are of the CUDA code, which is emulated with a thread of the system for each of the device.
+TSAN_TESTS     ?= tests/test_concurrency.py tests/test_shim.py \
+	tests/test_cuda_emulated.py::test_threads_of_the_system_give_the_same_bits
 # One process per core; PARALLEL= for one test after another, as a debugger wants it.
 PARALLEL       ?= -n auto
 
@@ -47,10 +49,13 @@ bench: $(VENV)/installed-dev
 	$(BIN)/metafast bench $(BENCH_FLAGS)
 
 cuda: $(VENV)/installed-dev
-	METAFAST_CUDA=1 FORCE_CUDA=1 $(BIN)/python setup.py -q build --build-base build/cuda --build-lib build/cuda/lib
+	@mkdir -p build/cuda; find build/cuda -name '*.cu.o' -delete # what is not compiled is not told of
+	METAFAST_CUDA=1 FORCE_CUDA=1 $(BIN)/python setup.py -q build --build-base build/cuda --build-lib build/cuda/lib \
+		> build/cuda/build.log 2>&1 || (cat build/cuda/build.log; false)
+	$(BIN)/python .ci/check_ptxas.py build/cuda/build.log
 
 clean:
-	rm -rf build dist $(VENV) *.egg-info metafast/_native*.so
+	rm -rf build dist $(VENV) *.egg-info metafast/_native*.so metafast/_emulated*.so
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 # ---- The environment -------------------------------------------------------------------------------------------------
@@ -69,13 +74,13 @@ $(VENV)/installed: $(VENV)/torch $(SOURCES)
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/torch $(SOURCES)
-	$(BIN)/pip install -q --no-build-isolation -e '.[dev]'
+	METAFAST_EMULATE=1 $(BIN)/pip install -q --no-build-isolation -e '.[dev]'
 	touch $(VENV)/installed $@
 
 # ---- Sanitizers: the package once more, its native module instrumented, in build/<sanitizer>/lib -----------------------
 # Python itself is not instrumented, so the runtime is preloaded (and libstdc++, or the first C++ exception fails).
 runtime = $(shell $(CXX) -print-file-name=$(1))
-build_sanitized = METAFAST_CUDA=0 $(BIN)/python setup.py -q build --build-base build/$(1) --build-lib build/$(1)/lib
+build_sanitized = METAFAST_CUDA=0 METAFAST_EMULATE=1 $(BIN)/python setup.py -q build --build-base build/$(1) --build-lib build/$(1)/lib
 
 sanitize: $(VENV)/installed-dev
 	METAFAST_SANITIZE=address,undefined $(call build_sanitized,address)

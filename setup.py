@@ -2,7 +2,8 @@
 
 Environment: ``MAX_JOBS`` (parallel compilations), ``METAFAST_CUDA=0`` (no CUDA even where nvcc is found),
 ``FORCE_CUDA=1`` (fail without nvcc), ``CUDA_HOME``, ``TORCH_CUDA_ARCH_LIST``, ``METAFAST_SANITIZE`` (for instance
-``address,undefined``).
+``address,undefined``), ``METAFAST_EMULATE=1`` (also ``metafast._emulated``, which runs the CUDA code on the CPU: for
+tests).
 """
 
 import os
@@ -16,6 +17,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
+EMULATE = os.environ.get("METAFAST_EMULATE") == "1"
 
 
 def tool(name: str) -> str:
@@ -41,6 +43,7 @@ class CMakeBuild(build_ext):
             "pybind11_DIR": pybind11.get_cmake_dir(),
             "METAFAST_VERSION": self.distribution.get_version(),
             "METAFAST_CUDA": cuda,
+            "METAFAST_EMULATE": "ON" if EMULATE else "OFF",
             "METAFAST_SANITIZE": os.environ.get("METAFAST_SANITIZE", ""),
         }
         configure = [f"-D{name}={value}" for name, value in definitions.items()]
@@ -55,4 +58,5 @@ class CMakeBuild(build_ext):
         shutil.copy2(build / target.name, target)
 
 
-setup(ext_modules=[Extension("metafast._native", sources=[])], cmdclass={"build_ext": CMakeBuild})
+modules = ["metafast._native", "metafast._emulated"] if EMULATE else ["metafast._native"]
+setup(ext_modules=[Extension(name, sources=[]) for name in modules], cmdclass={"build_ext": CMakeBuild})

@@ -3,10 +3,17 @@
 #include <pybind11/stl.h>
 
 #include "call.h"
+#include "cuda/session.h"
 #include "dispatch.h"
+#ifdef METAFAST_EMULATED
+#include "emulated/faults.h"
+#endif
 
 #ifndef METAFAST_CUDA_ARCHS
 #define METAFAST_CUDA_ARCHS ""
+#endif
+#ifndef METAFAST_MODULE
+#define METAFAST_MODULE _native
 #endif
 #ifndef METAFAST_VERSION
 #define METAFAST_VERSION "unknown"
@@ -57,8 +64,12 @@ struct Prepared {
   std::unique_ptr<Session> session;
   std::vector<Address*> inputs, outputs;
   std::vector<py::object> templates;  // of the outputs
-  py::object empty_like;
+  size_t data_gradients;              // where those outputs begin that hold zeros on entry
+  py::object empty_like, zeros_like;
 };
+
+// (style, index of the device, tasks at a time or 0)
+using DeviceTuple = std::tuple<int, int, int64_t>;
 
 std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool is_double, int64_t tasks, int64_t steps,
                                   int threads, bool first_order, bool sweep, int memory, bool hessian_vector,
@@ -67,7 +78,8 @@ std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool i
                                   size_t vectors, const std::vector<bool>& elementwise, size_t adapted_cotangent,
                                   size_t adapted, const std::vector<bool>& gradients, size_t elementwise_gradient,
                                   const std::vector<bool>& inputs, const std::vector<py::object>& outputs,
-                                  py::object empty_like) {
+                                  py::object empty_like, py::object zeros_like,
+                                  const std::optional<DeviceTuple>& device) {
   Call call{};
   call.first_order = first_order, call.sweep = sweep, call.hessian_vector = hessian_vector;
   call.memory = Memory(memory);
@@ -85,11 +97,17 @@ std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool i
   for (size_t i = 0; i < in.size(); ++i) *in[i] = inputs[i];
   for (size_t i = 0; i < out.size(); ++i) *out[i] = !outputs[i].is_none();
   auto made = std::make_unique<Prepared>();
-  made->session = Session::make(std::move(program), std::move(call), is_double);
+  if (device) {
+    const auto& [style, index, chunk] = *device;
+    made->session = make_device_session(std::move(program), std::move(call), is_double, {Style(style), index, chunk});
+  } else {
+    made->session = Session::make(std::move(program), std::move(call), is_double);
+  }
   made->inputs = made->session->call.inputs();
   made->outputs = made->session->call.outputs();
   made->templates = outputs;
-  made->empty_like = std::move(empty_like);
+  made->data_gradients = outputs.size() - 3 * (support ? 1 : 0) - 3 * (query ? 1 : 0);
+  made->empty_like = std::move(empty_like), made->zeros_like = std::move(zeros_like);
   return made;
 }
 
@@ -109,7 +127,7 @@ Address address(py::handle tensor) {
 
 // Runs a prepared call on its inputs, None where there is none, and returns new tensors like its outputs. In C++ because
 // for a small network the same in Python takes longer than the arithmetic.
-py::list run(Prepared& prepared, const py::list& inputs, Address workspace) {
+py::list run(Prepared& prepared, const py::list& inputs, Address workspace, Address stream) {
   static PyObject* const is_contiguous = PyUnicode_InternFromString("is_contiguous");
   if (inputs.size() != prepared.inputs.size())
     throw std::invalid_argument("native call: inconsistent number of tensors");
@@ -129,13 +147,14 @@ py::list run(Prepared& prepared, const py::list& inputs, Address workspace) {
   for (size_t i = 0; i < prepared.outputs.size(); ++i) {
     py::object made = py::none();
     if (!prepared.templates[i].is_none()) {
-      made = owned(PyObject_CallOneArg(prepared.empty_like.ptr(), prepared.templates[i].ptr()));
+      const py::object& like = i < prepared.data_gradients ? prepared.empty_like : prepared.zeros_like;
+      made = owned(PyObject_CallOneArg(like.ptr(), prepared.templates[i].ptr()));
       *prepared.outputs[i] = address(made);
     }
     PyList_SET_ITEM(outputs.ptr(), Py_ssize_t(i), made.release().ptr());
   }
   py::gil_scoped_release release;
-  prepared.session->run(workspace);
+  prepared.session->run(workspace, reinterpret_cast<void*>(stream));
   return outputs;
 }
 
@@ -166,19 +185,31 @@ py::dict build_info() {
 
 }  // namespace
 
-PYBIND11_MODULE(_native, m) {
+PYBIND11_MODULE(METAFAST_MODULE, m) {
   m.doc() = "Native engine of metafast. Private: use the functions of metafast.ops.";
-  py::class_<Program, std::shared_ptr<Program>>(m, "Program")
+  py::class_<Program, std::shared_ptr<Program>>(m, "Program", py::module_local())
       .def(py::init(&make_program), py::arg("values"), py::arg("parameters"), py::arg("steps"), py::arg("loss"),
            py::arg("loss_attributes"));
-  py::class_<Prepared>(m, "Session")
+  py::class_<Prepared>(m, "Session", py::module_local())
       .def(py::init(&prepare), py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"),
            py::arg("threads"), py::arg("first_order"), py::arg("sweep"), py::arg("memory"), py::arg("hessian_vector"),
            py::arg("loss_cotangent"), py::arg("support"), py::arg("query"), py::arg("parameters"), py::arg("vectors"),
            py::arg("elementwise"), py::arg("adapted_cotangent"), py::arg("adapted"), py::arg("gradients"),
-           py::arg("elementwise_gradient"), py::arg("inputs"), py::arg("outputs"), py::arg("empty_like"))
+           py::arg("elementwise_gradient"), py::arg("inputs"), py::arg("outputs"), py::arg("empty_like"),
+           py::arg("zeros_like"), py::arg("device"))
       .def_property_readonly("bytes", [](const Prepared& p) { return p.session->bytes(); })
-      .def("run", &run, py::arg("inputs"), py::arg("workspace"));
+      .def_property_readonly("constants_bytes", [](const Prepared& p) { return p.session->constants_bytes(); })
+      .def(
+          "upload",
+          [](Prepared& p, Address constants, Address stream) {
+            p.session->upload(constants, reinterpret_cast<void*>(stream));
+          },
+          py::arg("constants"), py::arg("stream"))
+      .def("run", &run, py::arg("inputs"), py::arg("workspace"), py::arg("stream") = 0);
+  m.def("device_obstacle", &device_obstacle, py::arg("program"));
   m.def("elementary", &elementary, py::arg("name"), py::arg("is_double"), py::arg("x"), py::arg("y"), py::arg("n"));
   m.def("build_info", &build_info);
+#ifdef METAFAST_EMULATED
+  bind_faults(m);
+#endif
 }

@@ -32,7 +32,7 @@ class CpuSession final : public Session {
  public:
   CpuSession(std::shared_ptr<const Program> program, Call c)
       : Session(std::move(c)), shared_program_(std::move(program)), program_(*shared_program_), kernels_(kernels<T>()) {
-    check();
+    check(call, program_);
     plans_ = program_.parameter_plans(kernels_.lanes);
     sources_.resize(plans_.size());
     vectors_.resize(call.vectors.size());
@@ -50,11 +50,10 @@ class CpuSession final : public Session {
 
   int64_t bytes() const override { return (total_ + 16) * int64_t(sizeof(T)) + 64; }
 
-  void run(Address workspace) override {
+  void run(Address workspace, void*) override {
     bind();
     T* base = at<T>((workspace + 63) / 64 * 64);
     job_.workspace = base + threads_at_;
-    clear_data_gradients();
     prepare(base);
     T* sums = base + sums_at_;
     for (int64_t begin = 0; begin < call.tasks; begin += wave_) {
@@ -83,19 +82,6 @@ class CpuSession final : public Session {
       for (int64_t i; (i = next.fetch_add(part, std::memory_order_relaxed)) < stride;)
         kernels_.add_rows(job_.gradients, stride, count, i, std::min(stride, i + part), accumulate, sums);
     });
-  }
-
-  void check() const {
-    const auto none_or = [](size_t size, int count) { return size == 0 || int(size) == count; };
-    const int learnt = program_.learnt_count(), adapted = program_.adapted_count();
-    const bool fits = call.tasks > 0 && call.steps >= 0 && call.threads > 0 &&
-                      int(call.parameters.size()) == program_.parameter_count() &&
-                      none_or(call.vectors.size(), learnt) && none_or(call.gradients.size(), learnt) &&
-                      none_or(call.elementwise.size(), adapted) && none_or(call.adapted.size(), adapted) &&
-                      none_or(call.elementwise_gradient.size(), adapted) &&
-                      none_or(call.adapted_cotangent.size(), adapted) && (call.sweep || call.gradients.empty()) &&
-                      (!call.hessian_vector || !call.vectors.empty());
-    if (!fits) throw std::invalid_argument("native call: inconsistent sizes");
   }
 
   void fill_sizes() {
@@ -304,17 +290,6 @@ class CpuSession final : public Session {
     total_ = threads_at_ + l.total * call.threads;
   }
 
-  void clear_data_gradients() {
-    for (const Examples<T>* set : {&job_.support, &job_.query}) {
-      const auto clear = [&](T* gradient, int64_t task_stride) {
-        if (gradient) std::memset(gradient, 0, size_t(call.tasks * task_stride) * sizeof(T));
-      };
-      clear(set->dx, set->x_task_stride);
-      clear(set->dy, set->y_task_stride);
-      clear(set->dw, set->w_task_stride);
-    }
-  }
-
   void prepare(T* base) {
     T* shared = base + shared_at_;
     for (size_t p = 0; p < plans_.size(); ++p)
@@ -372,6 +347,18 @@ class CpuSession final : public Session {
 };
 
 }  // namespace
+
+void check(const Call& call, const Program& program) {
+  const auto none_or = [](size_t size, int count) { return size == 0 || int(size) == count; };
+  const int learnt = program.learnt_count(), adapted = program.adapted_count();
+  const bool fits = call.tasks > 0 && call.steps >= 0 && call.threads > 0 &&
+                    int(call.parameters.size()) == program.parameter_count() && none_or(call.vectors.size(), learnt) &&
+                    none_or(call.gradients.size(), learnt) && none_or(call.elementwise.size(), adapted) &&
+                    none_or(call.adapted.size(), adapted) && none_or(call.elementwise_gradient.size(), adapted) &&
+                    none_or(call.adapted_cotangent.size(), adapted) && (call.sweep || call.gradients.empty()) &&
+                    (!call.hessian_vector || !call.vectors.empty());
+  if (!fits) throw std::invalid_argument("native call: inconsistent sizes");
+}
 
 std::vector<Address*> Call::inputs() {
   std::vector<Address*> all;

@@ -16,8 +16,8 @@ using Address = std::uintptr_t;  // 0: absent
 struct SetTensors {
   int64_t examples;
   bool y_is_class;
-  bool stepwise;  // another minibatch for each step
-  Address x, y, w, dx, dy, dw;
+  bool stepwise;                // another minibatch for each step
+  Address x, y, w, dx, dy, dw;  // the gradients hold zeros on entry
 };
 
 // Whether the activations of every support pass are kept for the reverse sweep, or computed again.
@@ -54,15 +54,19 @@ struct Call {
   std::vector<Address*> inputs(), outputs();
 };
 
+// Throws std::invalid_argument if the parts of a call do not fit together.
+void check(const Call& call, const Program& program);
+
 class Session {
  public:
   virtual ~Session() = default;
-  // Throws std::invalid_argument if the parts of the call do not fit together.
   static std::unique_ptr<Session> make(std::shared_ptr<const Program> program, Call call, bool is_double);
 
-  Call call;                                // to be filled with addresses before each run
-  virtual int64_t bytes() const = 0;        // of workspace
-  virtual void run(Address workspace) = 0;  // by one thread at a time
+  Call call;                                                       // to be filled with addresses before each run
+  virtual int64_t bytes() const = 0;                               // of workspace
+  virtual void run(Address workspace, void* stream) = 0;           // by one thread at a time
+  virtual int64_t constants_bytes() const { return 0; }            // of memory that lives as long as the session,
+  virtual void upload(Address /*constants*/, void* /*stream*/) {}  // to be filled before the first run
 
  protected:
   explicit Session(Call c) : call(std::move(c)) {}

@@ -41,15 +41,26 @@ std::vector<ParameterPlan> Program::parameter_plans(int lanes) const {
 
 std::shared_ptr<const Program::Batch> Program::batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
                                                      bool input_gradient, bool first_layer) const {
-  const Key key{examples, lanes, gradient, tangent, input_gradient, first_layer};
+  return find_batch({examples, lanes, gradient, tangent, input_gradient, first_layer, false});
+}
+
+std::shared_ptr<const Program::Batch> Program::device_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
+                                                            bool input_gradient) const {
+  return find_batch({examples, lanes, gradient, tangent, input_gradient, false, true});
+}
+
+std::shared_ptr<const Program::Batch> Program::find_batch(const Key& key) const {
   std::lock_guard<std::mutex> lock(mutex_);
   const auto found = batches_.find(key);
   if (found != batches_.end()) return found->second;
   if (batches_.size() >= 64) batches_.clear();  // whoever still uses one holds it
-  return batches_[key] = make_batch(examples, lanes, gradient, tangent, input_gradient, first_layer);
+  return batches_[key] = make_batch(key);
 }
-std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
-                                                    bool input_gradient, bool first_layer) const {
+
+std::shared_ptr<Program::Batch> Program::make_batch(const Key& key) const {
+  const auto [examples_, lanes, gradient, tangent, input_gradient, first_layer, on_device] = key;
+  const int64_t examples = examples_;  // lambdas cannot capture structured bindings
+  const bool for_device = on_device;
   auto made = std::make_shared<Batch>();
   Batch& b = *made;
   b.examples = examples;
@@ -110,7 +121,7 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
   // the one that wrote it does not look at it again.
   const auto overwrites = [&](int value) {
     int readers = 0;
-    bool in_place = b.tangent_size == 0 && value != output_;
+    bool in_place = !for_device && b.tangent_size == 0 && value != output_;
     for (const Step& s : steps_) {
       for (int input : s.input)
         if (input == value) ++readers, in_place &= s.op == Op::kBatchNormReluPool;
@@ -164,10 +175,12 @@ std::shared_ptr<Program::Batch> Program::make_batch(int64_t examples, int lanes,
     const Value &in = b.value_list[size_t(s.input[0])], &out = b.value_list[size_t(s.output)];
     switch (s.op) {
       case Op::kLinear:
+        if (for_device) break;
         s.saved = take(b.tape_size, int64_t(out.channels) * in.cold);
         s.saved_dot = take(b.tangent_size_total, int64_t(out.channels) * in.cold);
         break;
       case Op::kConv2d: {
+        if (for_device) break;
         if (prefers_winograd(s, in, out, b.examples, lanes)) {
           s.op = Op::kWinogradConv2d;
           const int64_t transformed = 16 * (int64_t(in.channels) * out.ld + int64_t(out.channels) * in.cold);

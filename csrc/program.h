@@ -44,6 +44,9 @@ class Program {
   };
   std::shared_ptr<const Batch> batch(int64_t examples, int lanes, Scope gradient, Scope tangent, bool input_gradient,
                                      bool first_layer) const;
+  // The same for csrc/cuda: without the steps and the space that only the CPU's algorithms have a use for.
+  std::shared_ptr<const Batch> device_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
+                                            bool input_gradient) const;
 
   // The step that first_layer.h can take over: a linear layer that alone reads the input and whose weight is adapted
   // and used nowhere else; null if there is none.
@@ -67,15 +70,15 @@ class Program {
     int32_t outputs, inputs, taps;
     bool used;
   };
-  using Key = std::tuple<int64_t, int, Scope, Scope, bool, bool>;
+  using Key = std::tuple<int64_t, int, Scope, Scope, bool, bool, bool>;
 
   void add_step(const StepDescription& description);
   void drop_dead_steps();
   void drop_leading_flatten();
   void fuse_norm_pools();
   void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where);
-  std::shared_ptr<Batch> make_batch(int64_t examples, int lanes, Scope gradient, Scope tangent, bool input_gradient,
-                                    bool first_layer) const;
+  std::shared_ptr<const Batch> find_batch(const Key& key) const;
+  std::shared_ptr<Batch> make_batch(const Key& key) const;
   void make_conv_tables(Batch& batch, Step& step) const;
   void make_pool_windows(Batch& batch, Step& step) const;
 

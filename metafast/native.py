@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from metafast import _native
+from metafast import _native, device
 from metafast.batch import Batch, Rates
 from metafast.program import Program
 
@@ -39,10 +39,10 @@ class Handle:
 
     __slots__ = ("adapted", "learnt", "native", "ndims", "output", "program", "sessions", "shapes")
 
-    def __init__(self, program: Program, native: Any) -> None:
+    def __init__(self, program: Program) -> None:
         key = id(program)
         self.program = weakref.ref(program, lambda _: _handles.pop(key, None))
-        self.native = native
+        self.native = {_native: device.describe(_native, program)}  # by module
         self.shapes = [p.shape for p in program.parameters]
         self.ndims = [len(shape) for shape in self.shapes]
         self.adapted, self.learnt = program.adapted, program.learnt
@@ -56,15 +56,7 @@ def handle(program: Program) -> Handle:
     found = _handles.get(id(program))
     if found is not None and found.program() is program:
         return found
-    loss = program.loss
-    native = _native.Program(
-        [list(shape) for shape in program.values],
-        [(list(p.shape) or [1], p.role) for p in program.parameters],
-        [(s.op, list(s.inputs), s.output, list(s.parameters), dict(s.attributes)) for s in program.steps],
-        loss.kind if loss is not None else "",
-        dict(loss.attributes) if loss is not None else {},
-    )
-    made = _handles[id(program)] = Handle(program, native)
+    made = _handles[id(program)] = Handle(program)
     return made
 
 
@@ -121,12 +113,13 @@ class Result:
 class Prepared:
     """One kind of call: what it writes, and the native session, which allocates that and writes it."""
 
-    __slots__ = ("adapted", "bytes", "gradients", "rates", "session", "tasks")
+    __slots__ = ("adapted", "bytes", "constants", "gradients", "rates", "session", "tasks")
 
     def __init__(
         self,
         known: Handle,
-        is_double: bool,
+        program: Program,
+        on: device.Target | None,
         inputs: Sequence[Tensor | None],
         own: Sequence[bool],
         rates: Rates | None,
@@ -185,9 +178,12 @@ class Prepared:
             *data(support, wanted.support),
             *data(query, wanted.query),
         ]
-        self.session = _native.Session(
-            known.native,
-            is_double=is_double,
+        module = _native if on is None else device.module()
+        if module not in known.native:
+            known.native[module] = device.describe(module, program)
+        self.session = module.Session(
+            known.native[module],
+            is_double=first.x.dtype == torch.float64,
             tasks=tasks,
             steps=steps,
             threads=torch.get_num_threads(),
@@ -210,8 +206,14 @@ class Prepared:
             inputs=[t is not None for t in inputs],
             outputs=outputs,
             empty_like=torch.empty_like,
+            zeros_like=torch.zeros_like,
+            device=None if on is None else on[:3],
         )
         self.bytes = self.session.bytes
+        self.constants: Tensor | None = None
+        if on is not None:
+            self.constants = device.allocate(self.session.constants_bytes, first.x)
+            self.session.upload(self.constants.data_ptr(), on.stream)
         # Where the outputs of each sort end.
         self.adapted = 4 + len(adapted)
         self.gradients = self.adapted + len(gradients)
@@ -287,36 +289,45 @@ def run(
         tuple([t is None for t in seeds]),
         sweep and (sweep.table, sweep.elementwise, sweep.support, sweep.query),
     )
-    p = known.sessions.get(key)
-    if p is None:
-        if len(known.sessions) >= KEEP_SESSIONS:
-            known.sessions.clear()
-        p = known.sessions[key] = Prepared(
-            known,
-            first.x.dtype == torch.float64,
-            inputs,
-            own,
-            rates,
-            support,
-            query,
-            steps,
-            first_order,
-            memory,
-            stepwise,
-            want_adapted,
-            sweep,
-            cotangents,
-            gradients_per_task,
-            vectors is not None,
-        )
 
-    workspace = getattr(_thread, "workspace", None)
-    if workspace is None or workspace.numel() < p.bytes:
-        _thread.workspace = workspace = None  # free the small one first
-        workspace = torch.empty(p.bytes, dtype=torch.uint8)
-        if p.bytes <= KEEP_WORKSPACE_BYTES:
-            _thread.workspace = workspace
-    out = p.session.run(inputs, workspace.data_ptr())
+    def prepared(on: device.Target | None) -> Prepared:
+        found = known.sessions.get((key, on))
+        if found is None:
+            if len(known.sessions) >= KEEP_SESSIONS:
+                known.sessions.clear()
+            found = known.sessions[key, on] = Prepared(
+                known,
+                program,
+                on,
+                inputs,
+                own,
+                rates,
+                support,
+                query,
+                steps,
+                first_order,
+                memory,
+                stepwise,
+                want_adapted,
+                sweep,
+                cotangents,
+                gradients_per_task,
+                vectors is not None,
+            )
+        return found
+
+    if device.takes(first.x):
+        with device.guard(first.x):
+            p, out = _on_device(prepared, inputs, first.x)
+    else:
+        p = prepared(None)
+        workspace = getattr(_thread, "workspace", None)
+        if workspace is None or workspace.numel() < p.bytes:
+            _thread.workspace = workspace = None  # free the small one first
+            workspace = torch.empty(p.bytes, dtype=torch.uint8)
+            if p.bytes <= KEEP_WORKSPACE_BYTES:
+                _thread.workspace = workspace
+        out = p.session.run(inputs, workspace.data_ptr())
 
     support_loss, task_loss, loss, logits = out[:4]
     if support_loss is None:
@@ -332,3 +343,15 @@ def run(
             if query is not None:
                 made.query = DataGradients(*sets[-3:])
     return result
+
+
+def _on_device(
+    prepared: Callable[[device.Target], Prepared], inputs: list[Tensor | None], x: Tensor
+) -> tuple[Prepared, list[Any]]:
+    """The call on the device of ``x``, in chunks of tasks where memory is short."""
+    on = device.target(x)
+    while True:
+        p = prepared(on)
+        workspace, on = device.workspace(p.bytes, x, on, p.tasks)
+        if workspace is not None:
+            return p, p.session.run(inputs, workspace.data_ptr(), on.stream)

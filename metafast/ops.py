@@ -154,10 +154,10 @@ class _Unroll(Function):
         if gradients is None:
             with torch.no_grad():
                 gradients = _deferred(call, tensors, ctx.needs_input_grad[1:], cotangents)
-        elif loss is not None and (factor := loss.item()) != 1.0:
+        elif loss is not None and (loss.is_cuda or loss.item() != 1.0):  # without waiting for a GPU
             for gradient in call.as_inputs(gradients):
                 if gradient is not None:
-                    gradient.mul_(factor)
+                    gradient.mul_(loss.detach())
         return (None, *_once(call.as_inputs(gradients), (*cotangents, *tensors)))
 
 

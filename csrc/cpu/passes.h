@@ -33,13 +33,6 @@
   X(kBatchNormReluPool, BatchNormReluPool<T>) \
   X(kWinogradConv2d, WinogradConv2d<T>)
 
-#define METAFAST_LOSSES(X)                           \
-  X(kCrossEntropy, CrossEntropy<T>)                  \
-  X(kMse, Elementwise<T, Square<T>>)                 \
-  X(kBceWithLogits, Elementwise<T, LogisticLoss<T>>) \
-  X(kHuber, Elementwise<T, HuberLoss<T>>)            \
-  X(kMultiMargin, MultiMargin<T>)
-
 namespace metafast {
 namespace METAFAST_ISA {
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../cpu/frame.h"
+#include "normalisation.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -38,7 +39,7 @@ static void column_reduce(int64_t ld, int64_t rows, T* const (&out)[SUMS], Term 
 }
 
 // mean[0 .. ld) and the sum of squared deviations from it, in one pass over memory: blocks that fit into the first-level
-// cache are read twice and joined by Chan, Golub and LeVeque's update, which unlike a sum of squares cancels nothing.
+// cache are read twice and joined.
 template <class T, int WIDE>
 static int64_t column_moments_wide(int64_t j, int64_t ld, int64_t rows, const T* x, T* mean, T* squares) {
   constexpr int L = kLanes<T>;
@@ -63,13 +64,8 @@ static int64_t column_moments_wide(int64_t j, int64_t ld, int64_t rows, const T*
           square[w] += centred * centred;
         }
       }
-      const T share = T(r1 - r0) / T(r1);
 #pragma GCC unroll 4
-      for (int w = 0; w < WIDE; ++w) {
-        const Vector<T> gap = local[w] - centre[w];
-        centre[w] += gap * share;
-        spread[w] += square[w] + gap * gap * (share * T(r0));
-      }
+      for (int w = 0; w < WIDE; ++w) join_moments(centre[w], spread[w], T(r0), local[w], square[w], T(r1 - r0));
     }
 #pragma GCC unroll 4
     for (int w = 0; w < WIDE; ++w) store(mean + j + w * L, centre[w]), store(squares + j + w * L, spread[w]);
@@ -111,9 +107,9 @@ struct BatchNorm {
       sum[1] += d * (load(x + i) - load(k.mean + c));
     });
     for (int64_t c = 0; c < ld; ++c) {
-      const T inverse = k.inverse_deviation[c];
       k.mean_dot[c] /= T(rows);
-      k.inverse_deviation_dot[c] *= -inverse * inverse * inverse / T(rows);
+      k.inverse_deviation_dot[c] =
+          inverse_deviation_tangent(k.inverse_deviation[c], k.inverse_deviation_dot[c] / T(rows));
     }
   }
 
@@ -149,7 +145,7 @@ struct BatchNorm {
     T* __restrict y = f.activation_out(s.output);
     const T* __restrict mean = k.mean;
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < ld; ++c) y[r * ld + c] = (x[r * ld + c] - mean[c]) * scale[c] + shift[c];
+      for (int64_t c = 0; c < ld; ++c) y[r * ld + c] = normalised(x[r * ld + c], mean[c], scale[c], shift[c]);
   }
 
   static void backward(const Frame<T>& f, const Step& s) {
@@ -160,7 +156,7 @@ struct BatchNorm {
     column_reduce<T, 2>(ld, rows, {k.mean_dy, k.mean_dy_xhat}, [&](int64_t i, int64_t c, V* sum) {
       const V g = load(dy + i);
       sum[0] += g;
-      sum[1] += g * ((load(x + i) - load(k.mean + c)) * load(k.inverse_deviation + c));
+      sum[1] += g * normalised(load(x + i), load(k.mean + c), load(k.inverse_deviation + c));
     });
     put_sums(f, s, ld, k.mean_dy_xhat, k.mean_dy, f.gradient);
     for (int64_t c = 0; c < ld; ++c) {
@@ -178,8 +174,9 @@ struct BatchNorm {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t c = 0; c < ld; ++c) {
         const int64_t i = r * ld + c;
-        const T xhat = (x[i] - mean[c]) * inverse[c];
-        dx[i] = (accumulate ? dx[i] : T(0)) + scale[c] * (dy[i] - mean_dy[c] - xhat * mean_dy_xhat[c]);
+        const T xhat = normalised(x[i], mean[c], inverse[c]);
+        dx[i] =
+            (accumulate ? dx[i] : T(0)) + normalised_input_gradient(dy[i], xhat, scale[c], mean_dy[c], mean_dy_xhat[c]);
       }
   }
 
@@ -247,14 +244,10 @@ struct BatchNorm {
         using S = Dual<T>;
         const int64_t i = r * ld + c;
         const S xhat = S(x[i] - mean[c], (x_dot ? x_dot[i] : T(0)) - mean_dot[c]) * S(inverse[c], inverse_dot[c]);
-        const S dx = S(scale[c], scale_dot[c]) * (S(dy[i], dy_dot[i]) - S(mean_dy[c], mean_dy_dot[c]) -
-                                                  xhat * S(mean_dy_xhat[c], mean_dy_xhat_dot[c]));
+        const S dx = normalised_input_gradient(S(dy[i], dy_dot[i]), xhat, S(scale[c], scale_dot[c]),
+                                               S(mean_dy[c], mean_dy_dot[c]), S(mean_dy_xhat[c], mean_dy_xhat_dot[c]));
         dx_dot[i] = (accumulate ? dx_dot[i] : T(0)) + dx.d;
       }
-  }
-
-  static MF_HD Dual<T> channel(const T* value, const T* dot, int64_t c, T otherwise) {
-    return {value ? value[c] : otherwise, dot ? dot[c] : T(0)};
   }
 
   // The gradients of gamma and beta are sums that the input gradient needs as well.
@@ -268,9 +261,6 @@ struct BatchNorm {
         for (int64_t c = 0; c < ld; ++c) put(out + c, sums[p][c], s.parameter_mode[p]);
       }
   }
-
- private:
-  static T inverse_deviation(const Step& s, T variance) { return T(1) / sqrt(variance + T(s.attribute[0])); }
 };
 
 }  // namespace METAFAST_ISA

@@ -38,15 +38,14 @@ struct BatchNormReluPool {
     n.for_windows([&](int64_t in, int64_t out) {
       for (int64_t c = 0; c < n.ld; c += L) {
         const V mean = load(k.mean + c), by = load(scale + c), plus = load(shift + c);
-        V peak = load(x + in + c), best = (peak - mean) * by + plus;
+        V peak = load(x + in + c), best = normalised(peak, mean, by, plus);
 #pragma GCC unroll 4
         for (int p = 1; p < 4; ++p) {
-          const V at = load(x + in + n.place(p) + c), z = (at - mean) * by + plus;
-          peak = z > best ? at : peak;
-          best = z > best ? z : best;
+          const V at = load(x + in + n.place(p) + c);
+          challenge(at, normalised(at, mean, by, plus), peak, best);
         }
-        store(y + out + c, best < V{} ? V{} : best);
-        store(peaks + out + c, best > V{} ? peak : V{} + T(__builtin_nan("")));
+        store(y + out + c, opened(best));
+        store(peaks + out + c, peak_if_open<T>(peak, best));
       }
     });
   }
@@ -162,7 +161,7 @@ struct BatchNormReluPool {
     for (int64_t c = 0; c < n.ld; ++c) {
       using S = Dual<T>;
       const S inverse(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
-      const S by = Norm::channel(gamma, gamma_dot, c, T(1)) * inverse;
+      const S by = channel(gamma, gamma_dot, c, T(1)) * inverse;
       const S mean_dy(k.mean_dy[c], sum_dot[c] / T(n.rows)),
           mean_dy_xhat(k.mean_dy_xhat[c], sum_xhat_dot[c] / T(n.rows));
       const S slope = -by * inverse * mean_dy_xhat;

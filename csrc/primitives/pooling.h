@@ -14,13 +14,6 @@ static void for_windows(const Frame<T>& f, const Step& s, Body body) {
     for (int64_t r = 0; r < out.rows; ++r) body(s.windows[r], (n * out.rows + r) * out.ld, n * in.rows * in.ld);
 }
 
-// Calls body(position in the image) for each element of a window, in torch's order.
-template <class Body>
-static void for_positions(const PoolWindow& window, const Step& s, int64_t width, Body body) {
-  for (int64_t h = window.row_begin; h < window.row_end; h += s.dilation[0])
-    for (int64_t w = window.column_begin; w < window.column_end; w += s.dilation[1]) body(h * width + w);
-}
-
 template <class T>
 struct AvgPool2d : LinearMap<T, AvgPool2d<T>> {
   static void apply(const Frame<T>& f, const Step& s, const T* x, T* y, bool) {
@@ -50,8 +43,7 @@ struct AvgPool2d : LinearMap<T, AvgPool2d<T>> {
   }
 };
 
-// Saves the position of each maximum, as an integer in the tape; given those it is a linear map. The first maximum of
-// a window wins, and NaN is the greatest of all, as in torch.
+// Saves the position of each maximum, as an integer in the tape; given those it is a linear map.
 template <class T>
 struct MaxPool2d : LinearMap<T, MaxPool2d<T>> {
   using Int = typename Bits<T>::Int;
@@ -72,7 +64,7 @@ struct MaxPool2d : LinearMap<T, MaxPool2d<T>> {
           for (int64_t c = 0; c < in.ld; ++c) best[c] = from[c], winner[c] = here;
         else
           for (int64_t c = 0; c < in.ld; ++c) {
-            const bool better = !(from[c] <= best[c]) & (best[c] == best[c]);
+            const bool better = beats(from[c], best[c]);
             best[c] = better ? from[c] : best[c];
             winner[c] = better ? here : winner[c];
           }

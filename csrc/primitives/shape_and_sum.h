@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../cpu/frame.h"
+#include "windows.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -61,8 +62,7 @@ struct Flatten : LinearMap<T, Flatten<T>> {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     for (int64_t n = 0; n < f.examples(); ++n)
       for (int64_t r = 0; r < in.rows; ++r)
-        for (int64_t c = 0; c < in.channels; ++c)
-          body((n * in.rows + r) * in.ld + c, n * out.ld + (in.height > 0 ? c * in.rows + r : r * in.channels + c));
+        for (int64_t c = 0; c < in.channels; ++c) body((n * in.rows + r) * in.ld + c, n * out.ld + flattened(in, r, c));
   }
   static void apply(const Frame<T>& f, const Step& s, const T* x, T* y, bool) {
     for_elements(f, s, [&](int64_t i, int64_t o) { y[o] = x[i]; });

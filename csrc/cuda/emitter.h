@@ -1,0 +1,43 @@
+// Collects the instructions of a task. What a primitive's schedule (primitives/*.h) is given. Plain C++.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "job.h"
+#include "launch.h"
+
+namespace metafast {
+
+enum class Style { kAuto, kPersistent, kBatched };
+
+// Tiles of a pointwise phase over n elements: a few elements for every thread, and no more blocks than fill a chip.
+inline int64_t pointwise_tiles(int64_t n) {
+  return std::clamp<int64_t>((n + 4 * kThreads - 1) / (4 * kThreads), 1, 256);
+}
+
+struct Emitter {
+  const BatchPlan* plan = nullptr;
+  Which which = Which::kSupport;
+  int32_t k = 0;
+  bool tangent = false;
+  bool persistent = false;  // for the persistent kernel: nothing that is not kPersistent
+  std::vector<Instruction> list;
+  int64_t scratch = 0;
+
+  const Value& value(int v) const { return plan->values[v]; }
+  int64_t rows(int v) const { return plan->examples * plan->values[v].rows; }
+  bool moves(int p) const { return p >= 0 && plan->parameters[p].offset < plan->tangent_size; }
+  static bool wanted(GradientMode mode) { return mode != GradientMode::kIgnore; }
+
+  void operator()(Phase phase, const Step& s, int64_t tiles, int32_t argument = 0) {
+    emit(phase, int32_t(&s - plan->steps), tiles, argument);
+  }
+  void emit(Phase phase, int32_t step, int64_t tiles, int32_t argument = 0) {
+    list.push_back({phase, step, which, k, int32_t(tiles), argument, tangent, 0});
+  }
+  // Elements of T that the phases of this pass of this step share.
+  void need_scratch(int64_t elements) { scratch = std::max(scratch, elements); }
+};
+
+}  // namespace metafast

@@ -1,0 +1,366 @@
+// The engine's own phases: data in and out, the inner step, the reverse sweep, sums over tasks. What they are for is in
+// csrc/engine.h; in which order they run, in schedule.cpp.
+#pragma once
+
+#include "loss.cuh"
+#include "task.cuh"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+// Parameters as the user has them, laid out. `out` is where the first of them would stand.
+template <class T>
+static __device__ void parameter_in(const Block& block, const ParameterPlan& p, const T* user, T* out) {
+  block.for_each(p.size, [&](uint32_t i) {
+    const uint32_t from = user_index(p, i);
+    out[i] = from != kPad ? user[from] : T(0);
+  });
+}
+template <class T>
+static __device__ void parameter_out(const Block& block, const ParameterPlan& p, const T* in, T* user) {
+  block.for_each(p.size, [&](uint32_t i) {
+    const uint32_t to = user_index(p, i);
+    if (to != kPad) user[to] = in[i];
+  });
+}
+
+// Argument 1: into the copy that all tasks share.
+template <class T>
+struct GatherInitial : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    T* out = i.argument ? job.shared_initial : task.at(job.layout.initial);
+    for (int32_t p = 0; p < job.parameter_count; ++p)
+      parameter_in(block, job.parameters[p], job.sources[p].data + task.task * job.sources[p].task_stride,
+                   out + job.parameters[p].offset);
+  }
+};
+
+template <class T>
+struct GatherRates : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    for (int32_t a = 0; a < job.adapted_count; ++a) {
+      if (!job.rates_in[a].data) continue;
+      const int32_t steps = job.rate_stride[a] ? job.steps : 1;
+      for (int32_t k = 0; k < steps; ++k)
+        parameter_in(block, job.parameters[a], job.rates_in[a].data + k * job.rates_in[a].task_stride,
+                     job.rates + job.rate_offset[a] - int64_t(job.steps) * job.adapted_count + k * job.rate_stride[a]);
+    }
+  }
+};
+
+// Rates per element of parameter a at step k, or null.
+template <class T>
+static __device__ const T* elementwise(const DeviceJob<T>& job, int32_t a, int32_t k) {
+  if (!job.elementwise || !job.rates_in[a].data) return nullptr;
+  return job.rates + job.rate_offset[a] - int64_t(job.steps) * job.adapted_count + k * job.rate_stride[a];
+}
+
+// Calls body(index among adapted parameters, rate) for every element of them.
+template <class T, class Body>
+static __device__ void with_rates(const DeviceJob<T>& job, int32_t k, const Block& block, Body body) {
+  for (int32_t a = 0; a < job.adapted_count; ++a) {
+    const ParameterPlan& p = job.parameters[a];
+    const T* each = elementwise(job, a, k);
+    const T all = each ? T(0) : job.rate_table[int64_t(k) * job.adapted_count + a];
+    block.for_each(p.size, [&](uint32_t i) { body(p.offset + i, each ? each[i] : all); });
+  }
+}
+
+template <class T>
+struct LoadInput : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const Frame<T> f = task.frame(i);
+    const Value& v = f.value(0);
+    T* out = f.activation_out(0);
+    block.for_each(f.examples() * v.rows * v.ld, [&](uint32_t inside) {
+      const uint32_t from = user_index(v, v.ld, inside);
+      out[inside] = from != kPad ? f.x[from] : T(0);
+    });
+  }
+};
+
+template <class T>
+struct LoadTargets : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const BatchPlan& plan = *task.plan(i.which);
+    const Examples<T>& data = task.set(i.which);
+    const Value& z = plan.values[plan.output];
+    const T* y = static_cast<const T*>(data.y) + task.task * data.y_task_stride + i.k * data.y_step_stride;
+    T* out = task.at(task.job.layout.targets);
+    block.for_each(plan.examples * z.rows * z.cold, [&](uint32_t inside) {
+      const uint32_t from = user_index(z, z.cold, inside);
+      out[inside] = from != kPad ? y[from] : T(0);
+    });
+  }
+};
+
+// A parameter that no step uses has a zero gradient. Argument 1: the tangents.
+template <class T>
+struct ClearGradient : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const Frame<T> f = task.frame(i);
+    T* out = i.argument ? f.gradient_dot : f.gradient;
+    block.for_each(f.plan->gradient_size, [&](uint32_t e) { out[e] = T(0); });
+  }
+};
+
+template <class T>
+struct Update : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const T *theta = task.theta_at(i.k), *g = task.frame(i).gradient;
+    T* next = task.theta_after(i.k);
+    with_rates(task.job, i.k, block, [&](int64_t e, T rate) { next[e] = theta[e] - rate * g[e]; });
+  }
+};
+
+template <class T>
+struct WriteAdapted : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    for (int32_t a = 0; a < job.adapted_count; ++a) {
+      const ParameterPlan& p = job.parameters[a];
+      parameter_out(block, p, task.theta_at(job.steps) + p.offset, job.adapted[a] + task.task * user_size(p));
+    }
+  }
+};
+
+template <class T>
+struct WriteLogits : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const Frame<T> f = task.frame(i);
+    const Value& z = f.value(f.plan->output);
+    const int64_t count = f.examples() * z.rows * z.channels;
+    const T* in = f.activation(f.plan->output);
+    T* out = task.job.logits + task.task * count;
+    block.for_each(count, [&](uint32_t user) { out[user] = in[inside_index(z, z.ld, user)]; });
+  }
+};
+
+// The cotangent that came from outside. Argument 1: there is no loss, so it stands alone.
+template <class T>
+struct SeedLogits : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const Frame<T> f = task.frame(i);
+    const Value& z = f.value(f.plan->output);
+    const int64_t count = f.examples() * z.rows * z.channels;
+    const T* given = task.job.logits_cotangent;
+    T* dz = f.cotangent(f.plan->output);
+    block.for_each(f.examples() * z.rows * z.cold, [&](uint32_t inside) {
+      const uint32_t user = user_index(z, z.cold, inside);
+      const T value = given && user != kPad ? given[task.task * count + user] : T(0);
+      dz[inside] = i.argument ? value : dz[inside] + value;
+    });
+  }
+};
+
+// Argument 1: lambda; 2: the gradient of the rates.
+template <class T>
+struct ClearMetaGradient : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const int64_t begin = i.argument & 1 ? 0 : task.job.learnt_size;
+    const int64_t end = i.argument & 2 ? task.job.learnt_size + task.job.rate_size : task.job.learnt_size;
+    block.for_each(end - begin, [&](uint32_t e) { task.lambda()[begin + e] = T(0); });
+  }
+};
+
+template <class T>
+struct AddAdaptedCotangent : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    for (int32_t a = 0; a < job.adapted_count; ++a) {
+      if (!job.adapted_cotangent[a]) continue;
+      const ParameterPlan& p = job.parameters[a];
+      const T* given = job.adapted_cotangent[a] + task.task * user_size(p);
+      T* out = task.lambda() + p.offset;
+      block.for_each(p.size, [&](uint32_t e) {
+        const uint32_t from = user_index(p, e);
+        if (from != kPad) out[e] += given[from];
+      });
+    }
+  }
+};
+
+// d loss / d a_k = - lambda_{k+1} g_k, summed to the shape of a_k. A tile for each adapted parameter.
+template <class T>
+struct RateGradient : PhaseDefaults {
+  static constexpr int kShared = kThreads;
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    const int32_t a = block.tile;
+    const ParameterPlan& p = job.parameters[a];
+    const T *l = task.lambda() + p.offset, *g = task.frame(i).gradient + p.offset;
+    if (elementwise(job, a, i.k)) {
+      T* out = task.rate_gradient() + job.rate_offset[a] + i.k * job.rate_stride[a];
+      for (int64_t e = block.thread; e < p.size; e += block.threads) out[e] -= l[e] * g[e];
+      return;
+    }
+    T sum = T(0);
+    for (int64_t e = block.thread; e < p.size; e += block.threads) sum += l[e] * g[e];
+    sum = block_sum(block, sum);
+    if (block.thread == 0) task.rate_gradient()[int64_t(i.k) * job.adapted_count + a] = -sum;
+  }
+};
+
+// v = a_k lambda, the direction of the Hessian-vector product.
+template <class T>
+struct Direction : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const T* from = task.lambda();
+    T* out = task.at(task.job.layout.vector);
+    with_rates(task.job, i.k, block, [&](int64_t e, T rate) { out[e] = rate * from[e]; });
+  }
+};
+
+template <class T>
+struct LoadVector : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    for (int32_t p = 0; p < job.learnt_count; ++p)
+      parameter_in(block, job.parameters[p], job.vectors[p].data + task.task * job.vectors[p].task_stride,
+                   task.at(job.layout.vector) + job.parameters[p].offset);
+  }
+};
+
+template <class T>
+struct Sweep : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
+    T* lambda = task.lambda();
+    const T* h = task.at(task.job.layout.gradient_dot);
+    block.for_each(task.job.learnt_size, [&](uint32_t e) { lambda[e] -= h[e]; });
+  }
+};
+
+template <class T>
+struct HessianVector : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const Frame<T> f = task.frame(i);
+    const T c = task.loss_cotangent();
+    T* lambda = task.lambda();
+    block.for_each(task.job.learnt_size, [&](uint32_t e) { lambda[e] = f.gradient_dot[e] + c * f.gradient[e]; });
+  }
+};
+
+// Adds the gradients of a set's data to the user's tensors: those of the values times the call's cotangent (argument 0)
+// or times 1 (1), or the tangents times -1 (2) or 1 (3).
+template <class T>
+struct AddDataGradients : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const Frame<T> f = task.frame(i);
+    const Examples<T>& data = task.set(i.which);
+    const Value &x = f.value(0), &z = f.value(f.plan->output);
+    const T factor = i.argument == 0 ? task.loss_cotangent() : i.argument == 2 ? T(-1) : T(1);
+    if (data.dx) {
+      const T* from = i.argument >= 2 ? f.cotangent_dot(0) : f.cotangent(0);
+      T* dx = data.dx + task.task * data.x_task_stride + i.k * data.x_step_stride;
+      block.for_each(f.examples() * x.rows * x.channels,
+                     [&](uint32_t user) { dx[user] += factor * from[inside_index(x, x.cold, user)]; });
+    }
+    if (data.dy) {
+      const T* from = task.at(task.job.layout.target_gradient);
+      T* dy = data.dy + task.task * data.y_task_stride + i.k * data.y_step_stride;
+      block.for_each(f.examples() * z.rows * z.channels,
+                     [&](uint32_t user) { dy[user] += factor * from[inside_index(z, z.cold, user)]; });
+    }
+    if (data.dw) {
+      const T* from = task.at(task.job.layout.weight_gradient);
+      T* dw = data.dw + task.task * data.w_task_stride + i.k * data.w_step_stride;
+      block.for_each(f.examples(), [&](uint32_t n) { dw[n] += factor * from[n]; });
+    }
+  }
+};
+
+// Gradients that are not summed over tasks.
+template <class T>
+struct WriteGradients : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    for (int32_t p = 0; p < job.learnt_count; ++p) {
+      const ParameterPlan& plan = job.parameters[p];
+      if (job.own_gradient[p])
+        parameter_out(block, plan, task.lambda() + plan.offset, job.own_gradient[p] + task.task * user_size(plan));
+    }
+  }
+};
+
+// Sums over tasks in two steps, so that thousands of tasks are not one long chain: those of a group of kSumGroup tasks, in
+// their order, and then those of the groups. Groups are counted from the first task of all, and one that a chunk leaves
+// unfinished is carried into the next: chunks change no bit.
+template <class T>
+static __device__ int64_t summed_elements(const DeviceJob<T>& job) {
+  return job.learnt_size + (job.want_rate_gradient ? job.rate_size : 0);
+}
+
+// A tile for each group and each `argument`-th part of the elements.
+template <class T>
+struct SumGroups : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    const int64_t last = job.first_task + job.chunk_tasks;
+    const int64_t local = block.tile / i.argument, group = job.first_task / kSumGroup + local;
+    const int64_t begin = group * kSumGroup, end = begin + kSumGroup < last ? begin + kSumGroup : last;
+    const bool carried = begin < job.first_task;
+    const uint32_t size = uint32_t(summed_elements(job)), step = uint32_t(i.argument * block.threads);
+    for (uint32_t e = uint32_t(block.tile % i.argument * block.threads + block.thread); e < size; e += step) {
+      T sum = carried ? job.carry[e] : T(0);
+      for (int64_t t = carried ? job.first_task : begin; t < end; ++t)
+        sum += job.gradients[(t - job.first_task) * job.gradient_stride + e];
+      job.group_sums[local * job.gradient_stride + e] = sum;
+    }
+  }
+};
+
+template <class T>
+struct SumTasks : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    const int64_t first = job.first_task / kSumGroup, last = job.first_task + job.chunk_tasks;
+    block.for_each(summed_elements(job), [&](uint32_t e) {
+      T sum = job.first_task > 0 ? job.sums[e] : T(0);
+      for (int64_t group = first; group * kSumGroup < last; ++group) {
+        const T part = job.group_sums[(group - first) * job.gradient_stride + e];
+        if ((group + 1) * kSumGroup <= last || last == job.tasks)
+          sum += part;
+        else
+          job.carry[e] = part;
+      }
+      job.sums[e] = sum;
+    });
+  }
+};
+
+// After the last chunk: what is shared by all tasks, in the user's layout.
+template <class T>
+struct Finish : PhaseDefaults {
+  static constexpr int kShared = kThreads;
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    const DeviceJob<T>& job = task.job;
+    if (job.loss && block.tile == 0) {
+      T sum = T(0);
+      for (int64_t t = block.thread; t < job.tasks; t += block.threads) sum += job.task_loss[t];
+      sum = block_sum(block, sum);
+      if (block.thread == 0) *job.loss = sum / T(job.tasks);
+    }
+    if (!i.argument) return;
+    for (int32_t p = 0; p < job.learnt_count; ++p)
+      if (job.shared_gradient[p])
+        parameter_out(block, job.parameters[p], job.sums + job.parameters[p].offset, job.shared_gradient[p]);
+    if (!job.want_rate_gradient) return;
+    const T* rates = job.sums + job.learnt_size;
+    if (job.rate_table_gradient)
+      block.for_each(int64_t(job.steps) * job.adapted_count,
+                     [&](uint32_t e) { job.rate_table_gradient[e] = rates[e]; });
+    for (int32_t a = 0; a < job.adapted_count; ++a) {
+      if (!job.rate_gradient || !job.rate_gradient[a]) continue;
+      const ParameterPlan& p = job.parameters[a];
+      const int32_t steps = job.rate_stride[a] ? job.steps : 1;
+      for (int32_t k = 0; k < steps; ++k)
+        parameter_out(block, p, rates + job.rate_offset[a] + k * job.rate_stride[a],
+                      job.rate_gradient[a] + k * user_size(p));
+    }
+  }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

@@ -1,0 +1,100 @@
+// What a kernel is given: one Job block in the workspace, written anew for every call, and in it the addresses of the
+// constants (plans and instructions), which are uploaded once. Plain data, the same on host and device.
+#pragma once
+
+#include "../plan.h"
+#include "phases.h"
+
+namespace metafast {
+
+// Leading dimensions are multiples of this: rows of 16 bytes in float32.
+constexpr int kDeviceLanes = 4;
+
+// Gradients of so many tasks are summed one after the other, and then their sums.
+constexpr int64_t kSumGroup = 64;
+
+// Which plan and data a phase works on.
+enum class Which : int32_t { kSupport, kQuery };
+
+// One phase of one task, cut into tiles. Phases of a task follow one another; tiles of a phase are independent.
+struct Instruction {
+  Phase phase;
+  int32_t step;  // in BatchPlan::steps, or -1
+  Which which;
+  int32_t k;  // inner step, 0 for the query
+  int32_t tiles;
+  int32_t argument;  // the phase knows what it means
+  int32_t tangent;   // whether tangents exist yet: 1 in the tangent passes
+  int32_t reserved;
+};
+
+// A part of a task's memory: hot (shared memory if it fits there) or cold, and how many elements from its beginning.
+using Region = int64_t;
+constexpr Region kCold = Region(1) << 62;
+
+struct TaskLayout {
+  Region initial;     // all parameters at step 0, if the task has its own copy
+  Region trajectory;  // [steps][adapted_size]
+  Region gradient;    // of the support loss; one per step if the gradient of the rates is wanted
+  int64_t gradient_stride;
+  Region gradient_dot, vector;
+  Region targets, target_gradient, weight_gradient;
+  Region loss;  // loss of the last support pass and of the query, and of each the sum of weights
+  Region tapes;
+  int64_t tape_stride;
+  Region tangent_tape, query_tape, scratch;
+  int64_t hot_size, cold_size;  // in elements
+};
+
+// The parts of a call on a device. `T*` are addresses there; the lists stand behind the block.
+template <class T>
+struct DeviceJob {
+  const BatchPlan* plans[2];  // by Which
+  const Instruction* instructions;
+  int32_t instruction_count;
+
+  int32_t steps;
+  int64_t tasks;
+  int64_t first_task, chunk_tasks;  // of the chunk at work: a kernel's own to change
+  bool hessian_vector, keep, first_order, sweep, query_has_targets, has_query;
+  Examples<T> sets[2];
+
+  int32_t parameter_count, learnt_count, adapted_count;
+  int64_t parameter_size, learnt_size, adapted_size;
+  const ParameterPlan* parameters;
+  const ParameterSource<T>* sources;
+  T* shared_initial;  // where tasks do not have their own copy; else null
+  const ParameterSource<T>* vectors;
+
+  const T* rate_table;
+  const ParameterSource<T>* rates_in;  // per adapted parameter; null data: the table; stride: of a step
+  T* rates;                            // the same laid out: parameter a at rate_offset[a] - steps * adapted_count
+  const int64_t *rate_offset, *rate_stride;
+  bool elementwise;  // some parameter has rates per element
+  bool want_rate_gradient;
+  int64_t rate_size;
+
+  const T* loss_cotangent;
+  T loss_cotangent_all;
+  const T* logits_cotangent;
+  const T* const* adapted_cotangent;  // null if there is none
+
+  T *support_loss, *task_loss, *loss, *logits;
+  T* const* adapted;          // per adapted parameter, or null
+  T* const* own_gradient;     // per learnt parameter; null: it is summed
+  T* const* shared_gradient;  // per learnt parameter; null: it is not
+  T* rate_table_gradient;
+  T* const* rate_gradient;  // per adapted parameter
+  T* gradients;             // [tasks of a chunk][gradient_stride]: lambda, then the gradient of the rates
+  T* sums;                  // of them over tasks
+  T *group_sums, *carry;    // of each kSumGroup tasks; of those that the chunk before left unfinished
+  int64_t gradient_stride;
+
+  TaskLayout layout;
+  T *hot, *cold;  // [tasks of a chunk][hot_size], [cold_size]; hot is null if it is shared memory
+};
+
+// Groups that a chunk of tasks can touch, wherever it begins.
+inline int64_t sum_groups(int64_t tasks) { return (tasks + kSumGroup - 2) / kSumGroup + 1; }
+
+}  // namespace metafast

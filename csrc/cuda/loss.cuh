@@ -1,0 +1,172 @@
+// The loss of a batch: value, cotangents and their tangents (csrc/primitives/loss_functions.h). One block per task; a
+// class that does not exist makes the task NaN.
+#pragma once
+
+#include "../primitives/loss_functions.h"
+#include "loss_flags.h"
+#include "task.cuh"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+template <class T>
+struct LossPass {
+  const Task<T>& task;
+  const Instruction& instruction;
+  const Frame<T> f;
+  const Examples<T>& data;
+  const Value& z;
+  const int64_t n;
+
+  __device__ LossPass(const Task<T>& t, const Instruction& i)
+      : task(t), instruction(i), f(t.frame(i)), data(t.set(i.which)), z(f.value(f.plan->output)), n(f.examples()) {}
+
+  __device__ Outputs<T> outputs(int64_t i) const {
+    const T* dot = f.activation_dot(f.plan->output);
+    const int64_t at = i * z.rows * z.ld;
+    return {f.activation(f.plan->output) + at,
+            dot ? dot + at : nullptr,
+            f.tape + f.plan->loss.kept + i * z.cold,
+            z.channels,
+            z.ld,
+            z.rows * z.channels};
+  }
+  // Real targets of images stand transposed in the workspace, others are read where the user has them.
+  __device__ Target<T> target(int64_t i) const {
+    const int64_t at = task.task * data.y_task_stride + instruction.k * data.y_step_stride;
+    if (data.y_is_class) return {static_cast<const int64_t*>(data.y)[at + i], nullptr, z.channels, z.cold};
+    if (z.height > 0) return {-1, task.at(task.job.layout.targets) + i * z.rows * z.cold, z.channels, z.cold};
+    return {-1, static_cast<const T*>(data.y) + at + i * z.rows * z.channels, z.channels, z.channels};
+  }
+  __device__ bool valid(const Target<T>& y) const {
+    return !data.y_is_class || (y.label >= 0 && y.label < z.rows * z.channels);
+  }
+  __device__ T weight(int64_t i) const {
+    return data.w ? data.w[task.task * data.w_task_stride + instruction.k * data.w_step_stride + i] : T(1);
+  }
+  __device__ static T not_a_number() { return T(0) / (T(1) - T(1)); }
+
+  // The value of an example; S = Dual: with its tangent.
+  template <class S, class L>
+  __device__ S value(const L& loss, int64_t i) const {
+    const Target<T> y = target(i);
+    return valid(y) ? loss.template value<S>(outputs(i), y) : S(not_a_number());
+  }
+
+  // Value of each example, then L and the sum of weights.
+  template <class L>
+  __device__ void forward(const L& loss, const Block& block) const {
+    T *each = f.tape + f.plan->loss.saved, *mean = task.loss(instruction);
+    METAFAST_ROLLED for (int64_t i = block.thread; i < n; i += block.threads) each[i] = value<T>(loss, i);
+    block.sync();
+    if (block.thread == 0) {
+      T sum = T(0), total = T(0);
+      METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) sum += weight(i) * each[i], total += weight(i);
+      mean[0] = sum / total;
+      mean[1] = total;
+      if (instruction.argument & kLossReported) {
+        if (instruction.which == Which::kQuery)
+          task.job.task_loss[task.task] = mean[0];
+        else if (task.job.support_loss)
+          task.job.support_loss[task.task * task.job.steps + instruction.k] = mean[0];
+      }
+    }
+    block.sync();
+  }
+
+  // Writes the cotangent of the outputs, pads zero. With S dual, its tangent.
+  template <class S, class L>
+  __device__ void reverse(const L& loss, const Block& block, T* dz) const {
+    const T* mean = task.loss(instruction);
+    const T unit = (instruction.argument & kLossSeeded ? task.loss_cotangent() : T(1)) / mean[1];
+    const bool with_data = instruction.argument & kLossData;
+    T* dy = with_data && data.dy ? task.at(task.job.layout.target_gradient) : nullptr;
+    T* dw = with_data && data.dw ? task.at(task.job.layout.weight_gradient) : nullptr;
+    const S average = mean_of(S(T(0)), mean);
+    METAFAST_ROLLED for (int64_t i = block.thread; i < n; i += block.threads) {
+      const Outputs<T> zi = outputs(i);
+      const Target<T> yi = target(i);
+      const T scale = unit * weight(i);
+      T *dzi = dz + i * z.rows * z.cold, *dyi = dy ? dy + i * z.rows * z.cold : nullptr;
+      const bool good = valid(yi);
+      METAFAST_ROLLED for (int64_t e = 0; e < z.rows * z.cold; ++e) dzi[e] =
+          good || uint32_t(e) % uint32_t(z.cold) >= uint32_t(z.channels) ? T(0) : not_a_number();
+      if (good) {
+        loss.template gradient<S>(zi, yi, [&](int64_t c, S g) { dzi[place(c)] = scale * part(g); });
+        if (dyi) loss.template target_gradient<S>(zi, yi, [&](int64_t c, S g) { dyi[place(c)] = scale * part(g); });
+      }
+      if (dw) dw[i] = unit * part(value<S>(loss, i) - average);
+    }
+  }
+
+  // d L / d eps along the tangent of the outputs; needed only where the gradient of the weights is.
+  template <class L>
+  __device__ void tangent_mean(const L& loss, const Block& block) const {
+    if (!(instruction.argument & kLossData) || !data.dw) return;
+    T *each = task.at(task.job.layout.weight_gradient), *mean = task.loss(instruction);
+    METAFAST_ROLLED for (int64_t i = block.thread; i < n; i += block.threads) each[i] = value<Dual<T>>(loss, i).d;
+    block.sync();
+    if (block.thread == 0) {
+      T sum = T(0);
+      METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) sum += weight(i) * each[i];
+      mean[2] = sum / mean[1];
+    }
+    block.sync();
+  }
+
+ private:
+  __device__ int64_t place(int64_t c) const {
+    const uint32_t at = uint32_t(c), channels = uint32_t(z.channels);
+    return int64_t(at / channels) * z.cold + at % channels;
+  }
+  __device__ static T part(T a) { return a; }
+  __device__ static T part(Dual<T> a) { return a.d; }
+  __device__ static T mean_of(T, const T* mean) { return mean[0]; }
+  __device__ static Dual<T> mean_of(Dual<T>, const T* mean) { return {mean[0], mean[2]}; }
+};
+
+// Out of line: losses are no hot code, and there are many of them.
+template <class T, class L>
+METAFAST_OUT_OF_LINE __device__ void run_loss(const Task<T>& task, const Instruction& i, const Block& block) {
+  const LossPass<T> pass(task, i);
+  const L loss(pass.f.plan->loss);
+  pass.forward(loss, block);
+  if (i.argument & kLossBackward) pass.template reverse<T>(loss, block, pass.f.cotangent(pass.f.plan->output));
+}
+
+template <class T, class L>
+METAFAST_OUT_OF_LINE __device__ void run_loss_tangent(const Task<T>& task, const Instruction& i, const Block& block) {
+  const LossPass<T> pass(task, i);
+  const L loss(pass.f.plan->loss);
+  pass.tangent_mean(loss, block);
+  pass.template reverse<Dual<T>>(loss, block, pass.f.cotangent_dot(pass.f.plan->output));
+}
+
+template <class T>
+struct Loss : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    switch (task.plan(i.which)->loss.kind) {
+#define METAFAST_LOSS(KIND, ...) \
+  case LossKind::KIND: return run_loss<T, __VA_ARGS__>(task, i, block);
+      METAFAST_LOSSES(METAFAST_LOSS)
+#undef METAFAST_LOSS
+      case LossKind::kNone: break;
+    }
+  }
+};
+
+template <class T>
+struct LossTangent : PhaseDefaults {
+  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
+    switch (task.plan(i.which)->loss.kind) {
+#define METAFAST_LOSS(KIND, ...) \
+  case LossKind::KIND: return run_loss_tangent<T, __VA_ARGS__>(task, i, block);
+      METAFAST_LOSSES(METAFAST_LOSS)
+#undef METAFAST_LOSS
+      case LossKind::kNone: break;
+    }
+  }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

@@ -1,0 +1,79 @@
+// Sums and rearrangements. Their tangents are the same maps on the tangent planes, so a phase works on values or, once
+// tangents exist, on tangents.
+#pragma once
+
+#include "../../primitives/windows.h"
+#include "columns.cuh"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+// The planes that a linear map works on in this pass.
+template <class T>
+static __device__ const T* plane_in(const Frame<T>& f, int v) {
+  return f.tangent_tape ? f.activation_dot(v) : f.activation(v);
+}
+template <class T>
+static __device__ T* plane_out(const Frame<T>& f, int v) {
+  return f.tangent_tape ? f.activation_dot(v) : f.activation_out(v);
+}
+template <class T>
+static __device__ T* cotangent_plane(const Frame<T>& f, int v) {
+  return f.tangent_tape ? f.cotangent_dot(v) : f.cotangent(v);
+}
+
+template <class T>
+struct AddForward : PhaseDefaults {
+  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
+    const T *a = plane_in(f, s.input[0]), *b = plane_in(f, s.input[1]);
+    T* y = plane_out(f, s.output);
+    block.for_each(f.rows(s.output) * f.value(s.output).ld, [&](uint32_t i) {
+      y[i] = a && b ? a[i] + b[i] : a ? a[i] : b[i];
+    });
+  }
+};
+
+template <class T>
+struct AddBackward : PhaseDefaults {
+  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
+    const T* dy = cotangent_plane(f, s.output);
+    block.for_each(f.rows(s.output) * f.value(s.output).ld, [&](uint32_t i) {
+      for (int k = 0; k < 2; ++k)  // which may be the same value
+        if (wanted(s.input_mode[k])) put(cotangent_plane(f, s.input[k]) + i, dy[i], s.input_mode[k]);
+    });
+  }
+};
+
+template <class T>
+struct FlattenForward : PhaseDefaults {
+  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
+    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+    const T* x = plane_in(f, s.input[0]);
+    T* y = plane_out(f, s.output);
+    block.for_each(f.examples() * out.ld, [&](uint32_t o) {
+      const Divided at(o, out.ld), inside(at.rest, in.height > 0 ? in.rows : in.channels);
+      const uint32_t r = in.height > 0 ? inside.rest : inside.quotient;
+      const uint32_t c = in.height > 0 ? inside.quotient : inside.rest;
+      y[o] = at.rest < uint32_t(out.channels) ? x[(at.quotient * uint32_t(in.rows) + r) * uint32_t(in.ld) + c] : T(0);
+    });
+  }
+};
+
+template <class T>
+struct FlattenBackward : PhaseDefaults {
+  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
+    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+    const T* dy = cotangent_plane(f, s.output);
+    T* dx = cotangent_plane(f, s.input[0]);
+    block.for_each(f.rows(s.input[0]) * in.ld, [&](uint32_t i) {
+      const Divided at(i, in.ld), row(at.quotient, in.rows);
+      const T value = at.rest < uint32_t(in.channels)
+                          ? dy[row.quotient * uint32_t(out.ld) + flattened(in, row.rest, at.rest)]
+                          : T(0);
+      put(dx + i, value, s.input_mode[0]);
+    });
+  }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

@@ -1,0 +1,235 @@
+#include "schedule.h"
+
+#include <stdexcept>
+
+#include "loss_flags.h"
+#include "primitives/activation.h"
+#include "primitives/batch_norm.h"
+#include "primitives/conv2d.h"
+#include "primitives/linear.h"
+#include "primitives/pooling.h"
+
+// X(op, schedule of its phases)
+#define METAFAST_DEVICE_PRIMITIVES(X)              \
+  X(kLinear, LinearSchedule)                       \
+  X(kConv2d, Conv2dSchedule)                       \
+  X(kBatchNorm, BatchNormSchedule)                 \
+  X(kBatchNormReluPool, BatchNormReluPoolSchedule) \
+  X(kMaxPool2d, MaxPoolSchedule)                   \
+  X(kAvgPool2d, AvgPoolSchedule)                   \
+  X(kFlatten, FlattenSchedule)                     \
+  X(kAdd, AddSchedule)                             \
+  X(kRelu, ActivationSchedule)                     \
+  X(kLeakyRelu, ActivationSchedule)                \
+  X(kElu, ActivationSchedule)                      \
+  X(kSilu, ActivationSchedule)                     \
+  X(kGelu, ActivationSchedule)                     \
+  X(kGeluTanh, ActivationSchedule)                 \
+  X(kTanh, ActivationSchedule)                     \
+  X(kSigmoid, ActivationSchedule)                  \
+  X(kSoftplus, ActivationSchedule)
+
+namespace metafast {
+namespace {
+
+class Scheduler {
+ public:
+  explicit Scheduler(const CallShape& shape) : n(shape) {}
+
+  Schedule make() {
+    e.which = Which::kSupport;
+    e.persistent = n.persistent;
+    if (n.shared_initial) e.emit(Phase::kGatherInitial, -1, pointwise_tiles(n.parameter_size), 1);
+    if (n.elementwise) e.emit(Phase::kGatherRates, -1, pointwise_tiles(n.rate_size));
+    Schedule made{};
+    made.tasks_begin = at();
+    task();
+    made.chunk_begin = at();
+    if (n.sums) {
+      const int64_t size = n.learnt_size + n.rate_size, parts = std::clamp<int64_t>(size / kThreads, 1, 256);
+      e.emit(Phase::kSumGroups, -1, sum_groups(n.chunk_tasks) * parts, int32_t(parts));
+      emit(Phase::kSumTasks, size);
+    }
+    made.finish_begin = at();
+    if (n.sums || n.loss) e.emit(Phase::kFinish, -1, n.sums ? pointwise_tiles(n.learnt_size + n.rate_size) : 1, n.sums);
+    made.list = std::move(e.list);
+    made.scratch = e.scratch;
+    return made;
+  }
+
+ private:
+  int32_t at() const { return int32_t(e.list.size()); }
+  void emit(Phase phase, int64_t elements, int32_t argument = 0) {
+    e.emit(phase, -1, pointwise_tiles(elements), argument);
+  }
+
+  void enter(Which which, int32_t k) {
+    e.plan = n.plans[int(which)];
+    e.which = which;
+    e.k = k;
+    e.tangent = false;
+  }
+
+  void task() {
+    if (!n.shared_initial) emit(Phase::kGatherInitial, n.parameter_size);
+    if (n.hessian_vector) {
+      hessian_vector();
+    } else {
+      for (int32_t k = 0; k < n.steps; ++k) {
+        enter(Which::kSupport, k);
+        support_pass(kLossReported);
+        emit(Phase::kUpdate, n.adapted_size);
+      }
+      if (n.adapted) emit(Phase::kWriteAdapted, n.adapted_size);
+      if (n.plans[1])
+        query();
+      else if (n.sweep)
+        emit(Phase::kClearMetaGradient, n.learnt_size, 1);
+      if (n.sweep) reverse_sweep();
+    }
+    if (n.own_gradients) emit(Phase::kWriteGradients, n.learnt_size);
+  }
+
+  // Values and gradients of the support loss; the tape and the gradient hold them afterwards.
+  void support_pass(int32_t loss_flags) {
+    forward();
+    load_targets();
+    e.emit(Phase::kLoss, -1, 1, loss_flags | kLossBackward);
+    backward();
+  }
+
+  void load_targets() {
+    const Value& z = e.plan->values[e.plan->output];
+    if (n.image_targets[int(e.which)]) emit(Phase::kLoadTargets, e.plan->examples * z.rows * z.cold);
+  }
+
+  void query() {
+    enter(Which::kQuery, 0);
+    const Value& z = e.plan->values[e.plan->output];
+    const int64_t outputs = e.plan->examples * z.rows * z.cold;
+    forward();
+    if (n.logits) emit(Phase::kWriteLogits, outputs);
+    const bool backwards = n.sweep && z.has_cotangent;
+    if (n.query_has_targets) {
+      load_targets();
+      int32_t flags = kLossReported;
+      if (n.sweep) flags |= kLossSeeded | kLossData;
+      if (backwards) flags |= kLossBackward;
+      e.emit(Phase::kLoss, -1, 1, flags);
+    }
+    if (!n.sweep) return;
+    if (backwards && (n.logits_cotangent || !n.query_has_targets))
+      emit(Phase::kSeedLogits, outputs, !n.query_has_targets);
+    backward();
+    if (n.data_gradients[1]) data_gradients(1);
+  }
+
+  void reverse_sweep() {
+    if (n.adapted_cotangent) emit(Phase::kAddAdaptedCotangent, n.adapted_size);
+    if (n.want_rate_gradient) emit(Phase::kClearMetaGradient, n.rate_size, 2);
+    for (int32_t k = n.steps - 1; k >= 0; --k) {
+      enter(Which::kSupport, k);
+      if (!n.first_order && !n.keep && k + 1 < n.steps) support_pass(0);  // the last step's tape is still there
+      if (n.want_rate_gradient) e.emit(Phase::kRateGradient, -1, n.adapted_count);
+      if (n.first_order) continue;
+      emit(Phase::kDirection, n.adapted_size);
+      tangent_pass();
+      e.tangent = true;
+      emit(Phase::kSweep, n.learnt_size);
+      if (n.data_gradients[0]) data_gradients(2);
+    }
+  }
+
+  void hessian_vector() {
+    enter(Which::kSupport, 0);
+    forward();
+    load_targets();
+    e.emit(Phase::kLoss, -1, 1, kLossBackward | kLossData);
+    backward();
+    if (n.data_gradients[0]) data_gradients(0);
+    emit(Phase::kLoadVector, n.learnt_size);
+    tangent_pass();
+    e.tangent = true;
+    if (n.data_gradients[0]) data_gradients(3);
+    emit(Phase::kHessianVector, n.learnt_size);
+  }
+
+  // Tangents along the vector of all that the support pass computes.
+  void tangent_pass() {
+    e.tangent = true;
+    tangent_forward();
+    load_targets();
+    e.emit(Phase::kLossTangent, -1, 1, kLossBackward | kLossData);
+    tangent_backward();
+  }
+
+  void data_gradients(int32_t argument) {
+    const Value& x = e.plan->values[0];
+    emit(Phase::kAddDataGradients, e.plan->examples * x.rows * x.channels, argument);
+  }
+
+  // Calls the schedule of the step's primitive.
+  template <class Call>
+  void with_primitive(const Step& s, Call call) {
+    switch (s.op) {
+#define METAFAST_CASE(OP, SCHEDULE) \
+  case Op::OP: call(SCHEDULE()); break;
+      METAFAST_DEVICE_PRIMITIVES(METAFAST_CASE)
+#undef METAFAST_CASE
+      default: throw std::invalid_argument("CUDA: a step of this Program has no device code yet");
+    }
+  }
+
+  void forward() {
+    const Value& x = e.plan->values[0];
+    if (!e.plan->input_is_direct) emit(Phase::kLoadInput, e.plan->examples * x.rows * x.ld);
+    for (int32_t i = 0; i < e.plan->step_count; ++i) {
+      const Step& s = e.plan->steps[i];
+      with_primitive(s, [&](auto primitive) { primitive.forward(e, s); });
+    }
+  }
+  void tangent_forward() {
+    for (int32_t i = 0; i < e.plan->step_count; ++i) {
+      const Step& s = e.plan->steps[i];
+      if (e.value(s.output).has_tangent) with_primitive(s, [&](auto primitive) { primitive.tangent_forward(e, s); });
+    }
+  }
+  void backward() {
+    if (e.plan->gradient_has_gaps) emit(Phase::kClearGradient, e.plan->gradient_size, 0);
+    for (int32_t i = e.plan->step_count - 1; i >= 0; --i) {
+      const Step& s = e.plan->steps[i];
+      if (e.value(s.output).has_cotangent) with_primitive(s, [&](auto primitive) { primitive.backward(e, s); });
+    }
+  }
+  void tangent_backward() {
+    if (e.plan->gradient_has_gaps) emit(Phase::kClearGradient, e.plan->gradient_size, 1);
+    for (int32_t i = e.plan->step_count - 1; i >= 0; --i) {
+      const Step& s = e.plan->steps[i];
+      if (e.value(s.output).has_cotangent) with_primitive(s, [&](auto primitive) { primitive.tangent_backward(e, s); });
+    }
+  }
+
+  const CallShape& n;
+  Emitter e;
+};
+
+}  // namespace
+
+Schedule make_schedule(const CallShape& shape) { return Scheduler(shape).make(); }
+
+bool device_supports(const BatchPlan& plan) {
+  const auto known = [](Op op) {
+    switch (op) {
+#define METAFAST_CASE(OP, SCHEDULE) \
+  case Op::OP: return true;
+      METAFAST_DEVICE_PRIMITIVES(METAFAST_CASE)
+#undef METAFAST_CASE
+      default: return false;
+    }
+  };
+  for (int32_t i = 0; i < plan.step_count; ++i)
+    if (!known(plan.steps[i].op)) return false;
+  return true;
+}
+
+}  // namespace metafast

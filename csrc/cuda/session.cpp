@@ -1,0 +1,486 @@
+// Prepares a call once per kind (shapes, flags, which tensors are there): plans, order of work, layout of memory; then
+// each call only writes the block of addresses and launches.
+#include "session.h"
+
+#include <cstring>
+#include <map>
+#include <stdexcept>
+
+#include "kernels.h"
+#include "runtime.h"
+#include "schedule.h"
+
+namespace metafast {
+namespace {
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }
+
+// Memory::kAuto keeps the activations of all support passes while they take no more than this per task.
+constexpr int64_t kKeepBytes = int64_t(256) << 20;
+// Tasks of one launch: the second dimension of a grid ends at 65535.
+constexpr int64_t kMostTasks = 32768;
+// The persistent kernel pays where a task is one block's work: at most so many elements of parameters and activations.
+constexpr int64_t kSmallTask = 1 << 16;
+// Fewer launches than this are not worth a graph.
+constexpr size_t kWorthGraph = 6;
+
+// Bytes that stand on the device as they stand here; offsets become addresses once the place is known.
+class Blob {
+ public:
+  template <class V>
+  int64_t put(const V* values, size_t count) {
+    const size_t begin = (bytes_.size() + 15) / 16 * 16;
+    bytes_.resize(begin + count * sizeof(V));
+    if (count) std::memcpy(bytes_.data() + begin, values, count * sizeof(V));
+    return int64_t(begin);
+  }
+  // The pointer at `place` is to hold the address of `target` bytes into the blob.
+  void point(int64_t place, int64_t target) { pointers_.push_back({place, target}); }
+  std::vector<unsigned char> placed(Address base) const {
+    std::vector<unsigned char> copy = bytes_;
+    for (const auto& [place, target] : pointers_) {
+      const Address address = base + Address(target);
+      std::memcpy(copy.data() + place, &address, sizeof address);
+    }
+    return copy;
+  }
+  size_t size() const { return bytes_.size(); }
+
+ private:
+  std::vector<unsigned char> bytes_;
+  std::vector<std::pair<int64_t, int64_t>> pointers_;
+};
+
+#define METAFAST_MEMBER(BASE, STRUCT, MEMBER) ((BASE) + int64_t(offsetof(STRUCT, MEMBER)))
+
+// A plan with its lists. Tables of the CPU's convolution stay behind; windows of pooling come along.
+int64_t put_plan(Blob& blob, const BatchPlan& plan, int64_t parameters_at) {
+  std::vector<Step> steps(plan.steps, plan.steps + plan.step_count);
+  std::vector<std::pair<size_t, int64_t>> windows;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    Step& s = steps[i];
+    s.conv = ConvTables{};
+    if (s.windows) windows.push_back({i, blob.put(s.windows, size_t(plan.values[s.output].rows))});
+    s.windows = nullptr;
+  }
+  const int64_t steps_at = blob.put(steps.data(), steps.size());
+  for (const auto& [i, to] : windows)
+    blob.point(METAFAST_MEMBER(steps_at + int64_t(i * sizeof(Step)), Step, windows), to);
+  const int64_t values_at = blob.put(plan.values, size_t(plan.value_count));
+  const int64_t plan_at = blob.put(&plan, 1);
+  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, steps), steps_at);
+  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, values), values_at);
+  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, parameters), parameters_at);
+  return plan_at;
+}
+
+template <class T>
+class DeviceSession final : public Session {
+ public:
+  DeviceSession(std::shared_ptr<const Program> program, Call c, OnDevice on)
+      : Session(std::move(c)),
+        shared_program_(std::move(program)),
+        program_(*shared_program_),
+        on_(on),
+        parameters_(program_.parameter_plans(kDeviceLanes)) {
+    check(call, program_);
+    make_plans();
+    fill_shape();
+    check_sizes();
+    chunk_ = std::min(call.tasks, kMostTasks);
+    if (on.chunk > 0) chunk_ = std::min(chunk_, on.chunk);
+    choose_memory();
+    shape_.chunk_tasks = chunk_;
+    shape_.persistent = persistent_;
+    shape_.shared_initial = !persistent_ && !own_initial_;
+    schedule_ = make_schedule(shape_);
+    lay_out();
+    make_constants();
+  }
+
+  int64_t bytes() const override { return total_bytes_ + 256; }
+  int64_t constants_bytes() const override { return int64_t(constants_.size()) + 256; }
+
+  void upload(Address constants, void* stream) override {
+    if (device::is_capturing(stream))
+      throw std::runtime_error(
+          "metafast: the first call of its kind uploads plans, which a CUDA graph cannot record; run it once before "
+          "capturing");
+    constants_on_device_ = (constants + 255) / 256 * 256;
+    const std::vector<unsigned char> bytes = constants_.placed(constants_on_device_);
+    device::copy_and_wait(at<void>(constants_on_device_), bytes.data(), bytes.size(), stream);
+  }
+
+  void run(Address workspace, void* stream) override {
+    const Address base = (workspace + 255) / 256 * 256;
+    upload_block(base, stream);
+    const auto launches = [this, base](void* on) { launch(base, on); };
+    if (launch_count() < kWorthGraph || device::is_capturing(stream)) return launches(stream);
+    // Recorded when a call comes back to the same memory, which torch's allocator sees to.
+    Recorded& recorded = graphs_[base];
+    if (!recorded.graph && recorded.calls++ > 0) recorded.graph = device::record(launches);
+    if (graphs_.size() > 16)
+      graphs_.clear();
+    else if (recorded.graph)
+      return recorded.graph->launch(stream);
+    launches(stream);
+  }
+
+ private:
+  void make_plans() {
+    const bool second_order = call.hessian_vector || (call.sweep && !call.first_order);
+    if (call.support) {
+      const Scope tangent = !second_order ? Scope::kNone : call.hessian_vector ? Scope::kLearnt : Scope::kAdapted;
+      plans_[0] =
+          program_.device_batch(call.support->examples, kDeviceLanes, second_order ? Scope::kLearnt : Scope::kAdapted,
+                                tangent, second_order && call.support->dx);
+    } else if (call.steps > 0) {
+      throw std::invalid_argument("native call: inner steps without a support set");
+    }
+    if (call.query)
+      plans_[1] = program_.device_batch(call.query->examples, kDeviceLanes, call.sweep ? Scope::kLearnt : Scope::kNone,
+                                        Scope::kNone, call.sweep && call.query->dx);
+  }
+
+  // Kernels count in 32 bits (frame.cuh).
+  void check_sizes() const {
+    const auto check = [](int64_t elements) {
+      if (elements >= int64_t(1) << 31)
+        throw std::invalid_argument("metafast: an array of one task has " + std::to_string(elements) +
+                                    " elements; on a GPU fewer than 2^31 are supported");
+    };
+    check(std::max(shape_.parameter_size, shape_.learnt_size + shape_.rate_size));
+    for (const auto& plan : plans_)
+      for (int32_t v = 0; plan && v < plan->value_count; ++v)
+        check(plan->examples * plan->values[v].rows * std::max(plan->values[v].ld, plan->values[v].cold));
+  }
+
+  void fill_shape() {
+    CallShape& n = shape_;
+    n = CallShape{};
+    n.parameters = parameters_.data();
+    n.steps = int32_t(call.steps);
+    n.parameter_count = program_.parameter_count();
+    n.learnt_count = program_.learnt_count();
+    n.adapted_count = program_.adapted_count();
+    const auto size = [&](int count) {
+      return count == 0 ? 0 : parameters_[size_t(count) - 1].offset + parameters_[size_t(count) - 1].size;
+    };
+    n.parameter_size = size(n.parameter_count);
+    n.learnt_size = size(n.learnt_count);
+    n.adapted_size = size(n.adapted_count);
+    n.first_order = call.first_order;
+    n.sweep = call.sweep;
+    n.hessian_vector = call.hessian_vector;
+    for (const Tensor& p : call.parameters) own_initial_ |= p.own;
+
+    n.rate_size = call.steps * n.adapted_count;
+    rate_offset_.assign(size_t(n.adapted_count), 0);
+    rate_stride_.assign(size_t(n.adapted_count), 0);
+    for (size_t a = 0; a < call.elementwise.size(); ++a) {
+      if (!call.elementwise[a].data) continue;
+      n.elementwise = true;
+      const bool per_step = call.elementwise[a].own;
+      rate_offset_[a] = n.rate_size;
+      rate_stride_[a] = per_step ? parameters_[a].size : 0;
+      n.rate_size += parameters_[a].size * (per_step ? call.steps : 1);
+    }
+    n.want_rate_gradient = call.sweep && (call.rate_table_gradient || !call.elementwise_gradient.empty());
+    n.logits = call.logits != 0;
+    n.logits_cotangent = call.logits_cotangent != 0;
+    n.adapted_cotangent = !call.adapted_cotangent.empty();
+    n.adapted = !call.adapted.empty();
+    n.loss = call.loss != 0;
+    for (const Tensor& gradient : call.gradients) (gradient.own ? n.own_gradients : n.sums) = true;
+    n.sums = call.sweep && (n.sums || n.want_rate_gradient);
+    n.own_gradients &= call.sweep;
+    const std::optional<SetTensors>* sets[2] = {&call.support, &call.query};
+    for (int i = 0; i < 2; ++i) {
+      if (!*sets[i]) continue;
+      const SetTensors& set = **sets[i];
+      const BatchPlan& plan = *plans_[i];
+      n.plans[i] = &plan;
+      n.image_targets[i] = set.y && !set.y_is_class && plan.values[plan.output].height > 0;
+      n.data_gradients[i] = set.dx || set.dy || set.dw;
+    }
+    n.query_has_targets = call.query && call.query->y;
+  }
+
+  // What is kept, and which of the two styles runs.
+  void choose_memory() {
+    tape_stride_ = plans_[0] ? aligned(plans_[0]->tape_size) : 0;
+    const int64_t tapes = tape_stride_ * std::max<int64_t>(call.steps, 1);
+    shape_.keep = call.memory == Memory::kKeep || (call.memory == Memory::kAuto && call.sweep && !call.first_order &&
+                                                   tapes * int64_t(sizeof(T)) <= kKeepBytes);
+    const int64_t work = shape_.parameter_size + std::max(tape_stride_, plans_[1] ? plans_[1]->tape_size : 0);
+    persistent_ = on_.style == Style::kAuto ? work <= kSmallTask : on_.style == Style::kPersistent;
+  }
+
+  void lay_out() {
+    TaskLayout& l = layout_;
+    l = TaskLayout{};
+    const CallShape& n = shape_;
+    int64_t hot = 0, cold = 0;
+    const auto take = [&](int64_t size, bool is_cold) {
+      int64_t& top = is_cold ? cold : hot;
+      const int64_t begin = top;
+      top += aligned(size);
+      return is_cold ? begin | kCold : begin;
+    };
+    const auto targets = [&](int i) {
+      return plans_[i] ? plans_[i]->examples * plans_[i]->values[plans_[i]->output].rows *
+                             plans_[i]->values[plans_[i]->output].cold
+                       : 0;
+    };
+    const auto examples = [&](int i) { return plans_[i] ? plans_[i]->examples : 0; };
+    const int64_t limit =
+        device::facts(on_.device).shared_bytes / int64_t(sizeof(T)) - device_kernels<T>().persistent_shared_elements;
+    // All hot; if that is too much for shared memory, what grows with the steps is cold; then everything.
+    for (int level = 0; level < 2; ++level) {
+      const bool grows = level > 0;
+      hot = cold = 0;
+      l.initial = take(n.shared_initial ? 0 : n.parameter_size, false);
+      l.trajectory = take(n.steps * n.adapted_size, grows);
+      l.gradient_stride = n.want_rate_gradient ? n.learnt_size : 0;
+      l.gradient = take(n.learnt_size + (n.steps > 0 ? n.steps - 1 : 0) * l.gradient_stride, grows);
+      l.gradient_dot = take(n.learnt_size, false);
+      l.vector = take(n.learnt_size, false);
+      l.targets = take(n.image_targets[0] || n.image_targets[1] ? std::max(targets(0), targets(1)) : 0, false);
+      l.target_gradient = take(std::max(targets(0), targets(1)), false);
+      l.weight_gradient = take(std::max(examples(0), examples(1)), false);
+      l.loss = take(4 * (n.steps + 1), false);
+      l.scratch = take(schedule_.scratch, false);
+      l.tape_stride = tape_stride_;
+      l.tapes = take(n.keep ? tape_stride_ * std::max<int64_t>(call.steps, 1) : tape_stride_, grows);
+      // The query's tape is no longer needed when the first tangent is.
+      const int64_t tangents = plans_[0] && call.sweep ? plans_[0]->tangent_size_total : 0;
+      l.tangent_tape = l.query_tape = take(std::max(tangents, plans_[1] ? plans_[1]->tape_size : 0), false);
+      if (hot <= limit) break;
+    }
+    hot_is_shared_ = persistent_ && hot <= limit;
+    l.hot_size = hot;
+    l.cold_size = cold;
+
+    int64_t total = 0;
+    const auto place = [&](int64_t bytes) {
+      const int64_t begin = total;
+      total += (bytes + 255) / 256 * 256;
+      return begin;
+    };
+    const int64_t size = sizeof(T);
+    block_size_ = aligned(int64_t(sizeof(DeviceJob<T>))) + aligned(lists_bytes());
+    place(block_size_);
+    shared_at_ = place(n.shared_initial ? n.parameter_size * size : 0);
+    rates_at_ = place(n.elementwise ? n.rate_size * size : 0);
+    gradient_stride_ = aligned(std::max<int64_t>(1, n.learnt_size + n.rate_size));
+    sums_at_ = place(n.sums ? gradient_stride_ * size * (sum_groups(chunk_) + 2) : 0);
+    gradients_at_ = place(call.sweep ? chunk_ * gradient_stride_ * size : 0);
+    hot_at_ = place(hot_is_shared_ ? 0 : chunk_ * hot * size);
+    cold_at_ = place(chunk_ * cold * size);
+    total_bytes_ = total;
+    tasks_ = call.tasks;
+  }
+
+  void make_constants() {
+    const int64_t parameters = constants_.put(parameters_.data(), parameters_.size());
+    parameters_at_ = parameters;
+    for (int i = 0; i < 2; ++i)
+      if (plans_[i]) plan_at_[i] = put_plan(constants_, *plans_[i], parameters);
+    instructions_at_ = constants_.put(schedule_.list.data(), schedule_.list.size());
+    rate_offset_at_ = constants_.put(rate_offset_.data(), rate_offset_.size());
+    rate_stride_at_ = constants_.put(rate_stride_.data(), rate_stride_.size());
+  }
+
+  int64_t lists_bytes() const {
+    const int64_t p = shape_.parameter_count, l = shape_.learnt_count, a = shape_.adapted_count;
+    return 16 * p + 16 * l + 16 * a + 8 * (a + a + l + l + a) + 16 * 8;
+  }
+
+  size_t launch_count() const {
+    const size_t chunks = size_t((tasks_ + chunk_ - 1) / chunk_);
+    const size_t tasks = persistent_ ? 1 : size_t(schedule_.chunk_begin - schedule_.tasks_begin);
+    return schedule_.list.size() - size_t(schedule_.chunk_begin - schedule_.tasks_begin) + chunks * (tasks + 1);
+  }
+
+  // The block of this call's addresses, in words, written to the beginning of the workspace.
+  void upload_block(Address base, void* stream) {
+    const Address constants = constants_on_device_;
+    std::vector<uint64_t> words(size_t(block_size_) / 8, 0);
+    int64_t top = aligned(int64_t(sizeof(DeviceJob<T>)));
+    // Copies a list behind the block and returns its address on the device.
+    const auto list = [&](const auto& values) {
+      using V = typename std::decay_t<decltype(values)>::value_type;
+      const int64_t begin = top;
+      if (values.empty()) return static_cast<V*>(nullptr);
+      std::memcpy(reinterpret_cast<unsigned char*>(words.data()) + begin, values.data(), values.size() * sizeof(V));
+      top += (int64_t(values.size() * sizeof(V)) + 15) / 16 * 16;
+      return at<V>(base + Address(begin));
+    };
+    DeviceJob<T> job{};
+    const CallShape& n = shape_;
+    for (int i = 0; i < 2; ++i)
+      if (plans_[i]) job.plans[i] = at<const BatchPlan>(constants + Address(plan_at_[i]));
+    job.instructions = at<const Instruction>(constants + Address(instructions_at_));
+    job.instruction_count = int32_t(schedule_.list.size());
+    job.steps = n.steps;
+    job.tasks = call.tasks;
+    job.chunk_tasks = std::min(chunk_, call.tasks);
+    job.hessian_vector = n.hessian_vector, job.keep = n.keep, job.first_order = n.first_order, job.sweep = n.sweep;
+    job.query_has_targets = n.query_has_targets, job.has_query = bool(call.query);
+    fill_set(call.support, call.steps, job.sets[0]);
+    fill_set(call.query, call.steps, job.sets[1]);
+    job.parameter_count = n.parameter_count, job.learnt_count = n.learnt_count, job.adapted_count = n.adapted_count;
+    job.parameter_size = n.parameter_size, job.learnt_size = n.learnt_size, job.adapted_size = n.adapted_size;
+    job.parameters = at<const ParameterPlan>(constants + Address(parameters_at_));
+    const auto source = [&](const Tensor& t, size_t stored) {
+      return ParameterSource<T>{at<const T>(t.data), t.own ? parameters_[stored].numel() : 0};
+    };
+    std::vector<ParameterSource<T>> sources(call.parameters.size());
+    for (size_t i = 0; i < call.parameters.size(); ++i) {
+      const size_t stored = size_t(program_.stored_at(int(i)));
+      sources[stored] = source(call.parameters[i], stored);
+    }
+    job.sources = list(sources);
+    job.shared_initial = n.shared_initial ? at<T>(base + Address(shared_at_)) : nullptr;
+    std::vector<ParameterSource<T>> vectors;
+    const std::vector<Tensor> v = in_storage_order(call.vectors, n.learnt_count);
+    for (size_t p = 0; p < v.size(); ++p) vectors.push_back(source(v[p], p));
+    job.vectors = list(vectors);
+    job.rate_table = at<const T>(call.rate_table);
+    std::vector<ParameterSource<T>> rates(size_t(n.adapted_count), ParameterSource<T>{});
+    for (size_t a = 0; a < call.elementwise.size(); ++a) rates[a] = source(call.elementwise[a], a);
+    job.rates_in = list(rates);
+    job.rates = at<T>(base + Address(rates_at_));
+    job.rate_offset = at<const int64_t>(constants + Address(rate_offset_at_));
+    job.rate_stride = at<const int64_t>(constants + Address(rate_stride_at_));
+    job.elementwise = n.elementwise, job.want_rate_gradient = n.want_rate_gradient, job.rate_size = n.rate_size;
+    job.loss_cotangent = at<const T>(call.loss_cotangent);
+    job.loss_cotangent_all = T(call.loss_cotangent_all);
+    job.logits_cotangent = at<const T>(call.logits_cotangent);
+    const auto pointers = [&](const std::vector<Address>& addresses) {
+      std::vector<T*> made;
+      for (Address a : addresses) made.push_back(at<T>(a));
+      return made;
+    };
+    job.adapted_cotangent = list(pointers(call.adapted_cotangent));
+    job.support_loss = at<T>(call.support_loss), job.task_loss = at<T>(call.task_loss);
+    job.loss = at<T>(call.loss), job.logits = at<T>(call.logits);
+    job.adapted = list(pointers(call.adapted));
+    std::vector<T*> own, shared;
+    for (const Tensor& gradient : call.gradients) {
+      own.push_back(gradient.own ? at<T>(gradient.data) : nullptr);
+      shared.push_back(gradient.own ? nullptr : at<T>(gradient.data));
+    }
+    job.own_gradient = list(in_storage_order(own, n.learnt_count));
+    job.shared_gradient = list(in_storage_order(shared, n.learnt_count));
+    job.rate_table_gradient = at<T>(call.rate_table_gradient);
+    job.rate_gradient = list(pointers(call.elementwise_gradient));
+    job.gradients = at<T>(base + Address(gradients_at_));
+    job.sums = at<T>(base + Address(sums_at_));
+    job.carry = job.sums + gradient_stride_;
+    job.group_sums = job.carry + gradient_stride_;
+    job.gradient_stride = gradient_stride_;
+    job.layout = layout_;
+    job.hot = hot_is_shared_ ? nullptr : at<T>(base + Address(hot_at_));
+    job.cold = at<T>(base + Address(cold_at_));
+    std::memcpy(words.data(), &job, sizeof job);
+    for (size_t begin = 0; begin < words.size(); begin += kUploadWords) {
+      UploadWords part;
+      const size_t count = std::min(size_t(kUploadWords), words.size() - begin);
+      std::memcpy(part.word, words.data() + begin, count * 8);
+      device_kernels<T>().upload(part, int32_t(count), at<uint64_t>(base) + begin, stream);
+    }
+    device::check_launch();
+  }
+
+  void fill_set(const std::optional<SetTensors>& from, int64_t steps, Examples<T>& to) const {
+    if (!from) return;
+    const int64_t n = from->examples, x = n * program_.input_size();
+    const int64_t y = from->y_is_class ? n : n * program_.output_size();
+    const int64_t count = from->stepwise ? steps : 1;
+    to.x = at<const T>(from->x), to.y = at<const void>(from->y), to.w = at<const T>(from->w);
+    to.dx = at<T>(from->dx), to.dy = at<T>(from->dy), to.dw = at<T>(from->dw);
+    to.y_is_class = from->y_is_class;
+    to.x_task_stride = x * count, to.y_task_stride = y * count, to.w_task_stride = n * count;
+    if (from->stepwise) to.x_step_stride = x, to.y_step_stride = y, to.w_step_stride = n;
+  }
+
+  // A list over learnt parameters, from the order of the description to that of storage.
+  template <class V>
+  std::vector<V> in_storage_order(const std::vector<V>& list, int count) const {
+    std::vector<V> out(static_cast<size_t>(count), V{});
+    size_t next = 0;
+    for (int i = 0; i < program_.parameter_count() && next < list.size(); ++i)
+      if (program_.stored_at(i) < count) out[size_t(program_.stored_at(i))] = list[next++];
+    return out;
+  }
+
+  // Everything but the block of addresses: the same launches for the same memory.
+  void launch(Address base, void* stream) const {
+    const DeviceKernels<T>& kernels = device_kernels<T>();
+    DeviceJob<T>* job = at<DeviceJob<T>>(base);
+    const auto phases = [&](int32_t begin, int32_t end, int64_t tasks) {
+      for (int32_t i = begin; i < end; ++i) {
+        const Instruction& instruction = schedule_.list[size_t(i)];
+        kernels.phase(instruction.phase, job, i, instruction.tiles, tasks, stream);
+        device::check_launch();
+      }
+    };
+    phases(0, schedule_.tasks_begin, 1);
+    for (int64_t begin = 0; begin < tasks_; begin += chunk_) {
+      const int64_t count = std::min(chunk_, tasks_ - begin);
+      if (tasks_ > chunk_) kernels.begin_chunk(job, begin, count, stream);
+      if (persistent_) {
+        kernels.persistent(job, schedule_.tasks_begin, schedule_.chunk_begin, count,
+                           hot_is_shared_ ? layout_.hot_size : 0, stream);
+        device::check_launch();
+      } else {
+        phases(schedule_.tasks_begin, schedule_.chunk_begin, count);
+      }
+      phases(schedule_.chunk_begin, schedule_.finish_begin, 1);
+    }
+    phases(schedule_.finish_begin, int32_t(schedule_.list.size()), 1);
+  }
+
+  struct Recorded {
+    int calls = 0;
+    std::unique_ptr<device::Graph> graph;
+  };
+
+  const std::shared_ptr<const Program> shared_program_;
+  const Program& program_;
+  const OnDevice on_;
+  std::vector<ParameterPlan> parameters_;
+  std::shared_ptr<const Program::Batch> plans_[2];
+  CallShape shape_;
+  Schedule schedule_;
+  TaskLayout layout_;
+  std::vector<int64_t> rate_offset_, rate_stride_;
+  bool own_initial_ = false, persistent_ = false, hot_is_shared_ = false;
+  int64_t tasks_ = 0, chunk_ = 0, tape_stride_ = 0, gradient_stride_ = 0, block_size_ = 0, total_bytes_ = 0;
+  int64_t shared_at_ = 0, rates_at_ = 0, sums_at_ = 0, gradients_at_ = 0, hot_at_ = 0, cold_at_ = 0;
+  Blob constants_;
+  int64_t plan_at_[2] = {}, parameters_at_ = 0, instructions_at_ = 0, rate_offset_at_ = 0, rate_stride_at_ = 0;
+  Address constants_on_device_ = 0;
+  std::map<Address, Recorded> graphs_;
+};
+
+}  // namespace
+
+std::unique_ptr<Session> make_device_session(std::shared_ptr<const Program> program, Call call, bool is_double,
+                                             OnDevice on) {
+  if (is_double) return std::make_unique<DeviceSession<double>>(std::move(program), std::move(call), on);
+  return std::make_unique<DeviceSession<float>>(std::move(program), std::move(call), on);
+}
+
+std::string device_obstacle(const Program& program) {
+  const auto plan = program.device_batch(2, kDeviceLanes, Scope::kNone, Scope::kNone, false);
+  return device_supports(*plan) ? "" : "a layer of it has no CUDA code yet";
+}
+
+}  // namespace metafast

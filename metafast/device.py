@@ -1,0 +1,118 @@
+"""Calls on a CUDA device: memory from torch's allocator, torch's current stream, chunks of tasks if memory is short.
+
+Tests run the same code on the CPU (:func:`emulated`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metafast import _native
+from metafast.program import Program
+
+STYLES = {"auto": 0, "persistent": 1, "batched": 2}
+
+#: The module that stands in for a device, while tests ask for it.
+_emulation: Any = None
+_style = "auto"
+
+
+class Target(NamedTuple):
+    """Where and how a call runs."""
+
+    style: int
+    ordinal: int
+    chunk: int  # tasks at a time; 0: all
+    stream: int
+
+
+def describe(module: Any, program: Program) -> Any:
+    """The Program as compiled code takes it."""
+    loss = program.loss
+    return module.Program(
+        [list(shape) for shape in program.values],
+        [(list(p.shape) or [1], p.role) for p in program.parameters],
+        [(s.op, list(s.inputs), s.output, list(s.parameters), dict(s.attributes)) for s in program.steps],
+        loss.kind if loss is not None else "",
+        dict(loss.attributes) if loss is not None else {},
+    )
+
+
+@contextlib.contextmanager
+def emulated(style: str = "auto") -> Iterator[None]:
+    """Run native calls by the CUDA code, on the CPU: for tests, of small sizes."""
+    global _emulation, _style
+    from metafast import _emulated  # type: ignore[attr-defined]
+
+    before = _emulation, _style
+    _emulation, _style = _emulated, style
+    try:
+        yield
+    finally:
+        _emulation, _style = before
+
+
+def takes(x: Tensor) -> bool:
+    """Whether a call with these inputs runs here."""
+    return x.is_cuda or _emulation is not None
+
+
+def obstacle(program: Program) -> str:
+    """Why the device cannot run ``program``, or ""."""
+    return str(module().device_obstacle(describe(module(), program)))
+
+
+def style() -> int:
+    name = os.environ.get("METAFAST_CUDA_STYLE", _style)
+    if name not in STYLES:
+        raise ValueError(f"METAFAST_CUDA_STYLE={name} is not one of {', '.join(STYLES)}")
+    return STYLES[name]
+
+
+def module() -> Any:
+    """The compiled code that runs calls on a device."""
+    return _emulation or _native
+
+
+def target(x: Tensor) -> Target:
+    """That of the current stream, and of the environment's METAFAST_CUDA_STYLE and METAFAST_CUDA_TASKS."""
+    chunk = int(os.environ.get("METAFAST_CUDA_TASKS", "0"))
+    if _emulation is not None:
+        return Target(style(), 0, chunk, 0)
+    index = x.device.index if x.device.index is not None else torch.cuda.current_device()
+    return Target(style(), index, chunk, torch.cuda.current_stream(index).cuda_stream)
+
+
+def guard(x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Makes the device of ``x`` the current one."""
+    return contextlib.nullcontext() if _emulation is not None else torch.cuda.device(x.device)
+
+
+def allocate(count: int, x: Tensor) -> Tensor:
+    if _emulation is not None:  # NaN, so that a kernel that reads what none has written is found out
+        return torch.full((count,), 255, dtype=torch.uint8)
+    return torch.empty(count, dtype=torch.uint8, device=x.device)
+
+
+def workspace(count: int, x: Tensor, on: Target, tasks: int) -> tuple[Tensor | None, Target]:
+    """``count`` bytes; or, where the device does not have them, nothing, and a target that does fewer tasks at a time.
+
+    Raises:
+        torch.OutOfMemoryError: even one task is too much.
+    """
+    try:
+        return allocate(count, x), on
+    except torch.OutOfMemoryError as error:
+        at_once = min(on.chunk or tasks, tasks)
+        if at_once == 1:
+            raise torch.OutOfMemoryError(
+                f"metafast: one task needs {count / 2**20:.1f} MiB of workspace, which the device does not have; "
+                "use fewer steps, examples or memory='recompute'"
+            ) from error
+        return None, on._replace(chunk=(at_once + 1) // 2)
