@@ -19,7 +19,7 @@ class Effort:
     seconds: float  # stop after the fewest rounds once this is used up
 
 
-FULL = Effort(turn=0.2, rounds=(3, 15), seconds=8.0)
+FULL = Effort(turn=0.2, rounds=(3, 15), seconds=5.0)
 QUICK = Effort(turn=0.05, rounds=(2, 3), seconds=2.0)
 
 
