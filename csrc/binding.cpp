@@ -68,8 +68,8 @@ struct Prepared {
   py::object empty_like, zeros_like;
 };
 
-// (style, index of the device, tasks at a time or 0)
-using DeviceTuple = std::tuple<int, int, int64_t>;
+// (style, index of the device, tasks at a time or 0, whether TF32 is allowed in linear layers, in convolutions)
+using DeviceTuple = std::tuple<int, int, int64_t, bool, bool>;
 
 std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool is_double, int64_t tasks, int64_t steps,
                                   int threads, bool first_order, bool sweep, int memory, bool hessian_vector,
@@ -98,8 +98,9 @@ std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool i
   for (size_t i = 0; i < out.size(); ++i) *out[i] = !outputs[i].is_none();
   auto made = std::make_unique<Prepared>();
   if (device) {
-    const auto& [style, index, chunk] = *device;
-    made->session = make_device_session(std::move(program), std::move(call), is_double, {Style(style), index, chunk});
+    const auto& [style, index, chunk, linear, convolution] = *device;
+    made->session = make_device_session(std::move(program), std::move(call), is_double,
+                                        {Style(style), index, chunk, {linear, convolution}});
   } else {
     made->session = Session::make(std::move(program), std::move(call), is_double);
   }

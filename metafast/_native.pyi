@@ -60,7 +60,8 @@ class Session:
         outputs: Sequence[Tensor | None],  # what it is like
         empty_like: Callable[[Tensor], Tensor],
         zeros_like: Callable[[Tensor], Tensor],
-        device: tuple[int, int, int] | None,  # style; index of the device; tasks at a time, 0 for all
+        # style; index of the device; tasks at a time, 0 for all; whether linear layers and convolutions may use TF32
+        device: tuple[int, int, int, bool, bool] | None,
     ) -> None: ...
     @property
     def bytes(self) -> int: ...

@@ -21,6 +21,7 @@ STYLES = {"auto": 0, "persistent": 1, "batched": 2}
 #: The module that stands in for a device, while tests ask for it.
 _emulation: Any = None
 _style = "auto"
+_emulated_tf32 = False
 
 
 class Target(NamedTuple):
@@ -29,6 +30,8 @@ class Target(NamedTuple):
     style: int
     ordinal: int
     chunk: int  # tasks at a time; 0: all
+    linear_tf32: bool
+    conv_tf32: bool
     stream: int
 
 
@@ -45,17 +48,20 @@ def describe(module: Any, program: Program) -> Any:
 
 
 @contextlib.contextmanager
-def emulated(style: str = "auto") -> Iterator[None]:
-    """Run native calls by the CUDA code, on the CPU: for tests, of small sizes."""
-    global _emulation, _style
+def emulated(style: str = "auto", tf32: bool = False) -> Iterator[None]:
+    """Run native calls by the CUDA code, on the CPU: for tests, of small sizes.
+
+    ``tf32``: heed torch's flags of TF32, as on a GPU; else there is none.
+    """
+    global _emulation, _style, _emulated_tf32
     from metafast import _emulated  # type: ignore[attr-defined]
 
-    before = _emulation, _style
-    _emulation, _style = _emulated, style
+    before = _emulation, _style, _emulated_tf32
+    _emulation, _style, _emulated_tf32 = _emulated, style, tf32
     try:
         yield
     finally:
-        _emulation, _style = before
+        _emulation, _style, _emulated_tf32 = before
 
 
 def takes(x: Tensor) -> bool:
@@ -80,13 +86,22 @@ def module() -> Any:
     return _emulation or _native
 
 
+def tf32() -> tuple[bool, bool]:
+    """Whether torch's flags allow TF32 in products of matrices, and in convolutions."""
+    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    if hasattr(cuda.matmul, "fp32_precision"):  # since torch 2.9, where the old names raise if the new ones were set
+        return cuda.matmul.fp32_precision == "tf32", cudnn.conv.fp32_precision == "tf32"
+    return cuda.matmul.allow_tf32, cudnn.allow_tf32
+
+
 def target(x: Tensor) -> Target:
-    """That of the current stream, and of the environment's METAFAST_CUDA_STYLE and METAFAST_CUDA_TASKS."""
+    """That of the current stream, of torch's flags, and of METAFAST_CUDA_STYLE and METAFAST_CUDA_TASKS."""
     chunk = int(os.environ.get("METAFAST_CUDA_TASKS", "0"))
     if _emulation is not None:
-        return Target(style(), 0, chunk, 0)
+        return Target(style(), 0, chunk, *(tf32() if _emulated_tf32 else (False, False)), 0)
     index = x.device.index if x.device.index is not None else torch.cuda.current_device()
-    return Target(style(), index, chunk, torch.cuda.current_stream(index).cuda_stream)
+    allowed = tf32() if torch.cuda.get_device_capability(index) >= (8, 0) else (False, False)
+    return Target(style(), index, chunk, *allowed, torch.cuda.current_stream(index).cuda_stream)
 
 
 def guard(x: Tensor) -> contextlib.AbstractContextManager[None]:

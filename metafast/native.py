@@ -207,7 +207,7 @@ class Prepared:
             outputs=outputs,
             empty_like=torch.empty_like,
             zeros_like=torch.zeros_like,
-            device=None if on is None else on[:3],
+            device=None if on is None else on[:5],
         )
         self.bytes = self.session.bytes
         self.constants: Tensor | None = None

@@ -11,6 +11,11 @@ namespace metafast {
 
 enum class Style { kAuto, kPersistent, kBatched };
 
+// Where large products of float may be rounded to TF32.
+struct Tf32 {
+  bool linear = false, convolution = false;
+};
+
 // Tiles of a pointwise phase over n elements: a few elements for every thread, and no more blocks than fill a chip.
 inline int64_t pointwise_tiles(int64_t n) {
   return std::clamp<int64_t>((n + 4 * kThreads - 1) / (4 * kThreads), 1, 256);
@@ -22,6 +27,7 @@ struct Emitter {
   int32_t k = 0;
   bool tangent = false;
   bool persistent = false;  // for the persistent kernel: nothing that is not kPersistent
+  Tf32 tf32;                // in the batched style
   std::vector<Instruction> list;
   int64_t scratch = 0;
 

@@ -10,3 +10,4 @@
 #include "primitives/linear.cuh"
 #include "primitives/pooling.cuh"
 #include "primitives/shape_and_sum.cuh"
+#include "primitives/staged_tf32.cuh"

@@ -40,6 +40,12 @@
   X(kLinearForwardStaged, LinearForwardStaged)               \
   X(kLinearWeightGradientStaged, LinearWeightGradientStaged) \
   X(kLinearInputGradientStaged, LinearInputGradientStaged)   \
+  X(kConvForwardTf32, ConvForwardTf32)                       \
+  X(kConvInputGradientTf32, ConvInputGradientTf32)           \
+  X(kConvWeightGradientTf32, ConvWeightGradientTf32)         \
+  X(kLinearForwardTf32, LinearForwardTf32)                   \
+  X(kLinearInputGradientTf32, LinearInputGradientTf32)       \
+  X(kLinearWeightGradientTf32, LinearWeightGradientTf32)     \
   X(kNormMoments, NormMoments)                               \
   X(kNormStatistics, NormStatistics)                         \
   X(kNormForward, NormForward)                               \

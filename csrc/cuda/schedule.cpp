@@ -39,6 +39,7 @@ class Scheduler {
   Schedule make() {
     e.which = Which::kSupport;
     e.persistent = n.persistent;
+    e.tf32 = n.tf32;
     if (n.shared_initial) e.emit(Phase::kGatherInitial, -1, pointwise_tiles(n.parameter_size), 1);
     if (n.elementwise) e.emit(Phase::kGatherRates, -1, pointwise_tiles(n.rate_size));
     Schedule made{};

@@ -15,6 +15,7 @@ struct CallShape {
   int64_t parameter_size, learnt_size, adapted_size, rate_size;
   bool first_order, sweep, hessian_vector, keep;
   bool persistent;
+  Tf32 tf32;
   bool shared_initial;  // parameters at step 0 are laid out once for all tasks
   bool elementwise, want_rate_gradient;
   bool image_targets[2];   // real targets that must be transposed

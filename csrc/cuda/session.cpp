@@ -97,6 +97,7 @@ class DeviceSession final : public Session {
     choose_memory();
     shape_.chunk_tasks = chunk_;
     shape_.persistent = persistent_;
+    if (std::is_same<T, float>::value) shape_.tf32 = on.tf32;
     shape_.shared_initial = !persistent_ && !own_initial_;
     schedule_ = make_schedule(shape_);
     lay_out();

@@ -11,6 +11,7 @@ struct OnDevice {
   Style style = Style::kAuto;
   int device = 0;
   int64_t chunk = 0;  // tasks at a time; 0: all
+  Tf32 tf32;
 };
 
 std::unique_ptr<Session> make_device_session(std::shared_ptr<const Program> program, Call call, bool is_double,

@@ -37,6 +37,9 @@ void sync_threads();
 void sync_warp();
 // Leaves a value for the other lanes of the warp and takes that of `lane`.
 void exchange(void* value, size_t size, int lane);
+// Leaves a value of at most kLaneBytes and takes those of all 32 lanes.
+constexpr size_t kLaneBytes = 32;
+void gather(const void* value, size_t size, void* all);
 
 template <class V>
 V shuffle_xor(V value, int mask) {

@@ -158,7 +158,7 @@ class SharedMemory {
 
 struct FibreBlock {
   std::vector<Fibre> fibres;
-  std::vector<uint64_t> lanes;  // what exchange leaves for others
+  std::vector<unsigned char> lanes;  // what exchange and gather leave for others
   Context scheduler;
   void* scheduler_fake_stack = nullptr;
   const void* scheduler_stack = nullptr;
@@ -280,7 +280,7 @@ struct Barrier {
 struct ThreadBlock {
   Barrier block;
   std::vector<Barrier> warps;
-  std::vector<uint64_t> lanes;
+  std::vector<unsigned char> lanes;
 };
 ThreadBlock* thread_block = nullptr;  // launches are serialised
 
@@ -300,13 +300,20 @@ void sync_warp() {
     fibre_block.pause(State::kAtWarpBarrier);
 }
 
+void gather(const void* value, size_t size, void* all) {
+  std::vector<unsigned char>& lanes = thread_block ? thread_block->lanes : fibre_block.lanes;
+  const size_t me = current->thread.x, warp = me / 32 * 32;
+  memcpy(&lanes[me * kLaneBytes], value, size);
+  sync_warp();
+  for (size_t lane = 0; lane < 32; ++lane)
+    memcpy(static_cast<unsigned char*>(all) + lane * size, &lanes[(warp + lane) * kLaneBytes], size);
+  sync_warp();
+}
+
 void exchange(void* value, size_t size, int lane) {
-  std::vector<uint64_t>& lanes = thread_block ? thread_block->lanes : fibre_block.lanes;
-  const size_t me = current->thread.x;
-  memcpy(&lanes[me], value, size);
-  sync_warp();
-  memcpy(value, &lanes[me / 32 * 32 + size_t(lane)], size);
-  sync_warp();
+  unsigned char all[32 * kLaneBytes];
+  gather(value, size, all);
+  memcpy(value, all + size_t(lane) * size, size);
 }
 
 void run(dim3 grid, int asked, size_t shared_bytes, const std::function<void()>& kernel) {
@@ -328,7 +335,7 @@ void run(dim3 grid, int asked, size_t shared_bytes, const std::function<void()>&
       now.block.reset(threads);
       now.warps = std::vector<Barrier>(size_t(threads) / 32);
       for (Barrier& warp : now.warps) warp.reset(32);
-      now.lanes.resize(size_t(threads));
+      now.lanes.resize(size_t(threads) * kLaneBytes);
       thread_block = &now;
       std::vector<std::thread> all;
       for (int t : shuffled(threads, random))
@@ -345,7 +352,7 @@ void run(dim3 grid, int asked, size_t shared_bytes, const std::function<void()>&
     } else {
       FibreBlock& now = fibre_block;
       now.kernel = &kernel;
-      now.lanes.resize(size_t(threads));
+      now.lanes.resize(size_t(threads) * kLaneBytes);
       if (int(now.fibres.size()) != threads) {
         now.fibres = std::vector<Fibre>(size_t(threads));
         for (Fibre& f : now.fibres) f.stack.reset(new unsigned char[kStackBytes]);

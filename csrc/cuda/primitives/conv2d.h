@@ -10,7 +10,7 @@ struct Conv2dSchedule {
     const Value &in = e.value(s.input[0]), &out = e.value(s.output);
     const StagedProduct product{e.rows(s.output), out.ld, taps(s) * in.channels};
     if (product.is_staged(e))
-      e(Phase::kConvForwardStaged, s, product.tiles());
+      e(e.tf32.convolution ? Phase::kConvForwardTf32 : Phase::kConvForwardStaged, s, product.tiles());
     else
       e(Phase::kConvForward, s, pointwise_tiles(product.rows * out.ld));
   }
@@ -46,7 +46,7 @@ struct Conv2dSchedule {
     const Value &in = e.value(s.input[0]), &out = e.value(s.output);
     const StagedProduct product{e.rows(s.input[0]), in.cold, taps(s) * out.channels};
     if (product.is_staged(e))
-      e(Phase::kConvInputGradientStaged, s, product.tiles());
+      e(e.tf32.convolution ? Phase::kConvInputGradientTf32 : Phase::kConvInputGradientStaged, s, product.tiles());
     else
       e(Phase::kConvInputGradient, s, pointwise_tiles(product.rows * in.cold));
   }
@@ -55,7 +55,8 @@ struct Conv2dSchedule {
     const Value &in = e.value(s.input[0]), &out = e.value(s.output);
     const StagedProduct product{taps(s) * in.channels, out.ld, e.rows(s.output)};
     if (product.is_staged(e))
-      return in_parts(e, s, Phase::kConvWeightGradientStaged, product.tiles() * product.parts(), product.parts());
+      return in_parts(e, s, e.tf32.convolution ? Phase::kConvWeightGradientTf32 : Phase::kConvWeightGradientStaged,
+                      product.tiles() * product.parts(), product.parts());
     const int64_t size = e.plan->parameters[s.parameter[0]].size;
     if (product.is_large())
       return in_parts(e, s, Phase::kConvWeightGradient, pointwise_tiles(product.parts() * size), product.parts());

@@ -115,8 +115,9 @@ struct TileGrid {
   }
 };
 
+template <class Form>
 struct StagedPhase : PhaseDefaults {
-  static constexpr int kShared = kStagedShared;
+  static constexpr int kShared = 4 * kSlice * Form::kPitch;
   static constexpr bool kPersistent = false;
   static constexpr int kBlocks = 2;
 };
@@ -134,8 +135,8 @@ static __device__ void put_quad(T* target, uint32_t rows, uint32_t ld, bool accu
   store4(to, out);
 }
 
-template <class T>
-struct ConvForwardStaged : StagedPhase {
+template <class T, class Form>
+struct ConvForwardBy : StagedPhase<Form> {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const ConvProduct<T, false> p(f, s);
     const uint32_t ld = uint32_t(p.ld_to), inner = uint32_t(p.inner);
@@ -143,14 +144,14 @@ struct ConvForwardStaged : StagedPhase {
         {p.source[0], p.source[1], s, p.from, p.to, p.rows(), uint32_t(p.ld_from), inner}};
     const QuadRows<T> right{p.w[0], p.w[1], ld};
     const TileGrid at(block, p.rows(), ld);
-    staged_tile<T>(
+    staged_tile<T, Form>(
         block, at.m0, at.n0, 0, uint32_t(s.kernel[0] * s.kernel[1]) * inner, p.terms, left, right, p.bias, ld,
         [&](uint32_t m, uint32_t n, const Quad<T>& out) { put_quad(p.target, p.rows(), ld, false, m, n, out); });
   }
 };
 
-template <class T>
-struct ConvInputGradientStaged : StagedPhase {
+template <class T, class Form>
+struct ConvInputGradientBy : StagedPhase<Form> {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const ConvProduct<T, true> p(f, s);
     const uint32_t ld = uint32_t(p.ld_to), inner = uint32_t(p.inner);
@@ -158,77 +159,90 @@ struct ConvInputGradientStaged : StagedPhase {
         {p.source[0], p.source[1], s, p.from, p.to, p.rows(), uint32_t(p.ld_from), inner}};
     const WeightByInput<T> right{p.w[0], p.w[1], uint32_t(p.ld_w), uint32_t(p.columns), inner};
     const TileGrid at(block, p.rows(), ld);
-    staged_tile<T>(block, at.m0, at.n0, 0, uint32_t(s.kernel[0] * s.kernel[1]) * inner, p.terms, left, right, p.bias,
-                   ld, [&](uint32_t m, uint32_t n, const Quad<T>& out) {
-                     put_quad<T>(p.target, p.rows(), ld, p.accumulate, m, n, out);
-                   });
+    staged_tile<T, Form>(block, at.m0, at.n0, 0, uint32_t(s.kernel[0] * s.kernel[1]) * inner, p.terms, left, right,
+                         p.bias, ld, [&](uint32_t m, uint32_t n, const Quad<T>& out) {
+                           put_quad<T>(p.target, p.rows(), ld, p.accumulate, m, n, out);
+                         });
   }
 };
 
 // Positions are cut into parts, as in ConvWeightGradient.
-template <class T, class Left>
+template <class T, class Form, class Left>
 static __device__ void staged_weight_gradient(const Block& block, const WeightGradient<T>& p, const Left& left,
                                               uint32_t rows, uint32_t ld, uint32_t positions) {
   const TileGrid at(block, rows, ld);
   const PartOfPositions range(positions, at.part, p.parts);
   const QuadRows<T> right{p.right(0), p.right(1), ld};
   T* to = p.to + at.part * p.size;
-  staged_tile<T>(
+  staged_tile<T, Form>(
       block, at.m0, at.n0, range.begin, range.end, p.terms, left, right, static_cast<const T*>(nullptr), ld,
       [&](uint32_t m, uint32_t n, const Quad<T>& out) { put_quad<T>(to, rows, ld, p.accumulate, m, n, out); });
 }
 
-template <class T>
-struct ConvWeightGradientStaged : StagedPhase {
-  static constexpr int kBlocks = 1;  // or registers spill
+template <class T, class Form>
+struct ConvWeightGradientBy : StagedPhase<Form> {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const WeightGradient<T> p(f, s, block);
     const uint32_t channels = uint32_t(in.channels), rows = uint32_t(s.kernel[0] * s.kernel[1]) * channels;
     const uint32_t positions = uint32_t(f.rows(s.output));
     const SourceByTap<T> left{{p.left(0), p.left(1), s, in, out, positions, uint32_t(in.ld), channels}, rows};
-    staged_weight_gradient(block, p, left, rows, uint32_t(out.ld), positions);
+    staged_weight_gradient<T, Form>(block, p, left, rows, uint32_t(out.ld), positions);
   }
 };
 
-template <class T>
-struct LinearForwardStaged : StagedPhase {
+template <class T, class Form>
+struct LinearForwardBy : StagedPhase<Form> {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const ConvProduct<T, false> p(f, s);
     const uint32_t ld = uint32_t(p.ld_to);
     const Matrix<T, true> left{p.source[0], p.source[1], uint32_t(p.ld_from), p.rows()};
     const QuadRows<T> right{p.w[0], p.w[1], ld};
     const TileGrid at(block, p.rows(), ld);
-    staged_tile<T>(
+    staged_tile<T, Form>(
         block, at.m0, at.n0, 0, uint32_t(p.inner), p.terms, left, right, p.bias, ld,
         [&](uint32_t m, uint32_t n, const Quad<T>& out) { put_quad(p.target, p.rows(), ld, false, m, n, out); });
   }
 };
 
-template <class T>
-struct LinearInputGradientStaged : StagedPhase {
+template <class T, class Form>
+struct LinearInputGradientBy : StagedPhase<Form> {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const ConvProduct<T, true> p(f, s);
     const uint32_t ld = uint32_t(p.ld_to);
     const Matrix<T, true> left{p.source[0], p.source[1], uint32_t(p.ld_from), p.rows()};
     const Matrix<T, true> right{p.w[0], p.w[1], uint32_t(p.ld_w), uint32_t(p.columns)};
     const TileGrid at(block, p.rows(), ld);
-    staged_tile<T>(block, at.m0, at.n0, 0, uint32_t(p.inner), p.terms, left, right, p.bias, ld,
-                   [&](uint32_t m, uint32_t n, const Quad<T>& out) {
-                     put_quad<T>(p.target, p.rows(), ld, p.accumulate, m, n, out);
-                   });
+    staged_tile<T, Form>(block, at.m0, at.n0, 0, uint32_t(p.inner), p.terms, left, right, p.bias, ld,
+                         [&](uint32_t m, uint32_t n, const Quad<T>& out) {
+                           put_quad<T>(p.target, p.rows(), ld, p.accumulate, m, n, out);
+                         });
   }
 };
 
-template <class T>
-struct LinearWeightGradientStaged : StagedPhase {
+template <class T, class Form>
+struct LinearWeightGradientBy : StagedPhase<Form> {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const WeightGradient<T> p(f, s, block);
     const Matrix<T, false> left{p.left(0), p.left(1), uint32_t(in.ld), uint32_t(in.channels)};
-    staged_weight_gradient(block, p, left, uint32_t(in.channels), uint32_t(out.ld), uint32_t(f.rows(s.output)));
+    staged_weight_gradient<T, Form>(block, p, left, uint32_t(in.channels), uint32_t(out.ld),
+                                    uint32_t(f.rows(s.output)));
   }
 };
+
+template <class T>
+struct ConvForwardStaged : ConvForwardBy<T, PlainForm<T>> {};
+template <class T>
+struct ConvInputGradientStaged : ConvInputGradientBy<T, PlainForm<T>> {};
+template <class T>
+struct ConvWeightGradientStaged : ConvWeightGradientBy<T, PlainForm<T>> {};
+template <class T>
+struct LinearForwardStaged : LinearForwardBy<T, PlainForm<T>> {};
+template <class T>
+struct LinearInputGradientStaged : LinearInputGradientBy<T, PlainForm<T>> {};
+template <class T>
+struct LinearWeightGradientStaged : LinearWeightGradientBy<T, PlainForm<T>> {};
 
 }  // namespace METAFAST_ISA
 }  // namespace metafast

@@ -20,7 +20,7 @@ struct LinearSchedule {
     const Value &in = e.value(s.input[0]), &out = e.value(s.output);
     const StagedProduct product{e.rows(s.output), out.ld, in.channels};
     if (product.is_staged(e))
-      e(Phase::kLinearForwardStaged, s, product.tiles());
+      e(e.tf32.linear ? Phase::kLinearForwardTf32 : Phase::kLinearForwardStaged, s, product.tiles());
     else
       e(phase, s, pointwise_tiles(product.rows * out.ld));
   }
@@ -29,8 +29,9 @@ struct LinearSchedule {
     if (Emitter::wanted(s.parameter_mode[0])) {
       const StagedProduct product{in.channels, out.ld, e.rows(s.output)};
       if (product.is_staged(e))
-        Conv2dSchedule::in_parts(e, s, Phase::kLinearWeightGradientStaged, product.tiles() * product.parts(),
-                                 product.parts());
+        Conv2dSchedule::in_parts(e, s,
+                                 e.tf32.linear ? Phase::kLinearWeightGradientTf32 : Phase::kLinearWeightGradientStaged,
+                                 product.tiles() * product.parts(), product.parts());
       else
         Conv2dSchedule::in_parts(e, s, Phase::kLinearWeightGradient, pointwise_tiles(product.rows * out.ld),
                                  product.is_large() ? product.parts() : 1);
@@ -44,7 +45,7 @@ struct LinearSchedule {
     if (Emitter::wanted(s.input_mode[0])) {
       const StagedProduct product{e.rows(s.output), in.cold, out.channels};
       if (product.is_staged(e))
-        e(Phase::kLinearInputGradientStaged, s, product.tiles());
+        e(e.tf32.linear ? Phase::kLinearInputGradientTf32 : Phase::kLinearInputGradientStaged, s, product.tiles());
       else
         e(input, s, pointwise_tiles(product.rows * in.cold));
     }

@@ -20,13 +20,30 @@
 namespace metafast {
 namespace METAFAST_ISA {
 
-constexpr int kTileEdge = 64, kSlice = int(kProductSlice),
-              kPitch = kTileEdge + 4;  // the pitch spreads columns over banks
-constexpr int kWorkers = 256;          // who make 4x4 outputs each: threads, if there are as many
-constexpr int kStagedShared = 4 * kSlice * kPitch;
+constexpr int kTileEdge = 64, kSlice = int(kProductSlice);
+constexpr int kWorkers = 256;  // who make 4x4 outputs each: threads, if there are as many
+
+// How a worker makes its outputs: quad i of them is row(i) of the tile from column(i) on. (The other: staged_tf32.cuh.)
+template <class T>
+struct PlainForm {
+  static constexpr int kPitch = kTileEdge + 4;  // spreads columns over banks
+  int32_t first_row, first_column;
+
+  __device__ explicit PlainForm(int worker) : first_row(worker / 16 * 4), first_column(worker % 16 * 4) {}
+  __device__ int32_t row(int i) const { return first_row + i; }
+  __device__ int32_t column(int) const { return first_column; }
+  static __device__ T stored(T x) { return x; }
+  __device__ void multiply(const T* a, const T* b, T (&part)[4][4]) const {
+    for (int k = 0; k < kSlice; ++k) {
+      const Quad<T> left = load4(a + k * kPitch + first_row), right = load4(b + k * kPitch + first_column);
+      for (int i = 0; i < 4; ++i)
+        for (int j = 0; j < 4; ++j) part[i][j] += left.v[i] * right.v[j];
+    }
+  }
+};
 
 // One operand's part of what a worker brings: four elements of a slice.
-template <class T, class Operand>
+template <class T, class Form, class Operand>
 struct Courier {
   const Operand& operand;
   int32_t k, first, step;  // within the slice, and within the tile: first, first + step, ...
@@ -48,7 +65,7 @@ struct Courier {
     for (int q = 0; q < 4; ++q) out[q] = operand.load(term, outer[q], inner);
   }
   __device__ void put(const T (&in)[4], T* slice) const {
-    for (int q = 0; q < 4; ++q) slice[k * kPitch + first + q * step] = in[q];
+    for (int q = 0; q < 4; ++q) slice[k * Form::kPitch + first + q * step] = Form::stored(in[q]);
   }
 };
 
@@ -62,8 +79,8 @@ struct QuadRows {
   }
 };
 
-template <class T>
-struct Courier<T, QuadRows<T>> {
+template <class T, class Form>
+struct Courier<T, Form, QuadRows<T>> {
   const QuadRows<T>& operand;
   int32_t k, first;
   uint32_t n;
@@ -77,48 +94,44 @@ struct Courier<T, QuadRows<T>> {
   }
   __device__ void put(const T (&in)[4], T* slice) const {
     Quad<T> quad;
-    for (int q = 0; q < 4; ++q) quad.v[q] = in[q];
-    store4(slice + k * kPitch + first, quad);
+    for (int q = 0; q < 4; ++q) quad.v[q] = Form::stored(in[q]);
+    store4(slice + k * Form::kPitch + first, quad);
   }
 };
 
-template <class T>
-static __device__ void multiply_slice(const T* a, const T* b, T (&part)[4][4]) {
-  for (int k = 0; k < kSlice; ++k) {
-    const Quad<T> left = load4(a + k * kPitch), right = load4(b + k * kPitch);
-    for (int i = 0; i < 4; ++i)
-      for (int j = 0; j < 4; ++j) part[i][j] += left.v[i] * right.v[j];
-  }
-}
-
 // Calls put(m, n, outputs n to n + 3 of row m) for the tile whose first output is (m0, n0).
-template <class T, class Left, class Right, class Put>
+template <class T, class Form, class Left, class Right, class Put>
 static __device__ void staged_tile(const Block& block, uint32_t m0, uint32_t n0, uint32_t begin, uint32_t end,
                                    int terms, const Left& left, const Right& right, const T* bias, uint32_t columns,
                                    Put put) {
-  constexpr int kSize = kSlice * kPitch;
+  constexpr int kSize = kSlice * Form::kPitch;
   T* const memory = block.shared<T>();  // two slices of the left operand, then two of the right
-  // On the device this loop is run once. Fewer threads work for several each.
-  METAFAST_ROLLED for (int base = 0; base < kWorkers; base += block.threads) {
+  // On the device there are as many threads as workers, and the loop is none. Fewer threads work for several each.
+#if defined(__CUDACC__)
+  constexpr int threads = kThreads;
+#else
+  const int threads = block.threads;
+#endif
+  METAFAST_ROLLED for (int base = 0; base < kWorkers; base += threads) {
     const int worker = base + block.thread;
-    const int row = worker / 16 * 4, column = worker % 16 * 4;
-    const Courier<T, Left> a(left, block.thread, m0);
-    const Courier<T, Right> b(right, block.thread, n0);
+    const Form form(worker);
+    const Courier<T, Form, Left> a(left, block.thread, m0);
+    const Courier<T, Form, Right> b(right, block.thread, n0);
     T total[4][4];
     for (int i = 0; i < 4; ++i)
       for (int j = 0; j < 4; ++j)
-        total[i][j] = bias && n0 + uint32_t(column) < columns ? bias[n0 + uint32_t(column + j)] : T(0);
+        total[i][j] = bias && n0 + uint32_t(form.column(i)) < columns ? bias[n0 + uint32_t(form.column(i) + j)] : T(0);
     METAFAST_ROLLED for (int term = 0; term < terms; ++term) {
       T next_a[4], next_b[4], part[4][4] = {};
       int folded = 0;
       // What the workers bring that no thread is: straight into shared memory.
       const auto rest = [&](uint32_t slice, int buffer) {
-        METAFAST_ROLLED for (int other = block.thread + block.threads; other < kWorkers; other += block.threads) {
+        METAFAST_ROLLED for (int other = block.thread + threads; other < kWorkers; other += threads) {
           T element[4];
-          const Courier<T, Left> more_a(left, other, m0);
+          const Courier<T, Form, Left> more_a(left, other, m0);
           more_a.fetch(term, slice, end, element);
           more_a.put(element, memory + buffer * kSize);
-          const Courier<T, Right> more_b(right, other, n0);
+          const Courier<T, Form, Right> more_b(right, other, n0);
           more_b.fetch(term, slice, end, element);
           more_b.put(element, memory + (2 + buffer) * kSize);
         }
@@ -136,8 +149,7 @@ static __device__ void staged_tile(const Block& block, uint32_t m0, uint32_t n0,
           a.fetch(term, next, end, next_a);
           b.fetch(term, next, end, next_b);
         }
-        if (worker < kWorkers)
-          multiply_slice(memory + buffer * kSize + row, memory + (2 + buffer) * kSize + column, part);
+        if (worker < kWorkers) form.multiply(memory + buffer * kSize, memory + (2 + buffer) * kSize, part);
         if (++folded == int(kProductDepth) / kSlice || next >= end) {
           for (int i = 0; i < 4; ++i)
             for (int j = 0; j < 4; ++j) total[i][j] += part[i][j], part[i][j] = T(0);
@@ -155,7 +167,7 @@ static __device__ void staged_tile(const Block& block, uint32_t m0, uint32_t n0,
       for (int i = 0; i < 4; ++i) {
         Quad<T> out;
         for (int j = 0; j < 4; ++j) out.v[j] = total[i][j];
-        put(m0 + uint32_t(row + i), n0 + uint32_t(column), out);
+        put(m0 + uint32_t(form.row(i)), n0 + uint32_t(form.column(i)), out);
       }
   }
 }
