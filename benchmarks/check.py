@@ -59,7 +59,7 @@ class Judge:
 
 def vector(result: Sequence[Any]) -> Vector:
     """Arrays of torch, NumPy or JAX, as one float64 vector."""
-    arrays = [part.detach().numpy() if isinstance(part, torch.Tensor) else np.asarray(part) for part in result]
+    arrays = [part.detach().cpu().numpy() if isinstance(part, torch.Tensor) else np.asarray(part) for part in result]
     return np.concatenate([array.astype(np.float64).ravel() for array in arrays])
 
 

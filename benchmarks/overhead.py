@@ -13,11 +13,11 @@ import metafast as mf
 from benchmarks.timing import turn
 
 
-def microseconds(rounds: int = 5) -> dict[str, float]:
+def microseconds(rounds: int = 5, device: str = "cpu") -> dict[str, float]:
     """Medians on the smallest model there is: one weight, one bias, one task, one example, one step."""
-    learner = mf.MAML(nn.Linear(1, 1), lr=0.1, steps=1, loss="mse", strict=True)
+    learner = mf.MAML(nn.Linear(1, 1, device=device), lr=0.1, steps=1, loss="mse", strict=True)
     parameters = list(learner.parameters())
-    task = (torch.ones(1, 1, 1), torch.ones(1, 1, 1))
+    task = (torch.ones(1, 1, 1, device=device), torch.ones(1, 1, 1, device=device))
 
     def gradient() -> Sequence[Any]:
         return learner.meta_gradient(task, task)

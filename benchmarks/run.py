@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import floors, limits, machine, memory, overhead
+from benchmarks import cuda, floors, limits, machine, memory, overhead
 from benchmarks.check import Judge, Wrong
 from benchmarks.rivals import OURS, RIVALS, Step, Unable, prepare
 from benchmarks.timing import FULL, QUICK, Effort, in_turns, summary, turn
@@ -34,6 +34,14 @@ SLOW: dict[str, dict[str, str]] = {
     "torch.compile": dict.fromkeys((n for n in WORKLOADS if n not in ("W1", "W7")), COMPILES),
     "jax": dict.fromkeys(("W3", "W4", "W3-fo"), COMPILES),
 }
+#: The same on a GPU, where compiled code is what users reach for: its compilers are waited for.
+SLOW_ON_GPU: dict[str, dict[str, str]] = {
+    **{
+        rival: dict.fromkeys((*SLOW["higher"], "W3-fo", "W3-32", "W3-256", "W4-32"), LIKE_THE_LOOP)
+        for rival in ("higher", "torchopt", "learn2learn")
+    },
+    "torch loop": dict.fromkeys(("W6-10000", "W3-256"), "takes long; --all times it"),
+}
 #: Seconds beyond which preparing is not done twice: the formula in float64 is then left to the tests' small networks.
 TWICE = 20
 #: Compilers of native code, which no signal interrupts: what is slow is first tried in a process that can be ended.
@@ -48,6 +56,7 @@ class Options:
     slow: bool = False  # also what takes minutes
     extras: bool = True  # limits of the machine, overhead, memory, threads
     patience: int = PATIENCE
+    device: str = "cpu"
 
     @staticmethod
     def quick(**changes: Any) -> Options:
@@ -65,17 +74,27 @@ def measure(options: Options, command: str = "", say: Callable[[str], None] = pr
     }
     if options.extras:
         say("the machine's limits")
-        result["limits"] = limits.measure(torch.get_num_threads())
-        result["overhead_us"] = overhead.microseconds()
+        _limits(result, options.device)
+    if options.device != "cpu":
+        result["machine"] |= cuda.describe()
     peak = limits.peak_gflops(result["limits"]) if options.extras else None
     result["workloads"] = []
     for workload in options.workloads:
         result["workloads"].append(_workload(workload, options, peak, say))
-    if options.extras and REMEMBERED in (w.name for w in options.workloads):
+    if options.extras and options.device == "cpu" and REMEMBERED in (w.name for w in options.workloads):
         say(f"memory of {REMEMBERED}")
         result["memory"] = {"workload": REMEMBERED, "growth_bytes": _memory(WORKLOADS[REMEMBERED])}
     result["seconds"] = time.time() - begin
     return result
+
+
+def _limits(result: dict[str, Any], device: str) -> None:
+    if device == "cpu":
+        result["limits"] = limits.measure(torch.get_num_threads())
+        result["overhead_us"] = overhead.microseconds()
+    else:
+        result["limits"] = cuda.limits()
+        result["overhead_us"] = overhead.microseconds(device=device)
 
 
 def _workload(workload: Workload, options: Options, peak: float | None, say: Callable[[str], None]) -> dict[str, Any]:
@@ -86,7 +105,8 @@ def _workload(workload: Workload, options: Options, peak: float | None, say: Cal
     for rival in options.rivals:
         row: dict[str, Any] = {"rival": rival}
         rows.append(row)
-        reason = None if options.slow else SLOW.get(rival, {}).get(workload.name)
+        slow = SLOW if options.device == "cpu" else SLOW_ON_GPU
+        reason = None if options.slow else slow.get(rival, {}).get(workload.name)
         if reason is None:
             try:
                 steps[rival], checked = contestant(rival, workload, judge, options.patience)
@@ -95,12 +115,7 @@ def _workload(workload: Workload, options: Options, peak: float | None, say: Cal
                 reason = str(problem)
         if reason is not None:
             row["skipped"] = reason
-    our_times, times = in_turns(ours, steps, options.effort)
-    our_row.update(summary(our_times))
-    for row in rows[1:]:
-        if row["rival"] in times:
-            row.update(summary(times[row["rival"]]))
-            row["ratio"] = row["ms"] / our_row["ms"]
+    _time(ours, steps, rows, options)
     line: dict[str, Any] = {
         "name": workload.name,
         "title": workload.title,
@@ -114,7 +129,11 @@ def _workload(workload: Workload, options: Options, peak: float | None, say: Cal
     if peak:
         line["floor_ms"] = floors.floor_ms(workload, peak)
         line["over_floor"] = our_row["ms"] / line["floor_ms"]
-    if options.extras and workload.name in SCALED and torch.get_num_threads() > 1:
+    if options.device != "cpu":
+        line["host_us"] = our_row["host_us"]
+        line["gflops"] = line["flops"] / our_row["ms"] / 1e6
+        line |= {"fraction": line["gflops"] / peak} if peak else {}
+    if options.extras and options.device == "cpu" and workload.name in SCALED and torch.get_num_threads() > 1:
         line["scaling"] = _scaling(ours, options.effort)
     others = (row for row in rows if "ratio" in row and not row["rival"].startswith(OURS))
     fastest = min(others, key=lambda row: row["ratio"], default=None)
@@ -123,10 +142,42 @@ def _workload(workload: Workload, options: Options, peak: float | None, say: Cal
     return line
 
 
+def _time(ours: Step, steps: dict[str, Step], rows: list[dict[str, Any]], options: Options) -> None:
+    """Times into the rows, ours first. On a GPU by events; what has a runtime of its own by a clock that waits, and so
+    is ours where it is compared with that."""
+    our_row = rows[0]
+    if options.device == "cpu":
+        our_times, times = in_turns(ours, steps, options.effort)
+        our_row.update(summary(our_times))
+        ours_ms = dict.fromkeys(times, our_row["ms"])
+    else:
+        cuda.warm([ours, *steps.values()])
+        alone = {name: step for name, step in steps.items() if name in cuda.OWN_RUNTIME}
+        seen = {name: step for name, step in steps.items() if name not in alone}
+        our_times, times = in_turns(ours, seen, options.effort, cuda.EventClock())
+        our_row.update(summary(our_times))
+        ours_ms = dict.fromkeys(seen, our_row["ms"])
+        if alone:
+            our_times, waited = in_turns(ours, alone, options.effort, cuda.waiting_clock)
+            our_row["waited_ms"] = summary(our_times)["ms"]
+            ours_ms |= dict.fromkeys(alone, our_row["waited_ms"])
+            times |= waited
+        for row in rows:
+            step = ours if row is our_row else seen.get(row["rival"])
+            if step is not None:
+                row.update(clock="events", host_us=cuda.host_us(step))
+            elif row["rival"] in alone:
+                row.update(clock="waiting")
+    for row in rows[1:]:
+        if row["rival"] in times:
+            row.update(summary(times[row["rival"]]))
+            row["ratio"] = row["ms"] / ours_ms[row["rival"]]
+
+
 def contestant(rival: str, workload: Workload, judge: Judge, patience: int) -> tuple[Step, dict[str, Any]]:
     """The rival's fastest form, checked in float32 and, by its formula, in float64. Unable or Wrong says why not."""
     try:
-        if rival in DEAF and workload.name in SLOW.get(rival, {}):
+        if rival in DEAF and workload.device == "cpu" and workload.name in SLOW.get(rival, {}):
             memory.growth(rival, workload, limit=patience)
         with _patience(patience):
             begin = time.perf_counter()

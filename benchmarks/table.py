@@ -56,15 +56,27 @@ def notes(result: Result) -> list[str]:
         names = {
             "fma_gflops": "multiply-add GFLOP/s",
             "matmul_gflops": "matrix product GFLOP/s",
+            "tf32_gflops": "in TF32",
             "copy_gbps": "copy GB/s",
         }
         shown = ", ".join(f"{names[key]} {value:.0f}" for key, value in sorted(result["limits"].items(), reverse=True))
         lines += [f"The machine's limits in this run: {shown}"]
     m = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in m["packages"].items())
+    if "gpu" in m:
+        lines += [device_note(line) for line in result["workloads"] if "host_us" in line]
+        lines += [f"{m['gpu']}, CUDA {m['CUDA in torch']}, driver, clocks, power: {m['driver, clocks, power limit']}"]
     lines += [f"{m['cpu']}, {m['threads']} threads, {m['instruction set']}; Python {m['python']}, {versions}"]
     lines += [f"{result['date']}, load {m['load'][0]:.1f} at the start, {result['seconds']:.0f} s: {result['command']}"]
     return lines
+
+
+def device_note(line: Result) -> str:
+    """What a GPU's row says beside its times."""
+    parts = [f"the call returns after {line['host_us']:.0f} us"]
+    if "fraction" in line:
+        parts += [f"{line['gflops']:.0f} GFLOP/s, {100 * line['fraction']:.1f} % of the float32 product's"]
+    return f"{line['name']:<9} {'; '.join(parts)}"
 
 
 def skipped(result: Result) -> list[str]:

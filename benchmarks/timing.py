@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from benchmarks.rivals import Step
@@ -23,7 +23,19 @@ FULL = Effort(turn=0.2, rounds=(3, 15), seconds=5.0)
 QUICK = Effort(turn=0.05, rounds=(2, 3), seconds=2.0)
 
 
-def in_turns(ours: Step, others: Mapping[str, Step], effort: Effort) -> tuple[list[float], dict[str, list[float]]]:
+Clock = Callable[[Step], float]
+
+
+def host_clock(step: Step) -> float:
+    """Seconds of one call."""
+    before = time.perf_counter()
+    step()
+    return time.perf_counter() - before
+
+
+def in_turns(
+    ours: Step, others: Mapping[str, Step], effort: Effort, clock: Clock = host_clock
+) -> tuple[list[float], dict[str, list[float]]]:
     """Seconds of every call: ours and each other's, A B A C A B A C ... All have run before."""
     our_times: list[float] = []
     times: dict[str, list[float]] = {name: [] for name in others}
@@ -33,27 +45,24 @@ def in_turns(ours: Step, others: Mapping[str, Step], effort: Effort) -> tuple[li
         if done >= fewest and time.perf_counter() > stop:
             break
         for name, step in others.items():
-            our_times += turn(ours, effort.turn)
-            times[name] += turn(step, effort.turn)
+            our_times += turn(ours, effort.turn, clock)
+            times[name] += turn(step, effort.turn, clock)
         if not others:
-            our_times += turn(ours, effort.turn)
+            our_times += turn(ours, effort.turn, clock)
     return our_times, times
 
 
-def turn(step: Step, seconds: float) -> list[float]:
+def turn(step: Step, seconds: float, clock: Clock = host_clock) -> list[float]:
     """Times of calls for about so long, after a tenth of it unmeasured, in which caches and threads come back."""
     times: list[float] = []
     begin = time.perf_counter()
-    step()
-    first = time.perf_counter() - begin
+    first = clock(step)
     if first > seconds / 2:
         return [first]
     while time.perf_counter() < begin + seconds / 10:
-        step()
+        clock(step)
     while not times or time.perf_counter() < begin + seconds:
-        before = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - before)
+        times.append(clock(step))
     return times
 
 

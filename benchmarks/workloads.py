@@ -45,6 +45,7 @@ class Workload:
     loss: str
     first_order: bool = False
     kind: str = META_GRADIENT
+    device: str = "cpu"
 
     def problem(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Problem:
         """Model and data, drawn in float32: another ``dtype`` holds the very same numbers."""
@@ -70,7 +71,9 @@ class Workload:
                 shape = (self.tasks, *p.shape)
                 per_task[name] = (p.detach() + 0.02 * torch.randn(shape, generator=generator)).to(dtype)
                 vectors[name] = torch.randn(shape, generator=generator).to(dtype)
-        return Problem(self, model.to(dtype), support, query, per_task, vectors)
+        support, query = (Set(*(tensor.to(self.device) for tensor in batch)) for batch in (support, query))
+        per_task, vectors = ({n: v.to(self.device) for n, v in group.items()} for group in (per_task, vectors))
+        return Problem(self, model.to(self.device, dtype), support, query, per_task, vectors)
 
 
 @dataclass(frozen=True)
@@ -129,15 +132,26 @@ W7 = replace(W2, name="W7", title="Hessian-vector products of W2's network", kin
 FIRST_ORDER = [replace(w, name=f"{w.name}-fo", title=f"{w.title}, first order", first_order=True) for w in (W1, W3)]
 
 WORKLOADS = {w.name: w for w in (W1, W1b, W2, W3, W4, W5, *W6, W7, *FIRST_ORDER)}
+#: For a GPU also sizes that fill it.
+FILLING = [
+    replace(w, name=f"{w.name}-{tasks}", title=f"{w.title}, {tasks} tasks", tasks=tasks)
+    for w, tasks in ((W3, 32), (W3, 256), (W4, 32))
+]
 
 
-def chosen(names: list[str]) -> list[Workload]:
+def on(device: str) -> dict[str, Workload]:
+    """All workloads of a device, by name."""
+    if device == "cpu":
+        return WORKLOADS
+    return {w.name: replace(w, device=device) for w in (*WORKLOADS.values(), *FILLING)}
+
+
+def chosen(names: list[str], device: str = "cpu") -> list[Workload]:
     """The workloads of these names, in the table's order; ``W6`` stands for all of its sizes. ValueError for others."""
-    known = {name.lower(): {name} for name in WORKLOADS}
+    there = on(device)
+    known = {name.lower(): {name} for name in there}
     known["w6"] = {w.name for w in W6}
     if unknown := [name for name in names if name.lower() not in known]:
-        raise ValueError(
-            f"no workload {', '.join(unknown)}; there are {', '.join(WORKLOADS)}, and W6 for all its sizes"
-        )
+        raise ValueError(f"no workload {', '.join(unknown)}; there are {', '.join(there)}, and W6 for all its sizes")
     wanted = set().union(*(known[name.lower()] for name in names))
-    return [w for name, w in WORKLOADS.items() if name in wanted]
+    return [w for name, w in there.items() if name in wanted]

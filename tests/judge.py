@@ -40,25 +40,30 @@ class Case:
 # --------------------------------------------------------------------------------------------------------- comparing
 
 
+def home(tensors: Tensors) -> Tensors:
+    """The same values on the CPU, where all of them are compared."""
+    return {name: value.detach().cpu() for name, value in tensors.items()}
+
+
 def norm(tensors: Tensors) -> float:
-    return float(
-        torch.cat([value.detach().double().flatten() for value in tensors.values()] or [torch.zeros(1)]).norm()
-    )
+    return float(torch.cat([value.double().flatten() for value in home(tensors).values()] or [torch.zeros(1)]).norm())
 
 
 def assert_close(actual: Tensors, expected: Tensors, tolerance: float = EXACT) -> None:
     """Each tensor as a vector: |a - e| <= tolerance |e|, and rounding noise where e is zero."""
+    actual, expected = home(actual), home(expected)
     assert actual.keys() == expected.keys()
     noise = NOISE * norm(expected)
     for name, value in expected.items():
         assert actual[name].shape == value.shape, f"{name}: shape {tuple(actual[name].shape)}, not {tuple(value.shape)}"
         assert actual[name].dtype == value.dtype, f"{name}: {actual[name].dtype}, not {value.dtype}"
-        error = norm({name: actual[name].detach() - value.detach()})
+        error = norm({name: actual[name] - value})
         limit = tolerance * norm({name: value}) + noise
         assert error <= limit, f"{name}: off by {error:.3g} of {norm({name: value}):.3g}, where {limit:.3g} is allowed"
 
 
 def assert_same_bits(actual: Tensors, expected: Tensors) -> None:
+    actual, expected = home(actual), home(expected)
     assert actual.keys() == expected.keys()
     for name, value in expected.items():
         same = torch.equal(torch.nan_to_num(actual[name], 7.0), torch.nan_to_num(value, 7.0))

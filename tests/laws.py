@@ -147,9 +147,9 @@ def median_errors(case: Case, seeds: range, attempt: Callable[[Problem], Tensors
         outputs, pulled = truth(case.row, seed, ("loss",))
         expected = outputs | {f"d.{name}": value for name, value in pulled["loss"].items()}
         gradient_scale = norm(pulled["loss"])
-        for name, value in attempt(make(case.row, torch.float32, seed)).items():
+        for name, value in attempt(make(case.row, torch.float32, seed, case.device)).items():
             scale = norm({name: expected[name]}) + (1e-3 * gradient_scale if name.startswith("d.") else 1e-30)
-            errors.setdefault(name, []).append(norm({name: value.double() - expected[name]}) / max(scale, 1e-30))
+            errors.setdefault(name, []).append(norm({name: value.double().cpu() - expected[name]}) / max(scale, 1e-30))
     return {name: torch.tensor(values).median() for name, values in errors.items()}
 
 

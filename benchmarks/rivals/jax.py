@@ -89,7 +89,19 @@ def leaves(problem: Problem, params: Params) -> list[jax.Array]:
 
 
 def array(tensor: torch.Tensor) -> jax.Array:
-    return jnp.asarray(tensor.detach().numpy())
+    return jnp.asarray(tensor.detach().cpu().numpy())
+
+
+def place(problem: Problem) -> None:
+    """On a GPU: everything there, and float32 products in float32, as for all others."""
+    if problem.workload.device == "cpu":
+        return
+    try:
+        gpu = jax.devices("gpu")[0]
+    except RuntimeError:
+        raise Unable(f"this JAX {jax.__version__} has no GPU") from None
+    jax.config.update("jax_default_device", gpu)
+    jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def images_last(x: torch.Tensor) -> jax.Array:
@@ -103,6 +115,7 @@ def step(function: Callable[..., Any], problem: Problem, *arguments: Any) -> Ste
 
 
 def meta_gradient(problem: Problem) -> Forms:
+    place(problem)
     w, value = problem.workload, evaluate(problem)
     stop = lax.stop_gradient if w.first_order else lambda gradients: gradients
 
@@ -126,6 +139,7 @@ def meta_gradient(problem: Problem) -> Forms:
 
 
 def hessian_vector(problem: Problem) -> Forms:
+    place(problem)
     value = evaluate(problem)
 
     def product(params: Params, vectors: Params, x: jax.Array, y: jax.Array) -> Params:

@@ -87,7 +87,9 @@ def product(problem: Problem, forward: bool) -> Callable[[Params, Params, Tensor
     def reverse_over_reverse(params: Params, vectors: Params, x: Tensor, y: Tensor) -> Params:
         def along(p: Params) -> Tensor:
             gradients = grad(evaluate)(p, x, y)
-            return sum(((gradients[name] * vectors[name]).sum() for name in p), torch.zeros((), dtype=x.dtype))
+            return sum(
+                ((gradients[name] * vectors[name]).sum() for name in p), torch.zeros((), dtype=x.dtype, device=x.device)
+            )
 
         result: Params = grad(along)(params)
         return result

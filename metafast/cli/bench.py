@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rivals", metavar="jax,...", help="rivals to run (default all that are installed)")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"), help="folder of the JSON and the picture")
     parser.add_argument("--threads", type=at_least(1), default=2, help="threads, and cores, for everyone (default 2)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where everybody computes")
     parser.add_argument("--quick", action="store_true", help="few repetitions: to see that it works, not to be quoted")
     parser.add_argument("--all", action="store_true", help="also what compiles or runs for minutes")
 
@@ -38,8 +39,11 @@ def run(args: argparse.Namespace) -> int:
     timing = importlib.import_module("benchmarks.timing")
     harness = importlib.import_module("benchmarks.run")
     chosen: dict[str, Any] = {"slow": args.all, "effort": timing.QUICK if args.quick else timing.FULL}
+    if args.device != "cpu":
+        importlib.import_module("benchmarks.cuda").prepare()
+        chosen |= {"device": args.device, "patience": 900, "workloads": list(workloads.on(args.device).values())}
     if args.only is not None:
-        chosen["workloads"] = workloads.chosen(args.only.split(","))
+        chosen["workloads"] = workloads.chosen(args.only.split(","), args.device)
     if args.rivals is not None:
         chosen["rivals"] = rivals.chosen(args.rivals.split(","))
     importlib.import_module("benchmarks.machine").confine(args.threads)
