@@ -88,7 +88,8 @@ def module() -> Any:
 
 def tf32() -> tuple[bool, bool]:
     """Whether torch's flags allow TF32 in products of matrices, and in convolutions."""
-    cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+    cuda: Any = torch.backends.cuda
+    cudnn: Any = torch.backends.cudnn
     if hasattr(cuda.matmul, "fp32_precision"):  # since torch 2.9, where the old names raise if the new ones were set
         return cuda.matmul.fp32_precision == "tf32", cudnn.conv.fp32_precision == "tf32"
     return cuda.matmul.allow_tf32, cudnn.allow_tf32
