@@ -207,6 +207,7 @@ struct LinearForwardBy : StagedPhase<Form> {
 
 template <class T, class Form>
 struct LinearInputGradientBy : StagedPhase<Form> {
+  static constexpr int kBlocks = 1;  // or registers spill
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
     const ConvProduct<T, true> p(f, s);
     const uint32_t ld = uint32_t(p.ld_to);
