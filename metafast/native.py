@@ -6,6 +6,7 @@ around it.
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
@@ -141,7 +142,8 @@ class Prepared:
         one = torch.empty((), dtype=first.x.dtype, device=first.x.device)
 
         def like(*shape: int) -> Tensor:
-            return one.expand(shape)  # the shape of a tensor without its memory
+            """The shape of a tensor without its memory; of one element with it, or strides would be zero in copies."""
+            return one.expand(shape) if math.prod(shape) != 1 else one.reshape(shape)
 
         def set_counts(batch: Batch | None, stepwise: bool) -> tuple[int, bool, bool] | None:
             if batch is None:
