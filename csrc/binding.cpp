@@ -1,10 +1,11 @@
-// The Python module metafast._native: the only file that knows pybind11.
+// The Python module metafast._native. Only this file and tensors.cpp know Python.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "call.h"
 #include "cuda/session.h"
 #include "dispatch.h"
+#include "tensors.h"
 #ifdef METAFAST_EMULATED
 #include "emulated/faults.h"
 #endif
@@ -112,37 +113,18 @@ std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool i
   return made;
 }
 
-py::object owned(PyObject* made) {
-  if (!made) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(made);
-}
-
-py::object ask(py::handle tensor, PyObject* method) { return owned(PyObject_CallMethodNoArgs(tensor.ptr(), method)); }
-
-Address address(py::handle tensor) {
-  static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
-  const Address found = PyLong_AsUnsignedLongLong(ask(tensor, data_ptr).ptr());
-  if (found == 0) throw std::invalid_argument("native call: an empty tensor");
-  return found;
-}
-
 // Runs a prepared call on its inputs, None where there is none, and returns new tensors like its outputs. In C++ because
 // for a small network the same in Python takes longer than the arithmetic.
 py::list run(Prepared& prepared, const py::list& inputs, Address workspace, Address stream) {
-  static PyObject* const is_contiguous = PyUnicode_InternFromString("is_contiguous");
   if (inputs.size() != prepared.inputs.size())
     throw std::invalid_argument("native call: inconsistent number of tensors");
   std::vector<py::object> copies;  // of what is not contiguous, until the call is over
   for (size_t i = 0; i < prepared.inputs.size(); ++i) {
-    py::handle tensor = PyList_GET_ITEM(inputs.ptr(), Py_ssize_t(i));
+    const py::handle tensor = PyList_GET_ITEM(inputs.ptr(), Py_ssize_t(i));
     Address& slot = *prepared.inputs[i];
     if ((slot == 0) != tensor.is_none()) throw std::invalid_argument("native call: another tensor is absent");
     if (slot == 0) continue;
-    if (ask(tensor, is_contiguous).ptr() != Py_True) {
-      copies.push_back(tensor.attr("contiguous")());
-      tensor = copies.back();
-    }
-    slot = address(tensor);
+    slot = address(tensor, copies);
   }
   py::list outputs(prepared.outputs.size());
   for (size_t i = 0; i < prepared.outputs.size(); ++i) {
@@ -150,7 +132,7 @@ py::list run(Prepared& prepared, const py::list& inputs, Address workspace, Addr
     if (!prepared.templates[i].is_none()) {
       const py::object& like = i < prepared.data_gradients ? prepared.empty_like : prepared.zeros_like;
       made = owned(PyObject_CallOneArg(like.ptr(), prepared.templates[i].ptr()));
-      *prepared.outputs[i] = address(made);
+      *prepared.outputs[i] = address(made, copies);
     }
     PyList_SET_ITEM(outputs.ptr(), Py_ssize_t(i), made.release().ptr());
   }
@@ -207,6 +189,8 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
           },
           py::arg("constants"), py::arg("stream"))
       .def("run", &run, py::arg("inputs"), py::arg("workspace"), py::arg("stream") = 0);
+  m.def("facts", &facts, py::arg("tensors"));
+  m.def("identical", &identical, py::arg("dictionaries"), py::arg("copies"));
   m.def("device_obstacle", &device_obstacle, py::arg("program"));
   m.def("elementary", &elementary, py::arg("name"), py::arg("is_double"), py::arg("x"), py::arg("y"), py::arg("n"));
   m.def("build_info", &build_info);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from metafast.batch import Batch, Rates
 from metafast.plan import Plan, Planner, one_kind
 from metafast.program import Parameter
 from metafast.rules import SGD, LearningRate, LearntRates, learnt, rates
+
+if TYPE_CHECKING:
+    from metafast.repeat import Repeat
 
 #: The signature's default, by which a rate given twice is told from one given by the rule alone.
 DEFAULT_LR = 0.4
@@ -78,6 +81,7 @@ class MAML(nn.Module):
         strict: bool = False,
     ) -> None:
         super().__init__()
+        self._repeat: Repeat | None = None
         self._planner = Planner(model, loss, adapt_params, backend, strict)  # checks model, loss, adapt_params, backend
         trainable = {n: p.requires_grad for n, p in model.named_parameters()}
         arguments.adapted(adapt_params, trainable)
@@ -139,14 +143,25 @@ class MAML(nn.Module):
         for a small network takes as long as the meta-step itself. For training loops that hand gradients to an
         optimiser and need no other cotangent. The arguments are those of :meth:`forward`.
         """
+        as_set = steps is None and lr is None and not stepwise
+        repeat: Repeat | None = self.__dict__.get("_repeat")
+        if as_set and repeat is not None and (written := repeat(self, support, query)) is not None:
+            support_loss, task_loss, loss, logits, *made = written
+            return Output(loss, task_loss, logits, support_loss), tuple(made)
         plan, given, settings = self._unrolling(support, query, steps, lr, stepwise)
         if not plan.native or self.learn_lr:
             out = self.forward(support, query, steps, lr, stepwise)
             wanted = [p for p in self.parameters() if p.requires_grad]
             gradients = torch.autograd.grad(out.loss, wanted, materialize_grads=True)
             return Output(*(value.detach() for value in out)), gradients
-        result, made = plan.engine.meta_gradient(*given, **settings)
-        return Output(result.loss, result.task_loss, result.logits, result.support_loss), tuple(made)
+        result = plan.engine.meta_gradient(*given, **settings)
+        if as_set:
+            from metafast.repeat import Repeat  # which needs the native engine
+
+            if Repeat.possible(self, result.call, *given[-2:]):
+                self._repeat = Repeat(self, plan, result.call, *given[-2:])
+        out = Output(result.loss, result.task_loss, result.logits, result.support_loss)
+        return out, tuple(result.gradients.parameters)
 
     def adapt(
         self, support: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
@@ -236,7 +251,7 @@ class MAML(nn.Module):
         return rates(lr, self.per_step, steps, declared, plan.adapted, plan.names, plan.dtype, plan.device)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_planner": None}  # plans hold what can be made again, and never travel
+        return {**self.__dict__, "_planner": None, "_repeat": None}  # both can be made again, and never travel
 
     def extra_repr(self) -> str:
         lr = "learnt" if self.learn_lr else self.__dict__.get("lr")

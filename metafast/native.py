@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metafast import _native, device
 from metafast.batch import Batch, Rates
+from metafast.facts import facts
 from metafast.program import Program
 
 build_info = _native.build_info
@@ -101,8 +102,27 @@ class Gradients:
     query: DataGradients = DataGradients()
 
 
+class Call(NamedTuple):
+    """What a call came to: the session that serves it, and the tensors it reads, in the session's order."""
+
+    prepared: Prepared
+    inputs: list[Tensor | None]
+
+    def run(self) -> list[Any]:
+        """What the session writes, on the CPU."""
+        workspace = getattr(_thread, "workspace", None)
+        if workspace is None or workspace.numel() < self.prepared.bytes:
+            _thread.workspace = workspace = None  # free the small one first
+            workspace = torch.empty(self.prepared.bytes, dtype=torch.uint8)
+            if self.prepared.bytes <= KEEP_WORKSPACE_BYTES:
+                _thread.workspace = workspace
+        written: list[Any] = self.prepared.session.run(self.inputs, workspace.data_ptr())
+        return written
+
+
 @dataclass(slots=True)
 class Result:
+    call: Call
     loss: Tensor | None = None
     task_loss: Tensor | None = None
     logits: Tensor | None = None
@@ -285,8 +305,8 @@ def run(
         vectors is None,
         support is None,
         own,
-        tuple([(a, rate.shape) for a, rate in elementwise]),
-        tuple([t is not None and (t.shape, t.dtype) for t in data]),
+        tuple([(a, rate.shape) for a, rate in elementwise]) if elementwise else (),
+        facts(tuple(data)),
         cotangents.loss,
         tuple([t is None for t in seeds]),
         sweep and (sweep.table, sweep.elementwise, sweep.support, sweep.query),
@@ -323,18 +343,14 @@ def run(
             p, out = _on_device(prepared, inputs, first.x)
     else:
         p = prepared(None)
-        workspace = getattr(_thread, "workspace", None)
-        if workspace is None or workspace.numel() < p.bytes:
-            _thread.workspace = workspace = None  # free the small one first
-            workspace = torch.empty(p.bytes, dtype=torch.uint8)
-            if p.bytes <= KEEP_WORKSPACE_BYTES:
-                _thread.workspace = workspace
-        out = p.session.run(inputs, workspace.data_ptr())
+        out = Call(p, inputs).run()
 
     support_loss, task_loss, loss, logits = out[:4]
     if support_loss is None:
         support_loss = first.x.new_empty((p.tasks, 0))
-    result = Result(loss, task_loss, logits, support_loss, out[4 : p.adapted] if want_adapted else None)
+    result = Result(
+        Call(p, inputs), loss, task_loss, logits, support_loss, out[4 : p.adapted] if want_adapted else None
+    )
     if sweep is not None or vectors is not None:
         result.gradients = made = Gradients(out[p.adapted : p.gradients], out[p.gradients])
         if len(out) > p.gradients + 1:

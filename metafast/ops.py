@@ -239,12 +239,12 @@ def meta_gradient(
     first_order: bool = False,
     memory: str = "auto",
     stepwise: bool = False,
-) -> tuple[Unrolled, Sequence[Tensor]]:
+) -> native.Result:
     """:func:`unroll` with the gradients of its loss in ``program.learnt``, and no graph: what autograd itself costs is
     more than a small meta-step."""
     if steps == 0:
         rates = None
-    result = native.run(
+    return native.run(
         program,
         parameters,
         rates,
@@ -257,9 +257,6 @@ def meta_gradient(
         sweep=_PARAMETERS_ONLY,
         cotangents=Cotangents(1.0 / query.x.shape[0]),
     )
-    assert result.gradients is not None and result.support_loss is not None
-    out = Unrolled(result.loss, result.task_loss, result.logits, result.support_loss, None)
-    return out, result.gradients.parameters
 
 
 def predict(program: Program, parameters: Sequence[Tensor], x: Tensor) -> Tensor:

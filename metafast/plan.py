@@ -8,7 +8,6 @@ between two calls is noticed by the next one.
 from __future__ import annotations
 
 import math
-import operator
 import os
 import sys
 import warnings
@@ -23,13 +22,12 @@ from torch import Tensor, nn
 
 from metafast import arguments, losses, lowering, reference
 from metafast.batch import Batch, Rates
+from metafast.facts import facts
 from metafast.program import Parameter, Program, Shape
 from metafast.snapshot import Snapshot
 
 #: Plans kept per planner: train and eval mode, a few kinds of examples.
 KEPT = 8
-
-_facts = operator.attrgetter("shape", "dtype", "device")
 
 
 @dataclass(eq=False)
@@ -72,15 +70,7 @@ class Plan:
         A query set must have the tasks and the kind of example of ``like``, the support set's x.
         """
         x, y, w = batch
-        facts = _facts
-        key = (
-            name,
-            stepwise,
-            facts(x),
-            None if y is None else facts(y),
-            None if w is None else facts(w),
-            None if like is None else like.shape,
-        )
+        key = (name, stepwise, facts((x, y, w, like)))
         if key not in self.accepted:
             arguments.axes(f"{name} x", x, stepwise)
             if like is not None and (x.shape[0] != like.shape[0] or x.shape[2:] != self.example):

@@ -1,8 +1,9 @@
 """Noticing, in a few microseconds, that a module is no longer what it was.
 
 Everything that a forward pass depends on is, for nearly every module, in the instance dictionaries of its submodules.
-A Snapshot compares their attributes, children and hooks in C, tensors by ``is``, and what an optimiser or ``.to()``
-may change inside a parameter by its shape, dtype, device and requires_grad.
+A Snapshot compares their attributes, children and hooks, tensors by ``is``, and what an optimiser or ``.to()`` may
+change inside a parameter by its shape, dtype, device and requires_grad. Most often every object is the one it was,
+which C++ sees at once; if not, equal attributes are as good.
 
 Not noticed: a change inside a mutable attribute (``model.config["depth"] = 3``), to a class (``Net.forward = ...``)
 or to a global variable that forward reads. Values of parameters and buffers are none of its business.
@@ -17,6 +18,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
+from metafast.facts import facts, identical
+
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
     torch_module._global_forward_hooks,
@@ -26,8 +29,6 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
 )
 #: torch's own attributes never change as objects, only within.
 _TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}
-
-_facts = operator.attrgetter("shape", "dtype", "device", "requires_grad")
 
 
 class Snapshot:
@@ -45,8 +46,10 @@ class Snapshot:
         self._holders = [d[name] for d in self._modules for name in ("_parameters", "_buffers") if d[name]]
         self._held = self._read_tensors()
         self._copies = [dict(d) for d in self._modules]
+        self._all = [*self._modules, *self._live, *self._holders]
+        self._all_copies = [*self._copies, *self._frozen, *map(dict, self._holders)]
         self._tensors = tuple(tensors)
-        self._facts = [*map(_facts, self._tensors)]
+        self._facts = self._read_facts()
 
     def _read_attributes(self) -> list[Any]:
         return [get(d) for get, d in zip(self._getters, self._modules, strict=True)]
@@ -54,8 +57,14 @@ class Snapshot:
     def _read_tensors(self) -> list[Tensor | None]:
         return [tensor for holder in self._holders for tensor in holder.values()]
 
+    def _read_facts(self) -> Any:
+        return facts(self._tensors), [t.requires_grad for t in self._tensors]
+
     def holds(self) -> bool:
         """Is the model still as remembered?"""
+        return (identical(self._all, self._all_copies) or self._equals()) and self._read_facts() == self._facts
+
+    def _equals(self) -> bool:
         try:
             held = self._read_tensors()
             return (
@@ -64,7 +73,6 @@ class Snapshot:
                 and [*map(len, self._modules)] == self._sizes
                 and len(held) == len(self._held)
                 and all(map(operator.is_, held, self._held))
-                and [*map(_facts, self._tensors)] == self._facts
             )
         except (KeyError, RuntimeError, TypeError, ValueError):
             return False  # an attribute is gone, or replaced by something whose == has no truth value

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 import metafast as mf
 import oracle
+from changes import CHANGES, WAYS, with_norm
 from metafast import ops, reference
 
 Pair = tuple[Tensor, Tensor]
-T, N, NQ, WAYS = 3, 5, 4, 3
+T, N, NQ = 3, 5, 4
 
 
 @pytest.fixture(params=["native", "torch"])
@@ -29,10 +30,6 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, WAYS)).double()
-
-
-def with_norm() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, WAYS)).double()
 
 
 def tasks(lead: tuple[int, ...] = ()) -> tuple[Pair, Pair]:
@@ -301,20 +298,6 @@ def test_dtype_follows_to(backend: str) -> None:
     single = maml((support[0].float(), support[1]), (query[0].float(), query[1])).loss
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=0)
-
-
-CHANGES: dict[str, Callable[[nn.Sequential], Any]] = {
-    "eval": lambda m: m.eval(),
-    "one module's mode": lambda m: m[1].eval(),
-    "frozen": lambda m: m[0].requires_grad_(False),
-    "a setting": lambda m: setattr(m[1], "eps", 0.5),
-    "a layer": lambda m: m.__setitem__(2, nn.ReLU()),
-    "one more layer": lambda m: m.append(nn.Linear(WAYS, WAYS).double()),
-    "another parameter": lambda m: setattr(m[3], "weight", nn.Parameter(torch.ones(WAYS, 6).double())),
-    "values in place": lambda m: m[3].weight.data.mul_(2),
-    "another size": lambda m: m.__setitem__(0, nn.Linear(4, 6, bias=False).double()),
-    "running statistics": lambda m: (m.eval(), m[1].running_mean.fill_(0.3), m[1].num_batches_tracked.fill_(3)),
-}
 
 
 @pytest.mark.filterwarnings("ignore:metafast. 1 is in eval mode")

@@ -1,0 +1,27 @@
+// What C++ may know of torch's tensors without being compiled against torch, whose C++ interface changes with every
+// release: addresses, shapes, dtypes and devices, by DLPack's exchange functions where torch has them, and by methods of
+// the Python object where not.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <vector>
+
+#include "call.h"
+
+namespace metafast {
+
+// A new reference, or the Python error that came instead.
+pybind11::object owned(PyObject* made);
+
+// Where the elements of a tensor begin. One that is not contiguous is copied first and the copy added to `copies`.
+Address address(pybind11::handle tensor, std::vector<pybind11::object>& copies);
+
+// Shape, dtype and device of each of a tuple of tensors and Nones as one hashable value; None where torch's exchange
+// functions are missing or cannot describe one of them, such as a subclass of Tensor.
+pybind11::object facts(const pybind11::tuple& tensors);
+
+// Whether each dictionary holds the very objects of its copy, in the same order.
+bool identical(const pybind11::list& dictionaries, const pybind11::list& copies);
+
+}  // namespace metafast

@@ -1,0 +1,36 @@
+"""Shape, dtype and device of tensors as one hashable value, for noticing that a call is like one before it.
+
+Read in C++, where what torch itself takes to tell a shape matters: a small meta-step has less arithmetic than that. In
+Python where the native engine is not installed, torch is older than DLPack's exchange functions, or a tensor is more
+than a plain one.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Hashable
+from typing import Any
+
+from torch import Tensor
+
+try:
+    from metafast._native import facts as _plain
+    from metafast._native import identical
+except ImportError:  # installed without the native engine
+
+    def _plain(tensors: tuple[Tensor | None, ...]) -> bytes | None:
+        return None
+
+    def identical(dictionaries: list[dict[str, Any]], copies: list[dict[str, Any]]) -> bool:
+        """Whether each dictionary certainly holds the very objects of its copy."""
+        return False
+
+
+__all__ = ["facts", "identical"]
+
+_of_one = operator.attrgetter("shape", "dtype", "device")
+
+
+def facts(tensors: tuple[Tensor | None, ...]) -> Hashable:
+    """Equal for equal shapes, dtypes and devices."""
+    return _plain(tensors) or tuple([None if t is None else _of_one(t) for t in tensors])

@@ -1,0 +1,194 @@
+"""The short way to a meta-gradient asked for again gives what the long way gives, and knows when to leave it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import metafast as mf
+from changes import CHANGES, WAYS, with_norm
+from metafast import facts as facts_module
+from metafast import ops
+from metafast.facts import facts, identical
+
+T = 3
+pytestmark = pytest.mark.filterwarnings("ignore:metafast. 1 is in eval mode")
+
+
+def batch(examples: int, tasks: int = T, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    return torch.randn(tasks, examples, 4, dtype=dtype), torch.randint(WAYS, (tasks, examples))
+
+
+def repeated(**settings: Any) -> mf.MAML:
+    """A learner whose next call of the same kind goes the short way."""
+    maml = mf.MAML(with_norm(), **{"lr": 0.3, "steps": 2, "strict": True, **settings})
+    maml.meta_gradient(batch(5), batch(4))
+    return maml
+
+
+def is_what_autograd_gives(maml: mf.MAML, support: Any, query: Any) -> None:
+    out, gradients = maml.meta_gradient(support, query)
+    expected = maml(support, query)
+    learnt = [p for p in maml.parameters() if p.requires_grad]
+    for ours, theirs in zip(out, expected, strict=True):
+        assert torch.equal(ours, theirs) and not ours.requires_grad
+    for ours, theirs in zip(gradients, torch.autograd.grad(expected.loss, learnt, materialize_grads=True), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def short(maml: mf.MAML, monkeypatch: pytest.MonkeyPatch, support: Any, query: Any) -> bool:
+    """Does this call go the short way?"""
+    with monkeypatch.context() as patch:
+        patch.delattr(ops, "meta_gradient")
+        try:
+            maml.meta_gradient(support, query)
+        except AttributeError:
+            return False
+    return True
+
+
+def test_the_same_again_goes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    maml = repeated()
+    support, query = batch(5), batch(4)
+    assert short(maml, monkeypatch, support, query)
+    assert short(maml, monkeypatch, list(support), [*query, None])  # as a DataLoader collates
+    is_what_autograd_gives(maml, support, query)
+    assert not short(maml, monkeypatch, batch(6), query)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_to_the_model_count(change: str) -> None:
+    maml = repeated()
+    CHANGES[change](maml.model)  # type: ignore[arg-type]
+    is_what_autograd_gives(maml, batch(5), batch(4))
+
+
+SETTINGS: dict[str, Callable[[mf.MAML], Any]] = {
+    "lr": lambda m: setattr(m, "lr", 0.1),
+    "lr as a tensor": lambda m: setattr(m, "lr", torch.tensor(0.1).double()),
+    "lr by step": lambda m: setattr(m, "lr", torch.tensor([0.3, 0.1]).double()),
+    "steps": lambda m: setattr(m, "steps", 3),
+    "no steps": lambda m: setattr(m, "steps", 0),
+    "loss": lambda m: setattr(m, "loss", "multi_margin"),
+    "first_order": lambda m: setattr(m, "first_order", True),
+    "adapt_params": lambda m: setattr(m, "adapt_params", "3.*"),
+    "model": lambda m: setattr(m, "model", with_norm()),
+    "threads": lambda m: torch.set_num_threads(1),
+}
+
+
+@pytest.mark.parametrize("change", SETTINGS)
+def test_changes_to_the_learner_count(change: str) -> None:
+    threads = torch.get_num_threads()
+    maml = repeated()
+    try:
+        SETTINGS[change](maml)
+        is_what_autograd_gives(maml, batch(5), batch(4))
+        is_what_autograd_gives(maml, batch(5), batch(4))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_other_forms_of_data() -> None:
+    maml = repeated()
+    support, query = batch(5), batch(4)
+    is_what_autograd_gives(maml, (support[0].mT.contiguous().mT, support[1]), query)  # the same shape, other strides
+    is_what_autograd_gives(maml, (*support, torch.rand(T, 5).double()), query)
+    is_what_autograd_gives(maml, support, (*query, torch.rand(T, 4).double()))
+    is_what_autograd_gives(maml, (support[0], support[1].int()), query)
+    is_what_autograd_gives(maml, batch(5, tasks=2), batch(4, tasks=2))
+    hot = support[0].clone().index_fill_(0, torch.tensor([1]), torch.nan)
+    maml.meta_gradient(support, query)
+    loss = maml.meta_gradient((hot, support[1]), query)[0].task_loss
+    assert loss.isnan().tolist() == [False, True, False]
+
+
+def test_bad_data_is_refused_as_ever() -> None:
+    maml = repeated()
+    support, query = batch(5), batch(4)
+    wrong = support[1].clone()
+    wrong[1, 2] = WAYS
+    with pytest.raises(ValueError, match=f"support y holds label {WAYS}"):
+        maml.meta_gradient((support[0], wrong), query)
+    with pytest.raises(ValueError, match="query y holds label -1"):
+        maml.meta_gradient(support, (query[0], query[1].clone().fill_(-1)))
+    with pytest.raises(TypeError, match=r"query x has dtype torch.float32"):
+        maml.meta_gradient(support, batch(4, dtype=torch.float32))
+    with pytest.raises(TypeError, match="support must be a tuple"):
+        maml.meta_gradient((*support, None, None), query[:1])
+    with pytest.raises(TypeError, match="support must be a tuple"):
+        maml.meta_gradient(5, query)
+    with pytest.raises(TypeError, match=r"support x must be a torch.Tensor"):
+        maml.meta_gradient((support[0].numpy(), support[1]), query)
+
+
+def test_threads_of_their_own() -> None:
+    """A session, and the workspace with it, is used by the thread that made it."""
+    maml = repeated()
+    sets = [(batch(5), batch(4)) for _ in range(16)]
+    expected = [maml.meta_gradient(*s)[1] for s in sets]
+    with ThreadPoolExecutor(4) as pool:
+        for ours, theirs in zip(pool.map(lambda s: maml.meta_gradient(*s)[1], sets * 4), expected * 4, strict=True):
+            assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda maml: pickle.loads(pickle.dumps(maml))])
+def test_copies_have_their_own(clone: Callable[[mf.MAML], mf.MAML]) -> None:
+    maml = repeated()
+    twin = clone(maml)
+    with torch.no_grad():
+        twin.model[0].weight.mul_(2)
+    is_what_autograd_gives(twin, batch(5), batch(4))
+    is_what_autograd_gives(maml, batch(5), batch(4))
+
+
+# --------------------------------------------------------------------------------------------------------------- facts
+
+
+class Special(torch.Tensor):
+    pass
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_facts_tell_shapes_dtypes_and_devices_apart(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not native:
+        monkeypatch.setattr(facts_module, "_plain", lambda tensors: None)
+    kinds = [
+        *(torch.zeros(shape) for shape in [(), (1,), (2,), (1, 2), (2, 1), (0, 2), (2, 0)]),
+        *(torch.zeros(2, dtype=d) for d in (torch.float64, torch.int64, torch.int32, torch.bool, torch.bfloat16)),
+        torch.zeros(2, device="meta"),
+        None,
+    ]
+    for i, a in enumerate(kinds):
+        for j, b in enumerate(kinds):
+            assert (facts((a, None)) == facts((b, None))) == (i == j)
+    one = torch.zeros(2, 3)
+    assert facts((one,)) == facts((nn.Parameter(torch.ones(2, 3)),)) == facts((torch.ones(3, 2).mT,))
+    assert facts((one,)) != facts((one, one)) != facts((one, None))
+
+
+def test_facts_of_what_is_no_plain_tensor() -> None:
+    for odd in (torch.zeros(2).to_sparse(), torch.zeros(2, device="meta"), Special([1.0, 2.0])):
+        assert facts((odd,)) == facts((odd,)) and isinstance(facts((odd,)), tuple)
+
+
+def test_identical_dictionaries() -> None:
+    value = [1]
+    held = {"a": value, "b": 2}
+    assert identical([held, {}], [dict(held), {}])
+    for other in (
+        {"b": 2, "a": value},
+        {"a": [1], "b": 2},
+        {"a": value},
+        {"a": value, "b": 2, "c": 3},
+        {"a": value, "c": 2},
+    ):
+        assert not identical([held], [other])
+    assert not identical([held], [])
