@@ -28,10 +28,14 @@ struct Tensor {
   bool own;  // differs per task (or, for a rate, per step); otherwise shared
 };
 
+// Whether tasks run in packs, one in each lane of a SIMD register, rather than one after the other.
+enum class Packing : int { kAuto, kNever, kAlways };  // always: where it is possible
+
 // Until the first call an address says only whether the tensor is there.
 struct Call {
   bool first_order, sweep, hessian_vector;
   Memory memory;
+  Packing packing;
   int64_t tasks, steps;
   int threads;
   double loss_cotangent_all;  // of every task's loss, where loss_cotangent is absent
@@ -64,6 +68,7 @@ class Session {
 
   Call call;                                                       // to be filled with addresses before each run
   virtual int64_t bytes() const = 0;                               // of workspace
+  virtual int64_t tasks_at_once() const { return 1; }              // one in each lane of a SIMD register
   virtual void run(Address workspace, void* stream) = 0;           // by one thread at a time
   virtual int64_t constants_bytes() const { return 0; }            // of memory that lives as long as the session,
   virtual void upload(Address /*constants*/, void* /*stream*/) {}  // to be filled before the first run

@@ -5,6 +5,9 @@
 //
 // lambda runs over all learnt parameters, v only over the adapted ones; the rest of v is zero, so the rows of H_k that
 // belong to parameters which are learnt but not adapted come out of the same product.
+//
+// With T = Pack the same text runs as many tasks at once as T has lanes; the user's tensors are then read and written a
+// lane at a time.
 #pragma once
 
 #include "cpu/layout.h"
@@ -16,18 +19,26 @@ namespace METAFAST_ISA {
 
 template <class T>
 struct TaskRun {
-  const Job<T>& job;
-  const int64_t task;
-  T* const base;    // this thread's part of the workspace
-  T* const lambda;  // the meta-gradient of this task, then that of its rates
+  using E = Element<T>;
+  static constexpr int kWidth = kTasks<T>;
+
+  const Job<E>& job;
+  const int64_t task;  // the first of this run
+  const int count;     // how many there are; the lanes that are left repeat the last one
+  T* const base;       // this thread's part of the workspace
+  T* const lambda;     // the meta-gradient of this task, then that of its rates
+  E* const row;        // where it is to stand for the sum over tasks
   const T* initial;
 
-  TaskRun(const Job<T>& j, int64_t t, int64_t slot, int64_t thread)
+  TaskRun(const Job<E>& j, int64_t run, int64_t slot, int64_t thread)
       : job(j),
-        task(t),
-        base(j.workspace + thread * j.layout.total),
-        lambda(j.gradients ? j.gradients + slot * j.gradient_stride : base + j.layout.meta_gradient),
-        initial(j.shared_initial) {}
+        task(run * kWidth),
+        count(j.tasks - task < kWidth ? int(j.tasks - task) : kWidth),
+        base(reinterpret_cast<T*>(j.workspace) + thread * j.layout.total),
+        lambda(j.gradients && !kIsPack<T> ? reinterpret_cast<T*>(j.gradients) + slot * j.gradient_stride
+                                          : base + j.layout.meta_gradient),
+        row(j.gradients + slot * j.gradient_stride),
+        initial(kIsPack<T> ? nullptr : reinterpret_cast<const T*>(j.shared_initial)) {}
 
   void run() {
     gather_initial();
@@ -49,32 +60,59 @@ struct TaskRun {
       if (has_first() && !job.first_order) first().finish(lambda + plan(job.first.parameter).offset);
     }
     for (int32_t p = 0; p < job.learnt_count; ++p)
-      if (job.own_gradient[p]) parameter_out(plan(p), result + plan(p).offset, own(job.own_gradient[p], p));
+      if (job.own_gradient[p] && p != job.given) to_user(plan(p), result + plan(p).offset, job.own_gradient[p]);
+    if constexpr (kIsPack<T>)
+      if (job.gradients) sum_lanes(lambda, count, job.learnt_size + job.rate_size, row);
   }
 
  private:
   const ParameterPlan& plan(int32_t p) const { return job.parameters[p]; }
-  template <class P>
-  P own(P user, int32_t p) const {
-    return user + task * int64_t(plan(p).outputs) * plan(p).inputs * plan(p).taps;
+
+  // Calls body(task, lane): for every lane, to fill it; for every task, to write what it came to.
+  template <class Body>
+  void each_lane(Body body) const {
+    for (int lane = 0; lane < kWidth; ++lane) body(task + (lane < count ? lane : count - 1), lane);
   }
+  template <class Body>
+  void each_task(Body body) const {
+    for (int lane = 0; lane < count; ++lane) body(task + lane, lane);
+  }
+  static E* in_lane(T* p, int lane) { return reinterpret_cast<E*>(p) + lane; }
+  static const E* in_lane(const T* p, int lane) { return reinterpret_cast<const E*>(p) + lane; }
+
+  void from_user(const ParameterPlan& p, const ParameterSource<E>& source, T* out) const {
+    each_lane([&](int64_t t, int lane) {
+      parameter_in<E, kWidth>(p, source.data + t * source.task_stride, in_lane(out, lane));
+    });
+  }
+  // user: [tasks, shape]
+  void to_user(const ParameterPlan& p, const T* in, E* user) const {
+    each_task([&](int64_t t, int lane) { parameter_out<E, kWidth>(p, in_lane(in, lane), user + t * p.numel()); });
+  }
+
   T* rate_gradient() const { return lambda + job.learnt_size; }
   T* theta_after(int32_t k) const { return base + job.layout.trajectory + k * job.adapted_size; }
   const T* theta_at(int32_t k) const { return k == 0 ? initial : theta_after(k - 1); }
 
-  bool has_first() const { return job.first.parameter >= 0; }
+  bool has_first() const { return kWidth == 1 && job.first.parameter >= 0; }
   FirstLayer<T> first() const {
-    return {job.first, base, job.support.x + task * job.support.x_task_stride,
-            job.query.x + task * job.query.x_task_stride};
+    const auto rows = [&](const Examples<E>& set) {  // packs never take this way
+      return reinterpret_cast<const T*>(set.x + task * set.x_task_stride);
+    };
+    return {job.first, base, rows(job.support), rows(job.query)};
   }
 
   void gather_initial() {
-    if (!job.own_initial) return;
+    if (!job.own_initial && !kIsPack<T>) return;
     T* mine = base + job.layout.initial;
-    memcpy(mine, job.shared_initial, size_t(job.parameter_size) * sizeof(T));
-    for (int32_t p = 0; p < job.parameter_count; ++p)
+    for (int32_t p = 0; p < job.parameter_count; ++p) {
+      if (p == job.given) continue;
+      const int64_t begin = plan(p).offset, end = begin + plan(p).size;
       if (job.sources[p].task_stride)
-        parameter_in(plan(p), job.sources[p].data + task * job.sources[p].task_stride, mine + plan(p).offset);
+        from_user(plan(p), job.sources[p], mine + begin);
+      else
+        for (int64_t i = begin; i < end; ++i) mine[i] = T(job.shared_initial[i]);
+    }
     initial = mine;
   }
 
@@ -88,58 +126,77 @@ struct TaskRun {
     return f;
   }
 
+  static const E* x(const Examples<E>& set, int64_t t, int32_t k) {
+    return set.x + t * set.x_task_stride + k * set.x_step_stride;
+  }
+
   Frame<T> support_frame(int32_t k) const {
     const int64_t tape = job.keep ? k * job.layout.tape_stride : 0;
     Frame<T> f = frame(job.support_plan, base + job.layout.tapes + tape, theta_at(k));
-    f.x = job.support.x + task * job.support.x_task_stride + k * job.support.x_step_stride;
+    if constexpr (kWidth == 1) f.x = x(job.support, task, k);
     f.gradient = base + job.layout.gradient + k * job.layout.gradient_stride;
     if (has_first()) f.first = first().z(k);
     return f;
   }
 
-  void load_input(const Frame<T>& f) const {
-    if (!f.plan->input_is_direct) value_in(f.value(0), f.examples(), f.value(0).ld, f.x, f.activation_out(0));
+  void load_input(const Frame<T>& f, const Examples<E>& set, int32_t k) const {
+    if (f.plan->input_is_direct) return;
+    each_lane([&](int64_t t, int lane) {
+      value_in<E, kWidth>(f.value(0), f.examples(), f.value(0).ld, x(set, t, k), in_lane(f.activation_out(0), lane));
+    });
   }
 
-  Targets<T> load_targets(const Frame<T>& f, const Examples<T>& set, int32_t k) const {
-    Targets<T> targets{};
-    if (set.w) targets.weights = set.w + task * set.w_task_stride + k * set.w_step_stride;
-    const int64_t at = task * set.y_task_stride + k * set.y_step_stride;
-    if (set.y_is_class) {
-      targets.labels = static_cast<const int64_t*>(set.y) + at;
-      return targets;
-    }
+  TaskTargets<T> load_targets(const Frame<T>& f, const Examples<E>& set, int32_t k) const {
     const Value& z = f.value(f.plan->output);
-    T* real = base + job.layout.targets;
-    value_in(z, f.examples(), z.cold, static_cast<const T*>(set.y) + at, real);
-    targets.real = real;
-    targets.real_stride = z.rows * z.cold;
+    const int64_t n = f.examples();
+    TaskTargets<T> targets;
+    each_lane([&](int64_t t, int lane) {
+      const int64_t at = t * set.y_task_stride + k * set.y_step_stride;
+      Targets<E>& own = targets.lane[lane];
+      own = {};
+      if (set.w) own.weights = set.w + t * set.w_task_stride + k * set.w_step_stride;
+      if (set.y_is_class) {
+        own.labels = static_cast<const int64_t*>(set.y) + at;
+        return;
+      }
+      own.real = static_cast<const E*>(set.y) + at;
+      own.real_stride = z.rows * z.channels, own.real_ld = z.channels;
+      if constexpr (!kIsPack<T>) {  // whole registers
+        T* real = base + job.layout.targets;
+        value_in(z, n, z.cold, own.real, real);
+        own = {nullptr, real, z.rows * z.cold, z.cold, own.weights};
+      }
+    });
     return targets;
   }
 
   // Where the loss leaves gradients for targets and weights, as far as somebody wants them.
-  TargetGradients<T> target_gradients(const Examples<T>& set) const {
+  TargetGradients<T> target_gradients(const Examples<E>& set) const {
     return {set.dy ? base + job.layout.target_gradient : nullptr, set.dw ? base + job.layout.weight_gradient : nullptr};
   }
 
   // Adds sign times the gradients of a set's data, which stand in `dx` and `from`, to the user's tensors.
-  void add_data_gradients(const Frame<T>& f, const Examples<T>& set, int32_t k, const T* dx,
+  void add_data_gradients(const Frame<T>& f, const Examples<E>& set, int32_t k, const T* dx,
                           const TargetGradients<T>& from, T sign) const {
     const Value &x = f.value(0), &z = f.value(f.plan->output);
-    if (set.dx) value_add(x, f.examples(), x.cold, dx, sign, set.dx + task * set.x_task_stride + k * set.x_step_stride);
-    if (from.dy)
-      value_add(z, f.examples(), z.cold, from.dy, sign, set.dy + task * set.y_task_stride + k * set.y_step_stride);
-    if (from.dw) {
-      T* dw = set.dw + task * set.w_task_stride + k * set.w_step_stride;
-      for (int64_t i = 0; i < f.examples(); ++i) dw[i] += sign * from.dw[i];
-    }
+    const int64_t n = f.examples();
+    each_task([&](int64_t t, int lane) {
+      const auto add = [&](const Value& v, const T* in, E* user) {
+        value_add<E, kWidth>(v, n, v.cold, in_lane(in, lane), lane_of(sign, lane), user);
+      };
+      if (set.dx) add(x, dx, set.dx + t * set.x_task_stride + k * set.x_step_stride);
+      if (from.dy) add(z, from.dy, set.dy + t * set.y_task_stride + k * set.y_step_stride);
+      if (!from.dw) return;
+      E* dw = set.dw + t * set.w_task_stride + k * set.w_step_stride;
+      for (int64_t i = 0; i < n; ++i) dw[i] += lane_of(sign, lane) * in_lane(from.dw, lane)[i * kWidth];
+    });
   }
 
   // Values and gradients of the support loss at step k; the tape and f.gradient hold them afterwards.
   T support_pass(const Frame<T>& f, int32_t k) const {
-    load_input(f);
+    load_input(f, job.support, k);
     forward(f);
-    const Targets<T> targets = load_targets(f, job.support, k);
+    const TaskTargets<T> targets = load_targets(f, job.support, k);
     const T loss = loss_forward(f, targets);
     loss_backward(f, targets, {}, T(1), loss);
     backward(f);
@@ -151,7 +208,7 @@ struct TaskRun {
     f.tangent_tape = base + job.layout.tangent_tape;
     f.gradient_dot = base + job.layout.gradient_dot;
     tangent_forward(f);
-    const Targets<T> targets = load_targets(f, job.support, k);
+    const TaskTargets<T> targets = load_targets(f, job.support, k);
     // The mean loss is needed again only for the gradient of the weights.
     loss_tangent_backward(f, targets, out, out.dw ? loss_forward(f, targets) : T(0));
     tangent_backward(f);
@@ -160,7 +217,8 @@ struct TaskRun {
   void inner_step(int32_t k) const {
     const Frame<T> f = support_frame(k);
     const T loss = support_pass(f, k);
-    if (job.support_loss) job.support_loss[task * job.steps + k] = loss;
+    if (job.support_loss)
+      each_task([&](int64_t t, int lane) { job.support_loss[t * job.steps + k] = lane_of(loss, lane); });
     T* next = theta_after(k);
     for (int32_t a = 0; a < job.adapted_count; ++a) {
       if (a == job.first.parameter) {
@@ -170,8 +228,8 @@ struct TaskRun {
       const int64_t at = plan(a).offset, n = plan(a).size;
       const T* __restrict theta = f.theta + at, * __restrict g = f.gradient + at;
       T* __restrict out = next + at;
-      if (const T* __restrict rates = elementwise(a, k)) {
-        for (int64_t i = 0; i < n; ++i) out[i] = theta[i] - rates[i] * g[i];
+      if (const E* __restrict rates = elementwise(a, k)) {
+        for (int64_t i = 0; i < n; ++i) out[i] = theta[i] - T(rates[i]) * g[i];
       } else {
         const T rate = job.rate_table[k * job.adapted_count + a];
         for (int64_t i = 0; i < n; ++i) out[i] = theta[i] - rate * g[i];
@@ -179,36 +237,40 @@ struct TaskRun {
     }
   }
 
-  const T* elementwise(int32_t a, int32_t k) const {
+  const E* elementwise(int32_t a, int32_t k) const {
     return job.elementwise[a] ? job.elementwise[a] + k * job.elementwise_stride[a] : nullptr;
   }
 
   void write_adapted() const {
     if (!job.adapted) return;
     for (int32_t a = 0; a < job.adapted_count; ++a)
-      parameter_out(plan(a), theta_at(job.steps) + plan(a).offset, own(job.adapted[a], a));
+      to_user(plan(a), theta_at(job.steps) + plan(a).offset, job.adapted[a]);
   }
 
   void query() const {
     Frame<T> f = frame(job.query_plan, base + job.layout.query_tape, theta_at(job.steps));
-    f.x = job.query.x + task * job.query.x_task_stride;
+    if constexpr (kWidth == 1) f.x = x(job.query, task, 0);
     f.gradient = lambda;
     if (has_first()) {
       first().query(initial + plan(job.first.parameter).offset);
       f.first = first().z_query();
     }
-    load_input(f);
+    load_input(f, job.query, 0);
     forward(f);
     const Value& z = f.value(f.plan->output);
-    const int64_t logits = task * f.examples() * z.rows * z.channels;
-    if (job.logits) value_out(z, f.examples(), z.ld, f.activation(f.plan->output), job.logits + logits);
+    const int64_t outputs = f.examples() * z.rows * z.channels;
+    if (job.logits)
+      each_task([&](int64_t t, int lane) {
+        const E* in = in_lane(f.activation(f.plan->output), lane);
+        value_out<E, kWidth>(z, f.examples(), z.ld, in, job.logits + t * outputs);
+      });
 
     T loss = T(0);
-    Targets<T> targets{};
+    TaskTargets<T> targets{};
     if (job.query.y) {
       targets = load_targets(f, job.query, 0);
       loss = loss_forward(f, targets);
-      job.task_loss[task] = loss;
+      each_task([&](int64_t t, int lane) { job.task_loss[t] = lane_of(loss, lane); });
     }
     if (!job.sweep) return;
 
@@ -219,22 +281,30 @@ struct TaskRun {
         loss_backward(f, targets, out, loss_cotangent(), loss);
       else
         memset(dz, 0, size_t(f.examples() * z.rows * z.cold) * sizeof(T));
-      if (const T* given = job.logits_cotangent)
-        for_elements(z, f.examples(), z.cold, [&](int64_t from, int64_t to) { dz[to] += given[logits + from]; });
+      if (const E* given = job.logits_cotangent)
+        each_lane([&](int64_t t, int lane) {
+          E* mine = in_lane(dz, lane);
+          const auto add = [&](int64_t from, int64_t to) { mine[to * kWidth] += given[t * outputs + from]; };
+          for_elements(z, f.examples(), z.cold, add);
+        });
     }
     backward(f);
     if (has_first()) first().query_adjoint(f.cotangent(job.first.output), lambda + plan(job.first.parameter).offset);
     add_data_gradients(f, job.query, 0, job.query.dx ? f.cotangent(0) : nullptr, out, T(1));
   }
 
-  T loss_cotangent() const { return job.loss_cotangent ? job.loss_cotangent[task] : job.loss_cotangent_all; }
+  T loss_cotangent() const {
+    T c = T(job.loss_cotangent_all);
+    if (job.loss_cotangent) each_lane([&](int64_t t, int lane) { *in_lane(&c, lane) = job.loss_cotangent[t]; });
+    return c;
+  }
 
   void add_adapted_cotangent() const {
     if (!job.adapted_cotangent) return;
     T* internal = base + job.layout.gradient_dot;  // free until the reverse sweep
     for (int32_t a = 0; a < job.adapted_count; ++a) {
       if (!job.adapted_cotangent[a].data) continue;
-      parameter_in(plan(a), own(job.adapted_cotangent[a].data, a), internal);
+      from_user(plan(a), {job.adapted_cotangent[a].data, plan(a).numel()}, internal);
       T* out = lambda + plan(a).offset;
       for (int64_t i = 0; i < plan(a).size; ++i) out[i] += internal[i];
     }
@@ -246,6 +316,14 @@ struct TaskRun {
     if (!job.first_order && !job.keep && k + 1 < job.steps) support_pass(f, k);  // the last step's tape is still there
     if (job.want_rate_gradient) add_rate_gradient(f, k);
     if (job.first_order) return;
+    const TargetGradients<T> out = target_gradients(job.support);
+    if (one_rate(k)) {  // H is linear: the product is scaled instead of the vector
+      const T rate = job.rate_table[k * job.adapted_count];
+      f.vector = lambda;
+      support_tangent_pass(f, k, out);
+      for (int64_t i = 0; i < job.learnt_size; ++i) lambda[i] -= rate * f.gradient_dot[i];
+      return add_data_gradients(f, job.support, k, job.support.dx ? f.cotangent_dot(0) : nullptr, out, -rate);
+    }
     T* v = base + job.layout.vector;
     for (int32_t a = 0; a < job.adapted_count; ++a) {
       if (a == job.first.parameter) {
@@ -256,15 +334,14 @@ struct TaskRun {
       const int64_t at = plan(a).offset, n = plan(a).size;
       const T* __restrict from = lambda + at;
       T* __restrict out = v + at;
-      if (const T* __restrict rates = elementwise(a, k)) {
-        for (int64_t i = 0; i < n; ++i) out[i] = rates[i] * from[i];
+      if (const E* __restrict rates = elementwise(a, k)) {
+        for (int64_t i = 0; i < n; ++i) out[i] = T(rates[i]) * from[i];
       } else {
         const T rate = job.rate_table[k * job.adapted_count + a];
         for (int64_t i = 0; i < n; ++i) out[i] = rate * from[i];
       }
     }
     f.vector = v;
-    const TargetGradients<T> out = target_gradients(job.support);
     support_tangent_pass(f, k, out);
     for (int32_t p = 0; p < job.learnt_count; ++p) {
       if (p == job.first.parameter) {
@@ -278,6 +355,15 @@ struct TaskRun {
     add_data_gradients(f, job.support, k, job.support.dx ? f.cotangent_dot(0) : nullptr, out, T(-1));
   }
 
+  // Does one number move all that is learnt at step k?
+  bool one_rate(int32_t k) const {
+    if (has_first() || job.learnt_count != job.adapted_count) return false;
+    const E* rates = job.rate_table + k * job.adapted_count;
+    for (int32_t a = 0; a < job.adapted_count; ++a)
+      if (job.elementwise[a] || rates[a] != rates[0]) return false;
+    return true;
+  }
+
   // d loss / d a_k = - lambda_{k+1} g_k, summed to the shape of a_k.
   void add_rate_gradient(const Frame<T>& f, int32_t k) const {
     for (int32_t a = 0; a < job.adapted_count; ++a) {
@@ -289,24 +375,42 @@ struct TaskRun {
         T* __restrict out = rate_gradient() + job.rate_offset[a] + k * job.elementwise_stride[a];
         for (int64_t i = 0; i < n; ++i) out[i] -= l[i] * g[i];
       } else {
-        Vector<T> sum{};
-        for (int64_t i = 0; i < n; i += kLanes<T>) sum += load(l + i) * load(g + i);
-        T total = T(0);
-        for (int lane = 0; lane < kLanes<T>; ++lane) total += sum[lane];
-        rate_gradient()[k * job.adapted_count + a] = -total;
+        rate_gradient()[k * job.adapted_count + a] = -inner_product(plan(a), l, g);
       }
+    }
+  }
+
+  // Partial sums by the place in a register, whether a register is what the elements stand in or not.
+  static T inner_product(const ParameterPlan& p, const T* __restrict a, const T* __restrict b) {
+    if constexpr (kIsPack<T>) {
+      T parts[kWidth] = {};
+      for (int64_t i = 0; i < p.size; i += p.ld)
+        for (int64_t o = 0; o < p.ld; ++o) parts[o % kWidth] += a[i + o] * b[i + o];
+      T total = T(0);
+      for (const T& part : parts) total += part;
+      return total;
+    } else {
+      Vector<T> parts{};
+      for (int64_t i = 0; i < p.size; i += kLanes<T>) parts += load(a + i) * load(b + i);
+      return sum_of<T>(parts);
     }
   }
 
   // H v + c grad L, with the mixed derivatives of the data, c being the cotangent of the loss. Where it stands.
   const T* hessian_vector() const {
     Frame<T> f = support_frame(0);
-    const bool only_product = !job.loss_cotangent && job.loss_cotangent_all == T(0);
+    if constexpr (!kIsPack<T>)
+      if (job.given >= 0) {
+        const auto mine = [&](const ParameterSource<E>& source) { return source.data + task * source.task_stride; };
+        f.given = mine(job.sources[job.given]), f.given_dot = mine(job.vectors[job.given]);
+        f.given_gradient_dot = job.own_gradient[job.given] + task * plan(job.given).numel();
+      }
+    const bool only_product = !job.loss_cotangent && job.loss_cotangent_all == E(0);
     const T c = only_product ? T(0) : loss_cotangent();
     if (only_product) f.gradient = nullptr;
-    load_input(f);
+    load_input(f, job.support, 0);
     forward(f);
-    const Targets<T> targets = load_targets(f, job.support, 0);
+    const TaskTargets<T> targets = load_targets(f, job.support, 0);
     const T loss = loss_forward(f, targets);
     const TargetGradients<T> out = target_gradients(job.support);
     loss_backward(f, targets, out, T(1), loss);
@@ -315,7 +419,7 @@ struct TaskRun {
 
     T* v = base + job.layout.vector;
     for (int32_t p = 0; p < job.learnt_count; ++p)
-      parameter_in(plan(p), job.vectors[p].data + task * job.vectors[p].task_stride, v + plan(p).offset);
+      if (p != job.given) from_user(plan(p), job.vectors[p], v + plan(p).offset);
     f.vector = v;
     support_tangent_pass(f, 0, out);
     add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent_dot(0) : nullptr, out, T(1));

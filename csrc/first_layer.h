@@ -85,9 +85,7 @@ struct FirstLayer {
   T rate_gradient(const T* d) const {
     Vector<T> sum{};
     for (int64_t i = 0; i < size(); i += kLanes<T>) sum += load(mu() + i) * load(d + i);
-    T total = T(0);
-    for (int lane = 0; lane < kLanes<T>; ++lane) total += sum[lane];
-    return -total;
+    return -sum_of<T>(sum);
   }
 
  private:

@@ -31,6 +31,7 @@ enum class Op : int32_t {
   kFlatten,
   kAdd,
   kFirstLinear,  // a linear layer on the input, kept as its product with the support set
+  kGivenLinear,  // a linear layer on the input, its weight left where the user has it
   // Made by the planner: of three steps; of a convolution that prefers it.
   kBatchNormReluPool,
   kWinogradConv2d,
@@ -161,7 +162,8 @@ struct ThreadLayout {
   int64_t total;
 };
 
-// One call: what the tasks have in common.
+// One call: what the tasks have in common. Where tasks run in packs (cpu/pack.h), a thread's part of the workspace holds
+// packs, and offsets into it count those; what is shared or summed stays as it is.
 template <class T>
 struct Job {
   int64_t tasks;
@@ -203,11 +205,12 @@ struct Job {
   T *support_loss, *task_loss, *logits;
   T* const* adapted;       // per adapted parameter [tasks, shape]
   T* const* own_gradient;  // per learnt parameter [tasks, shape]; null: it is to be summed over tasks
-  T* gradients;            // [tasks of a wave][gradient_stride]: what is summed; null if nothing is
+  T* gradients;            // [runs of a wave][gradient_stride]: what is summed; null if nothing is
   int64_t gradient_stride;
 
   ThreadLayout layout;
   FirstLayerPlan first;
+  int32_t given;  // the weight of a kGivenLinear, or -1
   T* workspace;
 };
 

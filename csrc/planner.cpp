@@ -40,13 +40,22 @@ std::vector<ParameterPlan> Program::parameter_plans(int lanes) const {
 }
 
 std::shared_ptr<const Program::Batch> Program::batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
-                                                     bool input_gradient, bool first_layer) const {
-  return find_batch({examples, lanes, gradient, tangent, input_gradient, first_layer, false});
+                                                     bool input_gradient, FirstLinearForm first, bool packed) const {
+  return find_batch({examples, lanes, gradient, tangent, input_gradient, first, packed, false});
 }
 
 std::shared_ptr<const Program::Batch> Program::device_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
                                                             bool input_gradient) const {
-  return find_batch({examples, lanes, gradient, tangent, input_gradient, false, true});
+  return find_batch({examples, lanes, gradient, tangent, input_gradient, FirstLinearForm::kPlain, false, true});
+}
+
+bool Program::packable() const {
+  const auto flat = [](const Shape& shape) { return shape.size() == 1; };
+  const auto mixes = [](const Step& s) {
+    return s.op == Op::kConv2d || s.op == Op::kBatchNorm || s.op == Op::kMaxPool2d || s.op == Op::kAvgPool2d ||
+           s.op == Op::kFlatten || s.op == Op::kBatchNormReluPool;
+  };
+  return std::all_of(values_.begin(), values_.end(), flat) && std::none_of(steps_.begin(), steps_.end(), mixes);
 }
 
 std::shared_ptr<const Program::Batch> Program::find_batch(const Key& key) const {
@@ -58,9 +67,9 @@ std::shared_ptr<const Program::Batch> Program::find_batch(const Key& key) const 
 }
 
 std::shared_ptr<Program::Batch> Program::make_batch(const Key& key) const {
-  const auto [examples_, lanes, gradient, tangent, input_gradient, first_layer, on_device] = key;
+  const auto [examples_, lanes, gradient, tangent, input_gradient, first_form, packed, on_device] = key;
   const int64_t examples = examples_;  // lambdas cannot capture structured bindings
-  const bool for_device = on_device;
+  const bool for_device = on_device, in_packs = packed;
   auto made = std::make_shared<Batch>();
   Batch& b = *made;
   b.examples = examples;
@@ -83,7 +92,7 @@ std::shared_ptr<Program::Batch> Program::make_batch(const Key& key) const {
   for (const Step& s : steps_)
     for (int input : s.input) unpadded &= input != 0 || reads_unpadded(s.op);
   b.input_is_direct = unpadded;
-  if (values_[0].size() == 3 && values_[0][0] != 1) b.input_is_direct = false;
+  if ((values_[0].size() == 3 && values_[0][0] != 1) || packed) b.input_is_direct = false;
   for (const Shape& shape : values_) {
     Value v{};
     v.channels = int32_t(shape.size() == 3 ? shape[0] : shape.back());
@@ -141,13 +150,15 @@ std::shared_ptr<Program::Batch> Program::make_batch(const Key& key) const {
     if (v.has_cotangent) v.cotangent_dot = take(b.tangent_size_total, n * v.cold);
   }
   b.loss.saved = take(b.tape_size, examples);
-  b.loss.kept = take(b.tape_size, examples * b.value_list[size_t(output_)].cold);
+  const Value& z = b.value_list[size_t(output_)];
+  b.loss.kept = take(b.tape_size, examples * z.cold);
+  if (in_packs) b.scratch_size = examples * (5 * z.channels + 7);  // copies of one lane, padded: LossOnLanes
 
   std::vector<bool> parameter_written(parameters_.size(), false), value_written(values_.size(), false);
   b.step_list = steps_;
-  if (first_layer) {
+  if (first_form != FirstLinearForm::kPlain) {
     Step& first = b.step_list[size_t(first_layer_step() - steps_.data())];
-    first.op = Op::kFirstLinear;
+    first.op = first_form == FirstLinearForm::kByGram ? Op::kFirstLinear : Op::kGivenLinear;
   }
   for (auto s = b.step_list.rbegin(); s != b.step_list.rend(); ++s) {
     const Value& out = b.value_list[size_t(s->output)];
@@ -175,7 +186,7 @@ std::shared_ptr<Program::Batch> Program::make_batch(const Key& key) const {
     const Value &in = b.value_list[size_t(s.input[0])], &out = b.value_list[size_t(s.output)];
     switch (s.op) {
       case Op::kLinear:
-        if (for_device) break;
+        if (for_device || in_packs) break;
         s.saved = take(b.tape_size, int64_t(out.channels) * in.cold);
         s.saved_dot = take(b.tangent_size_total, int64_t(out.channels) * in.cold);
         break;

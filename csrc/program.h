@@ -24,6 +24,10 @@ struct StepDescription {
   std::map<std::string, double> attributes;
 };
 
+// How the linear layer on the input is done: like any other; by its products with the support set (first_layer.h); with
+// its weight where the user has it (primitives/given_linear.h).
+enum class FirstLinearForm { kPlain, kByGram, kAsGiven };
+
 // Which arrays a plan must provide for.
 enum class Scope { kNone, kAdapted, kLearnt };
 
@@ -43,12 +47,14 @@ class Program {
     std::vector<std::vector<PoolWindow>> pool_windows;
   };
   std::shared_ptr<const Batch> batch(int64_t examples, int lanes, Scope gradient, Scope tangent, bool input_gradient,
-                                     bool first_layer) const;
+                                     FirstLinearForm first, bool packed) const;
+  // Whether all of it is arithmetic on the elements of vectors, which packs of tasks can do (cpu/pack.h).
+  bool packable() const;
   // The same for csrc/cuda: without the steps and the space that only the CPU's algorithms have a use for.
   std::shared_ptr<const Batch> device_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
                                             bool input_gradient) const;
 
-  // The step that first_layer.h can take over: a linear layer that alone reads the input and whose weight is adapted
+  // The step that may have another form: a linear layer that alone reads the input and whose weight is adapted
   // and used nowhere else; null if there is none.
   const Step* first_layer_step() const;
   const Shape& value_shape(int value) const { return values_[size_t(value)]; }
@@ -70,7 +76,7 @@ class Program {
     int32_t outputs, inputs, taps;
     bool used;
   };
-  using Key = std::tuple<int64_t, int, Scope, Scope, bool, bool, bool>;
+  using Key = std::tuple<int64_t, int, Scope, Scope, bool, FirstLinearForm, bool, bool>;
 
   void add_step(const StepDescription& description);
   void drop_dead_steps();

@@ -45,6 +45,7 @@ class Session:
         first_order: bool,
         sweep: bool,
         memory: int,
+        packing: int,
         hessian_vector: bool,
         loss_cotangent: float,
         support: _Set | None,
@@ -65,6 +66,8 @@ class Session:
     ) -> None: ...
     @property
     def bytes(self) -> int: ...
+    @property
+    def tasks_at_once(self) -> int: ...
     @property
     def constants_bytes(self) -> int: ...
     def upload(self, constants: int, stream: int) -> None: ...

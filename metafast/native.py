@@ -25,6 +25,11 @@ build_info = _native.build_info
 
 MEMORY = {"auto": 0, "keep": 1, "recompute": 2}
 
+PACKING = {"auto": 0, "never": 1, "always": 2}
+
+#: Whether small tasks run several at a time, one in each lane of a SIMD register; not "auto" only in tests.
+packing = "auto"
+
 #: A workspace larger than this is given back after the call instead of being kept for the next one.
 KEEP_WORKSPACE_BYTES = 1 << 30
 
@@ -212,6 +217,7 @@ class Prepared:
             first_order=first_order,
             sweep=sweeps,
             memory=MEMORY[memory],
+            packing=PACKING[packing],
             hessian_vector=vectors,
             loss_cotangent=cotangents.loss,
             support=set_counts(support, stepwise),
@@ -299,6 +305,7 @@ def run(
         steps,
         first_order,
         memory,
+        packing,
         stepwise,
         want_adapted,
         gradients_per_task,

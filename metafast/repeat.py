@@ -19,20 +19,26 @@ from metafast.batch import Batch
 from metafast.facts import facts
 from metafast.plan import Plan
 
-_settings = operator.itemgetter("loss", "adapt_params", "backend", "strict", "steps", "first_order", "memory")
+_plain = operator.itemgetter("adapt_params", "backend", "strict", "steps", "first_order", "memory")
 
 #: A session's inputs end with x, y and weights of both sets and two cotangents, which a meta-gradient leaves out.
 _DATA = slice(-8, -2)
 
 
+def _settings(learner: nn.Module) -> tuple[Any, ...]:
+    """What a call depends on besides lr, data and the state of the model; a loss may be a module."""
+    known, modules = learner.__dict__, learner._modules
+    return _plain(known), known.get("loss"), modules.get("loss"), modules["model"]
+
+
 class Repeat:
     """``Repeat(learner, plan, call, support, query)``: what the learner's ``call`` on these sets came to."""
 
-    __slots__ = ("call", "facts", "labelled", "lr", "model", "plan", "settings", "shared", "thread", "threads")
+    __slots__ = ("call", "facts", "labelled", "lr", "plan", "settings", "shared", "thread", "threads")
 
     def __init__(self, learner: nn.Module, plan: Plan, call: native.Call, support: Batch, query: Batch) -> None:
         data = (*support, *query)
-        self.model, self.lr, self.settings = learner.model, learner.__dict__["lr"], _settings(learner.__dict__)
+        self.lr, self.settings = learner.__dict__["lr"], _settings(learner)
         self.plan, self.call, self.shared = plan, call, call.inputs[: _DATA.start]
         self.facts = facts(data)
         assert support.y is not None
@@ -53,16 +59,14 @@ class Repeat:
     def __call__(self, learner: nn.Module, support: Any, query: Any) -> list[Any] | None:
         """Support losses, task losses, loss, logits and the gradients for other data, or None where this may not be the
         same call."""
-        known = learner.__dict__
         if not (isinstance(support, (tuple, list)) and isinstance(query, (tuple, list))):
             return None
         data = (*support, *(None,) * (3 - len(support)), *query, *(None,) * (3 - len(query)))
         if not (
             len(data) == 6
             and facts(data) == self.facts
-            and known.get("lr") is self.lr
-            and _settings(known) == self.settings
-            and learner._modules["model"] is self.model
+            and learner.__dict__.get("lr") is self.lr
+            and _settings(learner) == self.settings
             and self.plan.snapshot.holds()
             and threading.get_ident() == self.thread  # a session is run by one thread at a time
             and torch.get_num_threads() == self.threads

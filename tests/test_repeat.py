@@ -77,6 +77,7 @@ SETTINGS: dict[str, Callable[[mf.MAML], Any]] = {
     "steps": lambda m: setattr(m, "steps", 3),
     "no steps": lambda m: setattr(m, "steps", 0),
     "loss": lambda m: setattr(m, "loss", "multi_margin"),
+    "loss as a module": lambda m: setattr(m, "loss", nn.CrossEntropyLoss(label_smoothing=0.2)),
     "first_order": lambda m: setattr(m, "first_order", True),
     "adapt_params": lambda m: setattr(m, "adapt_params", "3.*"),
     "model": lambda m: setattr(m, "model", with_norm()),

@@ -13,6 +13,7 @@
 #include "../plan.h"
 #include "../scalar.h"
 #include "gemm.h"
+#include "pack.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -24,6 +25,8 @@ struct Frame {
   const T* x;                  // activations of value 0 if the plan says they are direct
   const T *initial, *theta;    // all parameters at step 0; the adapted ones at this step
   const T *first, *first_dot;  // X W of a kFirstLinear, and its tangent
+  const T *given, *given_dot;  // weight of a kGivenLinear, its tangent and
+  T* given_gradient_dot;       // that of its gradient, as the user has them
   const T* vector;             // tangent of the parameters, or null
   T *gradient, *gradient_dot;  // of the learnt parameters; null where only those of the values are wanted
   T* scratch;

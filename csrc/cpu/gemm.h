@@ -48,6 +48,10 @@ struct Gather {
 
 enum class Start { kZero, kBias, kAccumulate };
 
+// Whether T is a pack of tasks (pack.h).
+template <class T>
+constexpr bool kIsPack = false;
+
 template <class T>
 struct Product {
   Gather<T> a;
@@ -55,6 +59,7 @@ struct Product {
   T* c;
   int64_t ldb, ldc;
   const T* bias;
+  int64_t stepb;  // from one column of B to the next; 1 where a vector holds several
 };
 
 template <class T, int MR, int NR, bool TABLE>
@@ -77,7 +82,8 @@ static inline __attribute__((always_inline)) void tile(const Product<T>& p, int6
 #pragma GCC unroll 16
       for (int j = 0; j < NR; ++j) acc[i][j] = Vector<T>{};
   }
-  const T* b = p.b + k0 * p.ldb + n0;
+  const int64_t stepb = kIsPack<T> ? p.stepb : L;
+  const T* b = p.b + k0 * p.ldb + n0 / L * stepb;
   const int64_t stride = p.a.col_stride;
   int64_t offset = TABLE ? 0 : k0 * stride;
   // Otherwise four instructions a cycle, not the multipliers, set the pace: the loop's own three cost a fifth.
@@ -86,7 +92,7 @@ static inline __attribute__((always_inline)) void tile(const Product<T>& p, int6
     if (TABLE) offset = p.a.col[k];
     Vector<T> bv[NR];
 #pragma GCC unroll 16
-    for (int j = 0; j < NR; ++j) bv[j] = load(b + j * L);
+    for (int j = 0; j < NR; ++j) bv[j] = load(b + j * stepb);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
       const T ai = a[i][offset];
@@ -144,7 +150,7 @@ template <class T>
 static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m, int64_t n, int64_t k,
                      Start start, const T* bias = nullptr) {
   constexpr int L = kLanes<T>;
-  const Product<T> p{a, b, c, ldb, ldc, bias};
+  const Product<T> p{a, b, c, ldb, ldc, bias, 1};
   const int64_t blocks = k > 0 ? (k + kDepth - 1) / kDepth : 1;
   int64_t k0 = 0;
   for (int64_t block = 0; block < blocks; ++block) {

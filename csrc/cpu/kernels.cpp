@@ -17,6 +17,10 @@ void run_task(const Job<Real>& job, int64_t task, int64_t slot, int64_t thread) 
   TaskRun<Real>(job, task, slot, thread).run();
 }
 
+void run_pack(const Job<Real>& job, int64_t pack, int64_t slot, int64_t thread) {
+  TaskRun<Pack<Real>>(job, pack, slot, thread).run();
+}
+
 void add_rows(const Real* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate,
               Real* __restrict total) {
   if (!accumulate)
@@ -24,6 +28,24 @@ void add_rows(const Real* rows, int64_t stride, int64_t count, int64_t begin, in
   for (int64_t r = 0; r < count; ++r) {
     const Real* __restrict row = rows + r * stride;
     for (int64_t i = begin; i < end; ++i) total[i] += row[i];
+  }
+}
+
+void add_groups(const Real* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate,
+                Real* total) {
+  constexpr int L = kLanes<Real>, S = Block<Real>::kSize;
+  for (int64_t r = 0; r < count; r += L) {
+    const int64_t n = count - r < L ? count - r : L;
+    for (int64_t i = begin; i < end; i += L) {
+      const Real* row = rows + r * stride + i;
+      Vector<Real> sum{};
+      for (int64_t j = 0; j < S && j < n; ++j) {  // as in sum_rows
+        Vector<Real> folded = load(row + j * stride);
+        for (int64_t at = j + S; at < n; at += S) folded += load(row + at * stride);
+        sum += folded;
+      }
+      store(total + i, (accumulate || r > 0 ? load(total + i) : Vector<Real>{}) + sum);
+    }
   }
 }
 
@@ -51,8 +73,9 @@ void elementary(int32_t function, const Real* x, Real* y, int64_t n) {
 
 template <>
 const Kernels<Real>& table<Real>() {
-  static const Kernels<Real> kernels = {kLanes<Real>,        run_task,  add_rows, parameter_in<Real>,
-                                        parameter_out<Real>, elementary};
+  static const Kernels<Real> kernels = {
+      kLanes<Real>,           run_task,  run_pack, add_rows, add_groups, parameter_in<Real, 1>,
+      parameter_out<Real, 1>, elementary};
   return kernels;
 }
 

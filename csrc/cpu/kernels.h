@@ -10,8 +10,12 @@ template <class T>
 struct Kernels {
   int32_t lanes;  // elements of a SIMD register: leading dimensions are multiples of it
   void (*run_task)(const Job<T>&, int64_t task, int64_t slot, int64_t thread);
-  // total[begin .. end) (+)= sum over `count` rows, in order.
+  void (*run_pack)(const Job<T>&, int64_t pack, int64_t slot, int64_t thread);  // of `lanes` tasks
+  // total[begin .. end) (+)= sum over `count` rows, in order; or by groups of `lanes`, in the order in which a pack is
+  // summed. The ends are multiples of 16.
   void (*add_rows)(const T* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate, T* total);
+  void (*add_groups)(const T* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate,
+                     T* total);
   void (*parameter_in)(const ParameterPlan&, const T* user, T* out);
   void (*parameter_out)(const ParameterPlan&, const T* in, T* user);
   // exp, expm1, tanh, sigmoid, log1p01 of an array, so that their stated errors can be tested.

@@ -1,5 +1,6 @@
 // Between the user's layouts and the engine's: parameters [outputs, inputs, taps] to [taps][inputs][ld], values
-// [channels, height, width] to [height * width][ld]. Pads are written as zero.
+// [channels, height, width] to [height * width][ld]. Pads are written as zero. Inside, elements stand `kStep` apart: next
+// to each other, or in one lane of packs (pack.h), which have no pads, taps or images.
 #pragma once
 
 #include <string.h>
@@ -19,10 +20,13 @@ struct TapRows {
   T* operator()(int64_t row) const { return data + (row % p.taps * p.inputs + row / p.taps) * p.ld; }
 };
 
-template <class T>
+template <class T, int kStep = 1>
 static void parameter_in(const ParameterPlan& p, const T* user, T* out) {
   const int64_t rows = int64_t(p.inputs) * p.taps;
-  if (rows == 1) {
+  if constexpr (kStep > 1) {
+    for (int64_t o = 0; o < p.outputs; ++o)
+      for (int64_t i = 0; i < rows; ++i) out[(i * p.outputs + o) * kStep] = user[o * rows + i];
+  } else if (rows == 1) {
     memcpy(out, user, size_t(p.outputs) * sizeof(T));
     memset(out + p.outputs, 0, size_t(p.ld - p.outputs) * sizeof(T));
   } else if (p.taps == 1) {
@@ -32,15 +36,19 @@ static void parameter_in(const ParameterPlan& p, const T* user, T* out) {
   }
 }
 
-template <class T>
+template <class T, int kStep = 1>
 static void parameter_out(const ParameterPlan& p, const T* in, T* user) {
   const int64_t rows = int64_t(p.inputs) * p.taps;
-  if (rows == 1)
+  if constexpr (kStep > 1) {
+    for (int64_t o = 0; o < p.outputs; ++o)
+      for (int64_t i = 0; i < rows; ++i) user[o * rows + i] = in[(i * p.outputs + o) * kStep];
+  } else if (rows == 1) {
     memcpy(user, in, size_t(p.outputs) * sizeof(T));
-  else if (p.taps == 1)
+  } else if (p.taps == 1) {
     transpose(in, p.ld, rows, p.outputs, user, rows);
-  else
+  } else {
     transpose_rows<T>(TapRows<const T>{p, in}, rows, p.outputs, Rows<T>{user, rows}, rows);
+  }
 }
 
 // Calls body(index in the user's [channels, height, width] or [rows, channels], index inside) for every element.
@@ -53,8 +61,12 @@ static void for_elements(const Value& v, int64_t examples, int64_t ld, Body body
         body(n * size + (v.height > 0 ? c * v.rows + r : r * v.channels + c), (n * v.rows + r) * ld + c);
 }
 
-template <class T>
+template <class T, int kStep = 1>
 static void value_in(const Value& v, int64_t examples, int64_t ld, const T* user, T* out) {
+  if constexpr (kStep > 1) {
+    for_elements(v, examples, ld, [&](int64_t from, int64_t to) { out[to * kStep] = user[from]; });
+    return;
+  }
   if (v.height > 0 && v.channels > 1) {
     const int64_t size = v.rows * v.channels;
     for (int64_t n = 0; n < examples; ++n)
@@ -68,14 +80,32 @@ static void value_in(const Value& v, int64_t examples, int64_t ld, const T* user
 }
 
 // user = in, or user += sign * in.
-template <class T>
+template <class T, int kStep = 1>
 static void value_out(const Value& v, int64_t examples, int64_t ld, const T* __restrict in, T* __restrict user) {
-  for_elements(v, examples, ld, [&](int64_t to, int64_t from) { user[to] = in[from]; });
+  for_elements(v, examples, ld, [&](int64_t to, int64_t from) { user[to] = in[from * kStep]; });
 }
-template <class T>
+template <class T, int kStep = 1>
 static void value_add(const Value& v, int64_t examples, int64_t ld, const T* __restrict in, T sign,
                       T* __restrict user) {
-  for_elements(v, examples, ld, [&](int64_t to, int64_t from) { user[to] += sign * in[from]; });
+  for_elements(v, examples, ld, [&](int64_t to, int64_t from) { user[to] += sign * in[from * kStep]; });
+}
+
+// elements[i] = the sum over the first `count` lanes of packs[i].
+template <class E>
+static void sum_lanes(const Pack<E>* packs, int count, int64_t n, E* elements) {
+  constexpr int64_t S = Block<E>::kSize;
+  E ones[kLanes<E>];
+  for (int lane = 0; lane < kLanes<E>; ++lane) ones[lane] = E(lane < count);
+  const auto counts = load(ones) > Vector<E>{};
+  for (int64_t i = 0; i < n; i += S) {
+    const int64_t some = n - i < S ? n - i : S;
+    Vector<E> rows[S];
+    E sums[S];
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < S; ++j) rows[j] = counts ? packs[i + (j < some ? j : 0)].v : Vector<E>{};
+    sum_rows<E>(rows, sums);
+    memcpy(elements + i, sums, size_t(some) * sizeof(E));
+  }
 }
 
 }  // namespace METAFAST_ISA

@@ -6,46 +6,74 @@
 #include "../primitives/batch_norm_relu_pool.h"
 #include "../primitives/conv2d.h"
 #include "../primitives/first_linear.h"
+#include "../primitives/given_linear.h"
 #include "../primitives/linear.h"
 #include "../primitives/losses.h"
 #include "../primitives/pooling.h"
 #include "../primitives/shape_and_sum.h"
 #include "../primitives/winograd_conv2d.h"
 
+// Those that run on packs of tasks too (pack.h), because all they do with an element is arithmetic.
+#define METAFAST_PACKED_PRIMITIVES(X)     \
+  X(kLinear, Linear<T>)                   \
+  X(kRelu, Activation<T, Relu>)           \
+  X(kLeakyRelu, Activation<T, LeakyRelu>) \
+  X(kElu, Activation<T, Elu>)             \
+  X(kSilu, Activation<T, Silu>)           \
+  X(kGelu, Activation<T, Gelu>)           \
+  X(kGeluTanh, Activation<T, GeluTanh>)   \
+  X(kTanh, Activation<T, Tanh>)           \
+  X(kSigmoid, Activation<T, Sigmoid>)     \
+  X(kSoftplus, Activation<T, Softplus>)   \
+  X(kAdd, Add<T>)
+
 #define METAFAST_PRIMITIVES(X)                \
-  X(kLinear, Linear<T>)                       \
+  METAFAST_PACKED_PRIMITIVES(X)               \
   X(kConv2d, Conv2d<T>)                       \
   X(kBatchNorm, BatchNorm<T>)                 \
-  X(kRelu, Activation<T, Relu>)               \
-  X(kLeakyRelu, Activation<T, LeakyRelu>)     \
-  X(kElu, Activation<T, Elu>)                 \
-  X(kSilu, Activation<T, Silu>)               \
-  X(kGelu, Activation<T, Gelu>)               \
-  X(kGeluTanh, Activation<T, GeluTanh>)       \
-  X(kTanh, Activation<T, Tanh>)               \
-  X(kSigmoid, Activation<T, Sigmoid>)         \
-  X(kSoftplus, Activation<T, Softplus>)       \
   X(kMaxPool2d, MaxPool2d<T>)                 \
   X(kAvgPool2d, AvgPool2d<T>)                 \
   X(kFlatten, Flatten<T>)                     \
-  X(kAdd, Add<T>)                             \
   X(kFirstLinear, FirstLinear<T>)             \
+  X(kGivenLinear, GivenLinear<T>)             \
   X(kBatchNormReluPool, BatchNormReluPool<T>) \
   X(kWinogradConv2d, WinogradConv2d<T>)
 
 namespace metafast {
 namespace METAFAST_ISA {
 
+// A batch's targets, for each of the tasks that T holds.
+template <class T>
+struct TaskTargets {
+  Targets<Element<T>> lane[kTasks<T>];
+};
+
+template <class P>
+struct Is {
+  using Primitive = P;
+};
+
+// Calls body(Is<the step's primitive>).
+template <class T, class Body>
+static void with_primitive(const Step& s, Body body) {
+#define METAFAST_CASE(OP, ...) \
+  case Op::OP: return body(Is<__VA_ARGS__>());
+  if constexpr (kTasks<T> == 1) {
+    switch (s.op) { METAFAST_PRIMITIVES(METAFAST_CASE) }
+  } else {
+    switch (s.op) {
+      METAFAST_PACKED_PRIMITIVES(METAFAST_CASE)
+      default: return;  // Program::packable has seen to it that there are no others
+    }
+  }
+#undef METAFAST_CASE
+}
+
 template <class T>
 static void forward(const Frame<T>& f) {
   for (int i = 0; i < f.plan->step_count; ++i) {
     const Step& s = f.plan->steps[i];
-    switch (s.op) {
-#define METAFAST_PASS(OP, ...) \
-  case Op::OP: __VA_ARGS__::forward(f, s); break;
-      METAFAST_PRIMITIVES(METAFAST_PASS)
-#undef METAFAST_PASS
-    }
+    with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::forward(f, s); });
   }
 }
 
@@ -54,12 +82,7 @@ static void tangent_forward(const Frame<T>& f) {
   for (int i = 0; i < f.plan->step_count; ++i) {
     const Step& s = f.plan->steps[i];
     if (!f.value(s.output).has_tangent) continue;
-    switch (s.op) {
-#define METAFAST_PASS(OP, ...) \
-  case Op::OP: __VA_ARGS__::tangent_forward(f, s); break;
-      METAFAST_PRIMITIVES(METAFAST_PASS)
-#undef METAFAST_PASS
-    }
+    with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::tangent_forward(f, s); });
   }
 }
 
@@ -69,12 +92,7 @@ static void backward(const Frame<T>& f) {
   for (int i = f.plan->step_count - 1; i >= 0; --i) {
     const Step& s = f.plan->steps[i];
     if (!f.value(s.output).has_cotangent) continue;
-    switch (s.op) {
-#define METAFAST_PASS(OP, ...) \
-  case Op::OP: __VA_ARGS__::backward(f, s); break;
-      METAFAST_PRIMITIVES(METAFAST_PASS)
-#undef METAFAST_PASS
-    }
+    with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::backward(f, s); });
   }
 }
 
@@ -84,48 +102,117 @@ static void tangent_backward(const Frame<T>& f) {
   for (int i = f.plan->step_count - 1; i >= 0; --i) {
     const Step& s = f.plan->steps[i];
     if (!f.value(s.output).has_cotangent) continue;
-    switch (s.op) {
-#define METAFAST_PASS(OP, ...) \
-  case Op::OP: __VA_ARGS__::tangent_backward(f, s); break;
-      METAFAST_PRIMITIVES(METAFAST_PASS)
-#undef METAFAST_PASS
-    }
+    with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::tangent_backward(f, s); });
   }
 }
 
-// Calls body(passes of the plan's loss).
-template <class T, class Body>
-static void with_loss(const Frame<T>& f, const Targets<T>& targets, Body body) {
-  switch (f.plan->loss.kind) {
-#define METAFAST_LOSS(KIND, ...) \
-  case LossKind::KIND: body(LossPasses<T, __VA_ARGS__>(f, targets)); break;
+// Calls body(passes of the plan's loss) on scalars.
+template <class E, class Body>
+static void with_loss(const BatchPlan& plan, const Value& z, const LossArrays<E>& arrays, const Targets<E>& targets,
+                      Body body) {
+  using T = E;
+  switch (plan.loss.kind) {
+#define METAFAST_LOSS(KIND, ...)                                                                 \
+  case LossKind::KIND:                                                                           \
+    body(LossPasses<E, __VA_ARGS__>{__VA_ARGS__(plan.loss), z, plan.examples, arrays, targets}); \
+    break;
     METAFAST_LOSSES(METAFAST_LOSS)
 #undef METAFAST_LOSS
     case LossKind::kNone: break;
   }
 }
 
+// The loss of a task is scalar code for packs too, on copies of each lane that are padded as they are where tasks run one
+// by one: so it comes to the same bits, and is a small part of all.
 template <class T>
-static T loss_forward(const Frame<T>& f, const Targets<T>& targets) {
+struct LossOnLanes {
+  using E = Element<T>;
+  static constexpr int kWidth = kTasks<T>;
+
+  const Frame<T>& f;
+  const BatchPlan& plan = *f.plan;
+  const Value& own = f.value(plan.output);
+  const int64_t n = plan.examples;
+  T* const each = f.tape + plan.loss.saved;
+  T* const kept = f.tape + plan.loss.kept;
+  const T* const z_dot = f.tangent_tape ? f.activation_dot(plan.output) : nullptr;
+
+  // Calls body(passes, cotangent, gradients of targets and weights) for each task; copies come from and go to the lanes.
+  template <class Body>
+  void each_task(const TaskTargets<T>& targets, T* dz, const TargetGradients<T>& out, Body body) const {
+    if constexpr (kWidth == 1) {
+      with_loss<E>(plan, own, {f.activation(plan.output), z_dot, each, kept}, targets.lane[0],
+                   [&](const auto& passes) { body(passes, 0, dz, out); });
+    } else {
+      Value z = own;
+      z.ld = z.cold = int32_t((own.channels + kLanes<E> - 1) / kLanes<E> * kLanes<E>);
+      const int64_t size = n * z.ld;
+      E* const room = reinterpret_cast<E*>(f.scratch);
+      E *const y = room, *const y_dot = y + size, *const p = y_dot + size, *const dy = p + size;
+      E *const dt = dy + size, *const l = dt + size, *const dw = l + n;
+      const bool keeps = plan.loss.kind == LossKind::kCrossEntropy;
+      memset(room, 0, size_t(3 * size) * sizeof(E));
+      const TargetGradients<E> lane_out{out.dy ? dt : nullptr, out.dw ? dw : nullptr};
+      for (int lane = 0; lane < kWidth; ++lane) {
+        const auto in = [&](const T* from, E* to) { copy_lane(from, own.ld, lane, to, z.ld); };
+        const auto back = [&](const E* from, T* to) { copy_to_lane(from, z.ld, to, own.ld, lane); };
+        in(f.activation(plan.output), y);
+        if (keeps) in(kept, p);
+        if (z_dot) in(z_dot, y_dot);
+        with_loss<E>(plan, z, {y, z_dot ? y_dot : nullptr, l, p}, targets.lane[lane],
+                     [&](const auto& passes) { body(passes, lane, dy, lane_out); });
+        if (keeps) back(p, kept);
+        if (dz) back(dy, dz);
+        if (out.dy) back(dt, out.dy);
+        if (out.dw)
+          for (int64_t i = 0; i < n; ++i) reinterpret_cast<E*>(out.dw)[i * kWidth + lane] = dw[i];
+      }
+    }
+  }
+
+ private:
+  void copy_lane(const T* from, int64_t ld_from, int lane, E* to, int64_t ld) const {
+    const E* in = reinterpret_cast<const E*>(from) + lane;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t c = 0; c < own.channels; ++c) to[i * ld + c] = in[(i * ld_from + c) * kWidth];
+  }
+  void copy_to_lane(const E* from, int64_t ld, T* to, int64_t ld_to, int lane) const {
+    E* out = reinterpret_cast<E*>(to) + lane;
+    for (int64_t i = 0; i < n; ++i)
+      for (int64_t c = 0; c < own.channels; ++c) out[(i * ld_to + c) * kWidth] = from[i * ld + c];
+  }
+};
+
+template <class T>
+static T loss_forward(const Frame<T>& f, const TaskTargets<T>& targets) {
   T loss = T(0);
-  with_loss(f, targets, [&](const auto& passes) { loss = passes.forward(); });
+  LossOnLanes<T>{f}.each_task(targets, nullptr, {}, [&](const auto& passes, int lane, auto*, const auto&) {
+    set_lane(loss, lane, passes.forward());
+  });
   return loss;
 }
 
 // Cotangents of the outputs, targets and weights for a cotangent `seed` of the loss, whose value is `loss`.
 template <class T>
-static void loss_backward(const Frame<T>& f, const Targets<T>& targets, const TargetGradients<T>& out, T seed, T loss) {
-  with_loss(f, targets,
-            [&](const auto& passes) { passes.template reverse<T>(seed, f.cotangent(f.plan->output), out, loss); });
+static void loss_backward(const Frame<T>& f, const TaskTargets<T>& targets, const TargetGradients<T>& out, T seed,
+                          T loss) {
+  using E = Element<T>;
+  LossOnLanes<T>{f}.each_task(targets, f.cotangent(f.plan->output), out,
+                              [&](const auto& passes, int lane, E* dz, const TargetGradients<E>& to) {
+                                passes.template reverse<E>(lane_of(seed, lane), dz, to, lane_of(loss, lane));
+                              });
 }
 
 // The tangents of loss_backward's results, for seed 1.
 template <class T>
-static void loss_tangent_backward(const Frame<T>& f, const Targets<T>& targets, const TargetGradients<T>& out, T loss) {
-  with_loss(f, targets, [&](const auto& passes) {
-    const Dual<T> mean(loss, out.dw ? passes.mean_tangent() : T(0));
-    passes.template reverse<Dual<T>>(T(1), f.cotangent_dot(f.plan->output), out, mean);
-  });
+static void loss_tangent_backward(const Frame<T>& f, const TaskTargets<T>& targets, const TargetGradients<T>& out,
+                                  T loss) {
+  using E = Element<T>;
+  LossOnLanes<T>{f}.each_task(targets, f.cotangent_dot(f.plan->output), out,
+                              [&](const auto& passes, int lane, E* dz, const TargetGradients<E>& to) {
+                                const Dual<E> mean(lane_of(loss, lane), to.dw ? passes.mean_tangent() : E(0));
+                                passes.template reverse<Dual<E>>(E(1), dz, to, mean);
+                              });
 }
 
 }  // namespace METAFAST_ISA

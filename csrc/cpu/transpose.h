@@ -8,16 +8,22 @@
 #include <string.h>
 
 #include "gemm.h"
+#include "pack.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
 
+// One element at a time where nothing better follows.
+template <class T>
+struct Block {
+  static constexpr int kSize = 1;
+  typedef T Row;
+  static void transpose(Row (&)[1]) {}
+};
+
 #if defined(__AVX__)
 typedef float Float8 __attribute__((vector_size(32)));
 typedef double Double4 __attribute__((vector_size(32)));
-
-template <class T>
-struct Block;
 
 template <>
 struct Block<float> {
@@ -59,15 +65,30 @@ struct Block<double> {
     r[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
   }
 };
-#else
-// One element at a time where there are no such registers.
-template <class T>
-struct Block {
-  static constexpr int kSize = 1;
-  typedef T Row;
-  static void transpose(Row (&)[1]) {}
-};
 #endif
+
+// sums[j] = the sum over the elements of rows[j], for as many rows as a Block has: folded to its width, turned, added up.
+template <class E>
+inline __attribute__((always_inline)) void sum_rows(const Vector<E>* rows, E* sums) {
+  using B = Block<E>;
+  constexpr int S = B::kSize, kParts = kLanes<E> / S;
+  if constexpr (S == 1) {
+    sums[0] = sum_of<E>(rows[0]);
+  } else {
+    typename B::Row folded[S];
+#pragma GCC unroll 8
+    for (int j = 0; j < S; ++j) {
+      typename B::Row parts[kParts];
+      memcpy(parts, &rows[j], sizeof rows[j]);
+      folded[j] = parts[0];
+      for (int part = 1; part < kParts; ++part) folded[j] += parts[part];
+    }
+    B::transpose(folded);
+#pragma GCC unroll 8
+    for (int j = 1; j < S; ++j) folded[0] += folded[j];
+    memcpy(sums, folded, sizeof folded[0]);
+  }
+}
 
 // The rows of a matrix: where row i begins.
 template <class T>

@@ -1,6 +1,8 @@
 // The four passes of y = x * W + b for any product * that is linear in x and in W. A primitive supplies
 //   product(f, s, x, W, y, start, bias)    weight_gradient(f, s, x, dy, dW, start)
-//   pack(f, s, W, packed)                  input_gradient(f, s, dy, packed, dx, start)
+//   turn(f, s, W, room)                    input_gradient(f, s, dy, turned, dx, start)
+//   turned(W, room)
+// where turn puts W into room in the order that input_gradient wants, and turned is the place to find it;
 // and the tangents follow: each is the same function called twice, (x * W)' = x' * W + x * W'.
 #pragma once
 
@@ -35,9 +37,11 @@ struct Bilinear {
                                  begin_with(s.parameter_mode[0]));
     if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
     if (wanted(s.input_mode[0])) {
-      T* packed = f.tape + s.saved;
-      Primitive::pack(f, s, f.parameter(s.parameter[0]), packed);
-      Primitive::input_gradient(f, s, dy, packed, f.cotangent(s.input[0]), begin_with(s.input_mode[0]));
+      const T* w = f.parameter(s.parameter[0]);
+      T* room = f.tape + s.saved;
+      Primitive::turn(f, s, w, room);
+      Primitive::input_gradient(f, s, dy, Primitive::turned(w, room), f.cotangent(s.input[0]),
+                                begin_with(s.input_mode[0]));
     }
   }
 
@@ -74,11 +78,12 @@ struct Bilinear {
     if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
     if (wanted(s.input_mode[0])) {
       T* dx_dot = f.cotangent_dot(s.input[0]);
-      Primitive::input_gradient(f, s, dy_dot, f.tape + s.saved, dx_dot, begin_with(s.input_mode[0]));
+      const T* turned = Primitive::turned(f.parameter(s.parameter[0]), f.tape + s.saved);
+      Primitive::input_gradient(f, s, dy_dot, turned, dx_dot, begin_with(s.input_mode[0]));
       if (const T* w_dot = f.parameter_dot(s.parameter[0])) {
-        T* packed = f.tangent_tape + s.saved_dot;
-        Primitive::pack(f, s, w_dot, packed);
-        Primitive::input_gradient(f, s, dy, packed, dx_dot, Start::kAccumulate);
+        T* room = f.tangent_tape + s.saved_dot;
+        Primitive::turn(f, s, w_dot, room);
+        Primitive::input_gradient(f, s, dy, Primitive::turned(w_dot, room), dx_dot, Start::kAccumulate);
       }
     }
   }

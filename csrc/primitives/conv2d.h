@@ -67,21 +67,22 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
   }
 
   // W as [taps, flipped][outputs][ld(inputs)].
-  static void pack(const Frame<T>& f, const Step& s, const T* w, T* packed) {
+  static const T* turned(const T*, const T* room) { return room; }
+  static void turn(const Frame<T>& f, const Step& s, const T* w, T* turned) {
     const Shape n(f, s);
     for (int64_t tap = 0; tap < n.taps; ++tap)
       transpose(w + tap * n.x.channels * n.y.ld, n.y.ld, n.x.channels, n.y.channels,
-                packed + (n.taps - 1 - tap) * n.y.channels * n.x.cold, n.x.cold);
+                turned + (n.taps - 1 - tap) * n.y.channels * n.x.cold, n.x.cold);
   }
 
-  static void input_gradient(const Frame<T>& f, const Step& s, const T* dy, const T* packed, T* dx, Start start) {
+  static void input_gradient(const Frame<T>& f, const Step& s, const T* dy, const T* turned, T* dx, Start start) {
     const Shape n(f, s);
     const int64_t ld_buffer = int64_t(n.tables.adjoint_width) * n.y.ld, buffer = n.tables.adjoint_height * ld_buffer;
     memset(f.scratch, 0, size_t(buffer * n.tables.group) * sizeof(T));
     for (int64_t i = 0; i < n.examples; i += n.tables.group) {
       const int64_t images = n.examples - i < n.tables.group ? n.examples - i : n.tables.group;
       for (int64_t j = 0; j < images; ++j) spread(s, n, dy + (i + j) * n.y.rows * n.y.ld, f.scratch + j * buffer);
-      multiply<T>({f.scratch, n.tables.adjoint_pixel, n.tables.adjoint_tap, 0, 0}, packed, n.x.cold,
+      multiply<T>({f.scratch, n.tables.adjoint_pixel, n.tables.adjoint_tap, 0, 0}, turned, n.x.cold,
                   dx + i * n.x.rows * n.x.cold, n.x.cold, images * n.x.rows, n.x.cold, n.taps * n.y.channels, start);
     }
   }

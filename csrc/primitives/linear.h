@@ -11,25 +11,36 @@ template <class T>
 struct Linear : Bilinear<T, Linear<T>> {
   static void product(const Frame<T>& f, const Step& s, const T* x, const T* w, T* y, Start start, const T* bias) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    multiply<T>({x, nullptr, nullptr, in.ld, 1}, w, out.ld, y, out.ld, f.rows(s.output), out.ld, in.channels, start,
-                bias);
+    const Gather<T> a{x, nullptr, nullptr, in.ld, 1};
+    if constexpr (kIsPack<T>)
+      multiply_packs<T>(a, w, out.ld, 1, y, out.ld, f.rows(s.output), out.ld, in.channels, start, bias);
+    else
+      multiply<T>(a, w, out.ld, y, out.ld, f.rows(s.output), out.ld, in.channels, start, bias);
   }
 
   static void weight_gradient(const Frame<T>& f, const Step& s, const T* x, const T* dy, T* dw, Start start) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    multiply<T>({x, nullptr, nullptr, 1, in.ld}, dy, out.ld, dw, out.ld, in.channels, out.ld, f.rows(s.output), start);
+    const Gather<T> a{x, nullptr, nullptr, 1, in.ld};
+    if constexpr (kIsPack<T>)
+      multiply_packs<T>(a, dy, out.ld, 1, dw, out.ld, in.channels, out.ld, f.rows(s.output), start);
+    else
+      multiply<T>(a, dy, out.ld, dw, out.ld, in.channels, out.ld, f.rows(s.output), start);
   }
 
-  // W transposed: [outputs][ld(inputs)].
-  static void pack(const Frame<T>& f, const Step& s, const T* w, T* packed) {
+  // W transposed: [outputs][ld(inputs)]. Packs are read in any order.
+  static const T* turned(const T* w, const T* room) { return kIsPack<T> ? w : room; }
+  static void turn(const Frame<T>& f, const Step& s, const T* w, T* room) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    transpose(w, out.ld, in.channels, out.channels, packed, in.cold);
+    if constexpr (!kIsPack<T>) transpose(w, out.ld, in.channels, out.channels, room, in.cold);
   }
 
-  static void input_gradient(const Frame<T>& f, const Step& s, const T* dy, const T* packed, T* dx, Start start) {
+  static void input_gradient(const Frame<T>& f, const Step& s, const T* dy, const T* turned, T* dx, Start start) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    multiply<T>({dy, nullptr, nullptr, out.ld, 1}, packed, in.cold, dx, in.cold, f.rows(s.output), in.cold,
-                out.channels, start);
+    const Gather<T> a{dy, nullptr, nullptr, out.ld, 1};
+    if constexpr (kIsPack<T>)
+      multiply_packs<T>(a, turned, 1, out.ld, dx, in.cold, f.rows(s.output), in.cold, out.channels, start);
+    else
+      multiply<T>(a, turned, in.cold, dx, in.cold, f.rows(s.output), in.cold, out.channels, start);
   }
 };
 

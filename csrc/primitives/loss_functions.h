@@ -33,6 +33,12 @@
 namespace metafast {
 namespace METAFAST_ISA {
 
+// Where element c stands among rows of `channels`, `ld` apart. Most often there is one row, and divisions are slow.
+METAFAST_HD inline int64_t place_of(int64_t c, int32_t channels, int64_t ld) {
+  const uint32_t place = uint32_t(c), n = uint32_t(channels);  // 64-bit divisions are slower still, on a device very
+  return place < n ? place : int64_t(place / n) * ld + place % n;
+}
+
 // The outputs of one example, as values or duals: element c stands at (position, channel) = (c / channels, c % channels).
 template <class T>
 struct Outputs {
@@ -40,10 +46,7 @@ struct Outputs {
   T* kept;  // room for one number per output, from forward to the later passes; used where there is one position
   int32_t channels, ld;
   int64_t count;
-  METAFAST_HD int64_t at(int64_t c) const {
-    const uint32_t place = uint32_t(c), n = uint32_t(channels);  // 64-bit divisions are slow, on a device very
-    return int64_t(place / n) * ld + place % n;
-  }
+  METAFAST_HD int64_t at(int64_t c) const { return place_of(c, channels, ld); }
   METAFAST_HD void get(int64_t c, T& out) const { out = value[at(c)]; }
   METAFAST_HD void get(int64_t c, Dual<T>& out) const { out = Dual<T>(value[at(c)], dot ? dot[at(c)] : T(0)); }
 };
@@ -54,10 +57,7 @@ struct Target {
   int64_t label;  // -1: real targets
   const T* real;
   int32_t channels, ld;
-  METAFAST_HD T operator[](int64_t c) const {
-    const uint32_t place = uint32_t(c), n = uint32_t(channels);
-    return real[int64_t(place / n) * ld + place % n];
-  }
+  METAFAST_HD T operator[](int64_t c) const { return real[place_of(c, channels, ld)]; }
 };
 
 // l = log sum_c exp z_c - sum_c q_c z_c with the wanted distribution q; exp(z - max) / sum is computed once, in forward,

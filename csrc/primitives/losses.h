@@ -12,8 +12,16 @@ template <class T>
 struct Targets {
   const int64_t* labels;  // or
   const T* real;
-  int64_t real_stride;  // of an example
-  const T* weights;     // [N] or null
+  int64_t real_stride, real_ld;  // of an example, of a row
+  const T* weights;              // [N] or null
+};
+
+// What the loss reads and leaves: outputs [N, rows, ld] and their tangent or null; the loss of each example; what it keeps
+// of each output, [N, rows, cold].
+template <class T>
+struct LossArrays {
+  const T *z, *z_dot;
+  T *each, *kept;
 };
 
 // What the loss writes besides the cotangent of the outputs; null if unwanted.
@@ -24,28 +32,20 @@ struct TargetGradients {
 
 template <class T, class L>
 struct LossPasses {
-  const Frame<T>& f;
   const L loss;
   const Value& z;
-  const Targets<T>& targets;
   const int64_t n;
-
-  LossPasses(const Frame<T>& frame, const Targets<T>& t)
-      : f(frame), loss(frame.plan->loss), z(frame.value(frame.plan->output)), targets(t), n(frame.examples()) {}
+  const LossArrays<T> arrays;
+  const Targets<T>& targets;
 
   Outputs<T> outputs(int64_t i) const {
-    const T* dot = f.tangent_tape ? f.activation_dot(f.plan->output) : nullptr;
     const int64_t at = i * z.rows * z.ld;
-    return {f.activation(f.plan->output) + at,
-            dot ? dot + at : nullptr,
-            f.tape + f.plan->loss.kept + i * z.cold,
-            z.channels,
-            z.ld,
+    return {arrays.z + at,      arrays.z_dot ? arrays.z_dot + at : nullptr, arrays.kept + i * z.cold, z.channels, z.ld,
             z.rows * z.channels};
   }
   Target<T> target(int64_t i) const {
     if (targets.labels) return {targets.labels[i], nullptr, z.channels, z.cold};
-    return {-1, targets.real + i * targets.real_stride, z.channels, z.cold};
+    return {-1, targets.real + i * targets.real_stride, z.channels, int32_t(targets.real_ld)};
   }
   T weight(int64_t i) const { return targets.weights ? targets.weights[i] : T(1); }
   T total_weight() const {
@@ -56,7 +56,7 @@ struct LossPasses {
 
   // Leaves each example's loss in the tape and returns L.
   T forward() const {
-    T* each = f.tape + f.plan->loss.saved;
+    T* each = arrays.each;
     T sum = T(0);
     for (int64_t i = 0; i < n; ++i) {
       each[i] = loss.template value<T>(outputs(i), target(i));
@@ -78,7 +78,7 @@ struct LossPasses {
       loss.template gradient<S>(zi, yi, [&](int64_t c, S g) { *place(dzi, c) = scale * part(g); });
       if (out.dy)
         loss.template target_gradient<S>(
-            zi, yi, [&](int64_t c, S g) { *place(out.dy + i * targets.real_stride, c) = scale * part(g); });
+            zi, yi, [&](int64_t c, S g) { *place(out.dy + i * z.rows * z.cold, c) = scale * part(g); });
       if (out.dw) out.dw[i] = unit * part(loss.template value<S>(zi, yi) - mean);
     }
   }
@@ -91,7 +91,7 @@ struct LossPasses {
   }
 
  private:
-  T* place(T* base, int64_t c) const { return base + c / z.channels * z.cold + c % z.channels; }
+  T* place(T* base, int64_t c) const { return base + place_of(c, z.channels, z.cold); }
   static T part(T a) { return a; }
   static T part(Dual<T> a) { return a.d; }
 };

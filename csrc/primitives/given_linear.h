@@ -1,0 +1,38 @@
+// y = x W + b at the input, in Hessian-vector products of each task's own: weight, vector and result are used once, so
+// they are read and written where the user has them, [outputs][inputs], and never turned.
+#pragma once
+
+#include "../cpu/dot.h"
+#include "bilinear.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+template <class T>
+struct GivenLinear {
+  static void product(const Frame<T>& f, const Step& s, const T* w, const T* bias, T* y) {
+    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+    const int64_t rows = f.rows(s.output);
+    multiply_rows<T>(f.activation(s.input[0]), in.ld, w, in.channels, y, out.ld, rows, out.channels, in.channels,
+                     bias ? Start::kBias : Start::kZero, bias);
+    for (int64_t r = 0; r < rows; ++r) zero_pads(y + r * out.ld, out.channels, out.ld);
+  }
+
+  static void forward(const Frame<T>& f, const Step& s) {
+    product(f, s, f.given, f.parameter(s.parameter[1]), f.activation_out(s.output));
+  }
+  static void backward(const Frame<T>&, const Step&) {}  // only the product with the Hessian is wanted
+  static void tangent_forward(const Frame<T>& f, const Step& s) {
+    product(f, s, f.given_dot, f.parameter_dot(s.parameter[1]), f.activation_dot(s.output));
+  }
+  static void tangent_backward(const Frame<T>& f, const Step& s) {
+    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+    const T* dy_dot = f.cotangent_dot(s.output);
+    multiply<T>({dy_dot, nullptr, nullptr, 1, out.ld}, f.activation(s.input[0]), in.ld, f.given_gradient_dot,
+                in.channels, out.channels, in.channels, f.rows(s.output), Start::kZero);
+    if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
+  }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

@@ -1,0 +1,125 @@
+"""Small networks with a task in each lane of a SIMD register (csrc/cpu/pack.h): the laws again, and the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import metafast as mf
+from judge import Case
+from laws import LAWS, Law
+from metafast import arguments, losses, lowering, native
+from problems import make
+from rows import ROWS, Row
+
+#: What a lane cannot do: read elements anywhere but at its own place.
+NOT_IN_LANES = {"conv2d", "batch_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "flatten"}
+
+#: The laws that run every pass with every option, and those about several tasks.
+CHOSEN = {
+    "outputs_equal_the_oracle",
+    "gradient_of_loss_equals_the_oracle",
+    "gradient_of_adapted_equals_the_oracle",
+    "gradient_of_task_loss_equals_the_oracle",
+    "cotangents_on_all_outputs_add_up",
+    "gradient_of_parameters_alone_equals_the_oracle",
+    "float32_errs_little_more_than_torch",
+    "hvp_equals_the_oracle",
+    "grad_and_its_own_gradient_equal_the_oracle",
+    "predict_undoes_adapt",
+    "no_steps_give_the_plain_gradient",
+    "memory_is_only_memory",
+    "threads_do_not_change_bits",
+    "tasks_at_once_equal_tasks_one_by_one",
+    "nan_stays_in_its_task",
+}
+
+
+def packable(row: Row) -> bool:
+    if not row.native:
+        return False
+    problem = make(row)
+    loss, _ = losses.resolve(row.loss)
+    adapts = arguments.predicate(row.adapt_params)
+    program = lowering.lower(problem.model, row.example, adapted=adapts, loss=loss, dtype=torch.float64)
+    flat = all(len(shape) == 1 for shape in program.values)
+    return flat and not NOT_IN_LANES & {step.op for step in program.steps}
+
+
+PACKABLE = [row for row in ROWS if packable(row)]
+
+
+def cases() -> Iterator[object]:
+    for law in LAWS:
+        if law.name in CHOSEN:
+            for case in law.cases(PACKABLE, "cpu"):
+                if case.backend == "native":
+                    kind = str(case.dtype).removeprefix("torch.")
+                    yield pytest.param(law, case, id=f"{law.name}-{case.row.name}-{kind}")
+
+
+@pytest.mark.parametrize(("law", "case"), list(cases()))
+def test_law(law: Law, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "packing", "always")
+    law.check(case)
+
+
+def lanes(dtype: torch.dtype) -> int:
+    """How many numbers a register of the instruction set in use holds."""
+    size = {"avx512": 64, "avx2": 32}.get(native.build_info()["isa"], 16)
+    return size // torch.finfo(dtype).bits * 8
+
+
+def at_once(maml: mf.MAML, tasks: int, dtype: torch.dtype) -> int:
+    sets = [(torch.randn(tasks, n, 2, dtype=dtype), torch.randn(tasks, n, 1, dtype=dtype)) for n in (5, 4)]
+    maml.meta_gradient(*sets)
+    plan = maml._planner.plan("x", sets[0][0])
+    return [p.session.tasks_at_once for p in native.handle(plan.program).sessions.values()][-1]
+
+
+def small(dtype: torch.dtype, **options: Any) -> mf.MAML:
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)).to(dtype)
+    return mf.MAML(model, lr=0.1, steps=2, loss="mse", strict=True, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_many_tasks_of_a_small_network_run_in_packs(dtype: torch.dtype) -> None:
+    threads = torch.get_num_threads()
+    assert at_once(small(dtype), 4 * threads * lanes(dtype), dtype) == lanes(dtype)
+    assert at_once(small(dtype), 1, dtype) == 1
+    wide = nn.Sequential(nn.Linear(2, 1000), nn.Tanh(), nn.Linear(1000, 1)).to(dtype)  # larger than the cache
+    deep = mf.MAML(
+        nn.Sequential(wide, nn.Linear(1, 1000).to(dtype), nn.Linear(1000, 1).to(dtype)), loss="mse", steps=50
+    )
+    assert at_once(deep, 4 * threads * lanes(dtype), dtype) == 1
+
+
+LOSSES = ["mse", "huber", "bce_with_logits", "cross_entropy", "multi_margin", nn.CrossEntropyLoss(label_smoothing=0.1)]
+
+
+@pytest.mark.parametrize("tasks", [1, 7, 16, 25, 300])
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_packs_change_no_bit(tasks: int, loss: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 17), nn.Tanh(), nn.Linear(17, 5)).to(dtype)
+    classes = loss not in ("mse", "huber", "bce_with_logits")
+
+    def batch(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        y = torch.randint(5, (tasks, n)) if classes else torch.rand(tasks, n, 5, dtype=dtype)
+        return torch.randn(tasks, n, 3, dtype=dtype), y
+
+    sets = batch(6), batch(4)
+    lr = torch.tensor([0.3, 0.1, 0.2], dtype=dtype)
+    found = []
+    for packing in ("never", "always"):
+        monkeypatch.setattr(native, "packing", packing)
+        maml = mf.MAML(model, lr=lr, steps=3, loss=loss, learn_lr=True)
+        out = maml(*sets)
+        found.append([*out, *torch.autograd.grad(out.loss, list(maml.parameters()))])
+    for one, packed in zip(*found, strict=True):
+        assert torch.equal(packed, one)
