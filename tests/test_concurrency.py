@@ -68,8 +68,8 @@ def in_child(maml: mf.MAML, seed: int, pipe: multiprocessing.connection.Connecti
 
 @pytest.mark.parametrize("used_before", [False, True], ids=["first use in child", "used before the fork"])
 def test_fork_after_use(used_before: bool) -> None:
-    """The child has none of the parent's threads, and must not wait for them. Nor has it torch's own, for which torch may
-    wait in a convolution, as lowering one computes it: so this network has none."""
+    """The child has none of the parent's threads, and must not wait for them. Nor has it torch's own, for which torch
+    waits in a convolution, as lowering one computes it: so this network has none."""
     maml = mf.MAML(nn.Sequential(nn.Flatten(), nn.Linear(42, 24), nn.Tanh(), nn.Linear(24, 5)), lr=0.1, steps=3)
     if used_before:
         meta_step(maml, 1)
