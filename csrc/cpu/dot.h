@@ -38,7 +38,10 @@ static void dot_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t c
     if (ahead) __builtin_prefetch(ahead + p);
 #pragma GCC unroll 8
     for (int j = 0; j < S; ++j) {
-      const Vector<T> y = load(row[j] + p);
+      Vector<T> y = load(row[j] + p);
+#if defined(__x86_64__)  // in a register: GCC loads it anew for each multiplication, and loads then set the pace
+      __asm__("" : "+v"(y));
+#endif
 #pragma GCC unroll 8
       for (int i = 0; i < MR; ++i) sum[i][j] += x[i] * y;
     }
@@ -47,8 +50,14 @@ static void dot_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t c
   for (int i = 0; i < MR; ++i) {
     T sums[S];
     sum_rows<T>(sum[i], sums);
-    for (int64_t j = 0; j < columns; ++j)
-      c[i * ldc + j] = sums[j] + (start == Start::kZero ? T(0) : start == Start::kBias ? bias[j] : c[i * ldc + j]);
+    T* out = c + i * ldc;
+    const T* before = start == Start::kBias ? bias : out;
+    const auto finish = [&](int64_t count) {
+      if (start != Start::kZero)
+        for (int64_t j = 0; j < count; ++j) sums[j] += before[j];
+      for (int64_t j = 0; j < count; ++j) out[j] = sums[j];
+    };
+    columns == S ? finish(S) : finish(columns);  // a constant number becomes a vector
   }
 }
 
@@ -72,7 +81,8 @@ static void multiply_rows(const T* a, int64_t lda, const T* b, int64_t ldb, T* c
       };
       int64_t i = 0;
       for (; i + MR <= m; i += MR) run(dot_tile<T, MR>, i);
-      for (; i < m; ++i) run(dot_tile<T, 1>, i);
+      if (m - i == 2) run(dot_tile<T, 2>, i);
+      if (m - i == 1) run(dot_tile<T, 1>, i);
     }
   }
 }
