@@ -71,7 +71,7 @@ def test_law(law: Law, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
 def lanes(dtype: torch.dtype) -> int:
     """How many numbers a register of the instruction set in use holds."""
     size = {"avx512": 64, "avx2": 32}.get(native.build_info()["isa"], 16)
-    return size // torch.finfo(dtype).bits * 8
+    return size * 8 // torch.finfo(dtype).bits
 
 
 def at_once(maml: mf.MAML, tasks: int, dtype: torch.dtype) -> int:
