@@ -34,7 +34,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 // Where element c stands among rows of `channels`, `ld` apart. Most often there is one row, and divisions are slow.
-METAFAST_HD inline int64_t place_of(int64_t c, int32_t channels, int64_t ld) {
+MF_HD int64_t place_of(int64_t c, int32_t channels, int64_t ld) {
   const uint32_t place = uint32_t(c), n = uint32_t(channels);  // 64-bit divisions are slower still, on a device very
   return place < n ? place : int64_t(place / n) * ld + place % n;
 }
