@@ -92,5 +92,5 @@ sanitize: $(VENV)/installed-dev
 tsan: $(VENV)/installed-dev
 	METAFAST_SANITIZE=thread $(call build_sanitized,thread)
 	PYTHONPATH=build/thread/lib LD_PRELOAD="$(call runtime,libtsan.so) $(call runtime,libstdc++.so)" \
-	TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1 \
+	TSAN_OPTIONS=ignore_noninstrumented_modules=1:halt_on_error=1:die_after_fork=0 \
 		setarch -R $(BIN)/python -P -m pytest $(PYTEST_FLAGS) $(TSAN_TESTS)
