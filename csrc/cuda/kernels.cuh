@@ -98,9 +98,13 @@ __global__ void chunk_kernel(DeviceJob<T>* job, int64_t first_task, int64_t task
   }
 }
 
+// The most shared memory a phase may ask for, so that no device need be asked to grant more, nor keeps but one block.
+constexpr size_t kSharedBudget = 36 * 1024;
+
 template <class T, class P>
 static void launch_phase(const DeviceJob<T>* job, int32_t index, int64_t tiles, int64_t tasks, void* stream) {
   constexpr size_t bytes = P::kShared * sizeof(T);
+  static_assert(bytes <= kSharedBudget, "a phase needs more shared memory than its budget");
   METAFAST_ALLOW_SHARED((phase_kernel<T, P>), bytes);
   METAFAST_LAUNCH((phase_kernel<T, P>), dim3(unsigned(tiles), unsigned(tasks)), kThreads, bytes, stream)(job, index);
 }
