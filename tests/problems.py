@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import oracle
+from metafast import arguments, losses, lowering
+from metafast.program import Program
 from rows import Row
 
 
@@ -90,3 +92,10 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
         "per_element": lambda: {name: around_lr(*value.shape) for name, value in adapted.items()},
     }[row.lr_form]()
     return Problem(row, model, support, query, lr)
+
+
+def lowered(row: Row) -> Program:
+    """What the native engine knows of a row."""
+    loss, _ = losses.resolve(row.loss)
+    adapts = arguments.predicate(row.adapt_params)
+    return lowering.lower(make(row).model, row.example, adapted=adapts, loss=loss, dtype=torch.float64)

@@ -12,9 +12,9 @@ import torch
 import metafast as mf
 from judge import Case, assert_close, assert_same_bits, forward, gradients
 from laws import LAWS, Law, all_bits
-from metafast import arguments, device, losses, lowering
+from metafast import arguments, device
 from models import mlp
-from problems import make
+from problems import lowered
 from rows import ROWS, Row
 
 _emulated = pytest.importorskip("metafast._emulated", reason="built without METAFAST_EMULATE=1")
@@ -40,10 +40,7 @@ CHOSEN = {
 
 @functools.cache
 def obstacle(row: Row) -> str:
-    problem = make(row)
-    loss, _ = losses.resolve(row.loss)
-    adapts = arguments.predicate(row.adapt_params)
-    program = lowering.lower(problem.model, row.example, adapted=adapts, loss=loss, dtype=torch.float64)
+    program = lowered(row)
     with device.emulated():
         return device.obstacle(program)
 

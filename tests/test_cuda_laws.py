@@ -10,8 +10,8 @@ import torch
 
 from judge import Case, assert_same_bits
 from laws import LAWS, Law, all_bits
-from metafast import _native, arguments, device, losses, lowering
-from problems import make
+from metafast import _native, device
+from problems import lowered
 from rows import BY_NAME, ROWS, Row
 
 if not torch.cuda.is_available():
@@ -23,10 +23,7 @@ STYLES = ("persistent", "batched")
 @functools.cache
 def obstacle(row: Row) -> str:
     """Why the device cannot run the row natively, or ""."""
-    problem = make(row)
-    loss, _ = losses.resolve(row.loss)
-    adapts = arguments.predicate(row.adapt_params)
-    program = lowering.lower(problem.model, row.example, adapted=adapts, loss=loss, dtype=torch.float64)
+    program = lowered(row)
     return str(_native.device_obstacle(device.describe(_native, program)))
 
 

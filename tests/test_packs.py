@@ -12,8 +12,8 @@ from torch import nn
 import metafast as mf
 from judge import Case
 from laws import LAWS, Law
-from metafast import arguments, losses, lowering, native
-from problems import make
+from metafast import native
+from problems import lowered
 from rows import ROWS, Row
 
 #: What a lane cannot do: read elements anywhere but at its own place.
@@ -42,10 +42,7 @@ CHOSEN = {
 def packable(row: Row) -> bool:
     if not row.native:
         return False
-    problem = make(row)
-    loss, _ = losses.resolve(row.loss)
-    adapts = arguments.predicate(row.adapt_params)
-    program = lowering.lower(problem.model, row.example, adapted=adapts, loss=loss, dtype=torch.float64)
+    program = lowered(row)
     flat = all(len(shape) == 1 for shape in program.values)
     return flat and not NOT_IN_LANES & {step.op for step in program.steps}
 
