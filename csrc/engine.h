@@ -80,13 +80,13 @@ struct TaskRun {
   static E* in_lane(T* p, int lane) { return reinterpret_cast<E*>(p) + lane; }
   static const E* in_lane(const T* p, int lane) { return reinterpret_cast<const E*>(p) + lane; }
 
-  void from_user(const ParameterPlan& p, const ParameterSource<E>& source, T* out) const {
+  METAFAST_OUTLINED void from_user(const ParameterPlan& p, const ParameterSource<E>& source, T* out) const {
     each_lane([&](int64_t t, int lane) {
       parameter_in<E, kWidth>(p, source.data + t * source.task_stride, in_lane(out, lane));
     });
   }
   // user: [tasks, shape]
-  void to_user(const ParameterPlan& p, const T* in, E* user) const {
+  METAFAST_OUTLINED void to_user(const ParameterPlan& p, const T* in, E* user) const {
     each_task([&](int64_t t, int lane) { parameter_out<E, kWidth>(p, in_lane(in, lane), user + t * p.numel()); });
   }
 
@@ -139,14 +139,14 @@ struct TaskRun {
     return f;
   }
 
-  void load_input(const Frame<T>& f, const Examples<E>& set, int32_t k) const {
+  METAFAST_OUTLINED void load_input(const Frame<T>& f, const Examples<E>& set, int32_t k) const {
     if (f.plan->input_is_direct) return;
     each_lane([&](int64_t t, int lane) {
       value_in<E, kWidth>(f.value(0), f.examples(), f.value(0).ld, x(set, t, k), in_lane(f.activation_out(0), lane));
     });
   }
 
-  TaskTargets<T> load_targets(const Frame<T>& f, const Examples<E>& set, int32_t k) const {
+  METAFAST_OUTLINED TaskTargets<T> load_targets(const Frame<T>& f, const Examples<E>& set, int32_t k) const {
     const Value& z = f.value(f.plan->output);
     const int64_t n = f.examples();
     TaskTargets<T> targets;
@@ -176,8 +176,8 @@ struct TaskRun {
   }
 
   // Adds sign times the gradients of a set's data, which stand in `dx` and `from`, to the user's tensors.
-  void add_data_gradients(const Frame<T>& f, const Examples<E>& set, int32_t k, const T* dx,
-                          const TargetGradients<T>& from, T sign) const {
+  METAFAST_OUTLINED void add_data_gradients(const Frame<T>& f, const Examples<E>& set, int32_t k, const T* dx,
+                                            const TargetGradients<T>& from, T sign) const {
     const Value &x = f.value(0), &z = f.value(f.plan->output);
     const int64_t n = f.examples();
     each_task([&](int64_t t, int lane) {
@@ -193,7 +193,7 @@ struct TaskRun {
   }
 
   // Values and gradients of the support loss at step k; the tape and f.gradient hold them afterwards.
-  T support_pass(const Frame<T>& f, int32_t k) const {
+  METAFAST_OUTLINED T support_pass(const Frame<T>& f, int32_t k) const {
     load_input(f, job.support, k);
     forward(f);
     const TaskTargets<T> targets = load_targets(f, job.support, k);
@@ -204,7 +204,7 @@ struct TaskRun {
   }
 
   // Tangents along f.vector of all that support_pass computes.
-  void support_tangent_pass(Frame<T>& f, int32_t k, const TargetGradients<T>& out) const {
+  METAFAST_OUTLINED void support_tangent_pass(Frame<T>& f, int32_t k, const TargetGradients<T>& out) const {
     f.tangent_tape = base + job.layout.tangent_tape;
     f.gradient_dot = base + job.layout.gradient_dot;
     tangent_forward(f);

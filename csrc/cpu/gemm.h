@@ -116,10 +116,12 @@ static inline __attribute__((always_inline)) void tile(const Product<T>& p, int6
 // `count` tiles of the same height, one below the other.
 template <class T, int MR, int NR>
 static void tiles(const Product<T>& p, int64_t m, int64_t count, int64_t n, int64_t k0, int64_t k1, Start start) {
-  if (p.a.col)
-    for (; count > 0; --count, m += MR) tile<T, MR, NR, true>(p, m, n, k0, k1, start);
-  else
-    for (; count > 0; --count, m += MR) tile<T, MR, NR, false>(p, m, n, k0, k1, start);
+  if constexpr (!kIsPack<T>)
+    if (p.a.col) {
+      for (; count > 0; --count, m += MR) tile<T, MR, NR, true>(p, m, n, k0, k1, start);
+      return;
+    }
+  for (; count > 0; --count, m += MR) tile<T, MR, NR, false>(p, m, n, k0, k1, start);
 }
 
 // All rows of one strip of NR vectors, in tiles of nearly equal height: 10 rows are 5 + 5, not 6 + 4.

@@ -70,7 +70,7 @@ static void with_primitive(const Step& s, Body body) {
 }
 
 template <class T>
-static void forward(const Frame<T>& f) {
+METAFAST_OUTLINED static void forward(const Frame<T>& f) {
   for (int i = 0; i < f.plan->step_count; ++i) {
     const Step& s = f.plan->steps[i];
     with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::forward(f, s); });
@@ -78,7 +78,7 @@ static void forward(const Frame<T>& f) {
 }
 
 template <class T>
-static void tangent_forward(const Frame<T>& f) {
+METAFAST_OUTLINED static void tangent_forward(const Frame<T>& f) {
   for (int i = 0; i < f.plan->step_count; ++i) {
     const Step& s = f.plan->steps[i];
     if (!f.value(s.output).has_tangent) continue;
@@ -87,7 +87,7 @@ static void tangent_forward(const Frame<T>& f) {
 }
 
 template <class T>
-static void backward(const Frame<T>& f) {
+METAFAST_OUTLINED static void backward(const Frame<T>& f) {
   if (f.gradient && f.plan->gradient_has_gaps) memset(f.gradient, 0, size_t(f.plan->gradient_size) * sizeof(T));
   for (int i = f.plan->step_count - 1; i >= 0; --i) {
     const Step& s = f.plan->steps[i];
@@ -97,7 +97,7 @@ static void backward(const Frame<T>& f) {
 }
 
 template <class T>
-static void tangent_backward(const Frame<T>& f) {
+METAFAST_OUTLINED static void tangent_backward(const Frame<T>& f) {
   if (f.plan->gradient_has_gaps) memset(f.gradient_dot, 0, size_t(f.plan->gradient_size) * sizeof(T));
   for (int i = f.plan->step_count - 1; i >= 0; --i) {
     const Step& s = f.plan->steps[i];
@@ -184,7 +184,7 @@ struct LossOnLanes {
 };
 
 template <class T>
-static T loss_forward(const Frame<T>& f, const TaskTargets<T>& targets) {
+METAFAST_OUTLINED static T loss_forward(const Frame<T>& f, const TaskTargets<T>& targets) {
   T loss = T(0);
   LossOnLanes<T>{f}.each_task(targets, nullptr, {}, [&](const auto& passes, int lane, auto*, const auto&) {
     set_lane(loss, lane, passes.forward());
@@ -194,8 +194,8 @@ static T loss_forward(const Frame<T>& f, const TaskTargets<T>& targets) {
 
 // Cotangents of the outputs, targets and weights for a cotangent `seed` of the loss, whose value is `loss`.
 template <class T>
-static void loss_backward(const Frame<T>& f, const TaskTargets<T>& targets, const TargetGradients<T>& out, T seed,
-                          T loss) {
+METAFAST_OUTLINED static void loss_backward(const Frame<T>& f, const TaskTargets<T>& targets,
+                                            const TargetGradients<T>& out, T seed, T loss) {
   using E = Element<T>;
   LossOnLanes<T>{f}.each_task(targets, f.cotangent(f.plan->output), out,
                               [&](const auto& passes, int lane, E* dz, const TargetGradients<E>& to) {
@@ -205,8 +205,8 @@ static void loss_backward(const Frame<T>& f, const TaskTargets<T>& targets, cons
 
 // The tangents of loss_backward's results, for seed 1.
 template <class T>
-static void loss_tangent_backward(const Frame<T>& f, const TaskTargets<T>& targets, const TargetGradients<T>& out,
-                                  T loss) {
+METAFAST_OUTLINED static void loss_tangent_backward(const Frame<T>& f, const TaskTargets<T>& targets,
+                                                    const TargetGradients<T>& out, T loss) {
   using E = Element<T>;
   LossOnLanes<T>{f}.each_task(targets, f.cotangent_dot(f.plan->output), out,
                               [&](const auto& passes, int lane, E* dz, const TargetGradients<E>& to) {

@@ -7,67 +7,72 @@
 namespace metafast {
 namespace METAFAST_ISA {
 
-template <class T, class Function>
-struct Activation {
-  // What holds for each element does not ask how many tasks they belong to.
-  using E = Element<T>;
-  static E* elements(T* p) { return reinterpret_cast<E*>(p); }
-  static const E* elements(const T* p) { return reinterpret_cast<const E*>(p); }
-  static int64_t count(const Frame<T>& f, const Step& s) { return f.rows(s.output) * f.value(s.output).ld * kTasks<T>; }
-
-  static void forward(const Frame<T>& f, const Step& s) {
-    const Function function(s);
-    const E* __restrict x = elements(f.activation(s.input[0]));
-    E* __restrict y = elements(f.activation_out(s.output));
-    const int64_t n = count(f, s);
+// The loops over elements. They do not ask how many tasks the elements belong to: tasks by themselves and packs call the
+// same code, which is compiled once.
+template <class E, class Function>
+struct Pointwise {
+  METAFAST_OUTLINED static void forward(Function function, int64_t n, const E* __restrict x, E* __restrict y) {
     for (int64_t i = 0; i < n; ++i) y[i] = function.value(x[i]);
   }
 
-  static void backward(const Frame<T>& f, const Step& s) {
-    if (!wanted(s.input_mode[0])) return;
-    const Function function(s);
-    const E* __restrict x = elements(f.activation(s.input[0]));
-    const E* __restrict y = elements(f.activation(s.output));
-    const E* __restrict dy = elements(f.cotangent(s.output));
-    E* __restrict dx = elements(f.cotangent(s.input[0]));
-    const int64_t n = count(f, s);
-    if (s.input_mode[0] == GradientMode::kAccumulate)
-      for (int64_t i = 0; i < n; ++i) dx[i] += function.slope(x[i], y[i]) * dy[i];
+  // out (+)= slope * in: the cotangent on its way back, or the tangent on its way forward.
+  METAFAST_OUTLINED static void scale(Function function, int64_t n, const E* __restrict x, const E* __restrict y,
+                                      const E* __restrict in, E* __restrict out, bool keep) {
+    if (keep)
+      for (int64_t i = 0; i < n; ++i) out[i] += function.slope(x[i], y[i]) * in[i];
     else
-      for (int64_t i = 0; i < n; ++i) dx[i] = function.slope(x[i], y[i]) * dy[i];
+      for (int64_t i = 0; i < n; ++i) out[i] = function.slope(x[i], y[i]) * in[i];
   }
 
-  static void tangent_forward(const Frame<T>& f, const Step& s) {
-    const E* __restrict x_dot = elements(f.activation_dot(s.input[0]));
-    if (!x_dot) return;
-    const Function function(s);
-    const E* __restrict x = elements(f.activation(s.input[0]));
-    const E* __restrict y = elements(f.activation(s.output));
-    E* __restrict y_dot = elements(f.activation_dot(s.output));
-    const int64_t n = count(f, s);
-    for (int64_t i = 0; i < n; ++i) y_dot[i] = function.slope(x[i], y[i]) * x_dot[i];
-  }
-
-  static void tangent_backward(const Frame<T>& f, const Step& s) {
-    if (!wanted(s.input_mode[0])) return;
-    const Function function(s);
-    const E* __restrict x = elements(f.activation(s.input[0]));
-    const E* __restrict y = elements(f.activation(s.output));
-    const E* __restrict x_dot = elements(f.activation_dot(s.input[0]));
-    const E* __restrict y_dot = elements(f.activation_dot(s.output));
-    const E* __restrict dy = elements(f.cotangent(s.output));
-    const E* __restrict dy_dot = elements(f.cotangent_dot(s.output));
-    E* __restrict dx_dot = elements(f.cotangent_dot(s.input[0]));
-    const int64_t n = count(f, s);
-    const bool keep = s.input_mode[0] == GradientMode::kAccumulate;
-    if (!x_dot) {
-      for (int64_t i = 0; i < n; ++i) dx_dot[i] = (keep ? dx_dot[i] : E(0)) + function.slope(x[i], y[i]) * dy_dot[i];
-      return;
-    }
+  // The tangent of scale(in = dy).
+  METAFAST_OUTLINED static void scale_tangent(Function function, int64_t n, const E* __restrict x,
+                                              const E* __restrict y, const E* __restrict x_dot,
+                                              const E* __restrict y_dot, const E* __restrict dy,
+                                              const E* __restrict dy_dot, E* __restrict dx_dot, bool keep) {
     for (int64_t i = 0; i < n; ++i) {
       const Dual<E> slope = function.slope(Dual<E>(x[i], x_dot[i]), Dual<E>(y[i], y_dot[i]));
       dx_dot[i] = (keep ? dx_dot[i] : E(0)) + slope.v * dy_dot[i] + slope.d * dy[i];
     }
+  }
+};
+
+template <class T, class Function>
+struct Activation {
+  using E = Element<T>;
+  using Loops = Pointwise<E, Function>;
+  static E* elements(T* p) { return reinterpret_cast<E*>(p); }
+  static const E* elements(const T* p) { return reinterpret_cast<const E*>(p); }
+  static int64_t count(const Frame<T>& f, const Step& s) { return f.rows(s.output) * f.value(s.output).ld * kTasks<T>; }
+  static const E* x(const Frame<T>& f, const Step& s) { return elements(f.activation(s.input[0])); }
+  static const E* y(const Frame<T>& f, const Step& s) { return elements(f.activation(s.output)); }
+  static bool keep(const Step& s) { return s.input_mode[0] == GradientMode::kAccumulate; }
+
+  static void forward(const Frame<T>& f, const Step& s) {
+    Loops::forward(Function(s), count(f, s), x(f, s), elements(f.activation_out(s.output)));
+  }
+
+  static void backward(const Frame<T>& f, const Step& s) {
+    if (wanted(s.input_mode[0]))
+      Loops::scale(Function(s), count(f, s), x(f, s), y(f, s), elements(f.cotangent(s.output)),
+                   elements(f.cotangent(s.input[0])), keep(s));
+  }
+
+  static void tangent_forward(const Frame<T>& f, const Step& s) {
+    if (const T* x_dot = f.activation_dot(s.input[0]))
+      Loops::scale(Function(s), count(f, s), x(f, s), y(f, s), elements(x_dot), elements(f.activation_dot(s.output)),
+                   false);
+  }
+
+  static void tangent_backward(const Frame<T>& f, const Step& s) {
+    if (!wanted(s.input_mode[0])) return;
+    const E* dy_dot = elements(f.cotangent_dot(s.output));
+    E* dx_dot = elements(f.cotangent_dot(s.input[0]));
+    if (const T* x_dot = f.activation_dot(s.input[0]))
+      Loops::scale_tangent(Function(s), count(f, s), x(f, s), y(f, s), elements(x_dot),
+                           elements(f.activation_dot(s.output)), elements(f.cotangent(s.output)), dy_dot, dx_dot,
+                           keep(s));
+    else
+      Loops::scale(Function(s), count(f, s), x(f, s), y(f, s), dy_dot, dx_dot, keep(s));
   }
 };
 

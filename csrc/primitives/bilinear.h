@@ -62,7 +62,11 @@ struct Bilinear {
     }
     if (start != Start::kAccumulate) {  // only the bias moves: a product of depth zero
       const int64_t ld = f.value(s.output).ld;
-      multiply<T>({y_dot, nullptr, nullptr, 0, 0}, y_dot, ld, y_dot, ld, f.rows(s.output), ld, 0, start, bias_dot);
+      if constexpr (kIsPack<T>)
+        multiply_packs<T>({y_dot, nullptr, nullptr, 0, 0}, y_dot, ld, 1, y_dot, ld, f.rows(s.output), ld, 0, start,
+                          bias_dot);
+      else
+        multiply<T>({y_dot, nullptr, nullptr, 0, 0}, y_dot, ld, y_dot, ld, f.rows(s.output), ld, 0, start, bias_dot);
     }
   }
 

@@ -55,7 +55,7 @@ struct LossPasses {
   }
 
   // Leaves each example's loss in the tape and returns L.
-  T forward() const {
+  METAFAST_OUTLINED T forward() const {
     T* each = arrays.each;
     T sum = T(0);
     for (int64_t i = 0; i < n; ++i) {
@@ -67,7 +67,7 @@ struct LossPasses {
 
   // Writes the cotangent of the outputs for a cotangent `seed` of L, pads zero. With S dual, the tangents of the same.
   template <class S>
-  void reverse(T seed, T* dz, const TargetGradients<T>& out, S mean) const {
+  METAFAST_OUTLINED void reverse(T seed, T* dz, const TargetGradients<T>& out, S mean) const {
     const T unit = seed / total_weight();
     for (int64_t i = 0; i < n; ++i) {
       const Outputs<T> zi = outputs(i);
@@ -84,7 +84,7 @@ struct LossPasses {
   }
 
   // d L / d eps along the tangent of the outputs.
-  T mean_tangent() const {
+  METAFAST_OUTLINED T mean_tangent() const {
     T sum = T(0);
     for (int64_t i = 0; i < n; ++i) sum += weight(i) * loss.template value<Dual<T>>(outputs(i), target(i)).d;
     return sum / total_weight();
