@@ -20,6 +20,13 @@
 #define MF_HD inline
 #endif
 
+// Before a loop of a few constant terms, which must be gone before the loop around it can be vectorised.
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#define METAFAST_UNROLL _Pragma("GCC unroll 32")
+#else
+#define METAFAST_UNROLL
+#endif
+
 #include "isa.h"
 
 namespace metafast {
@@ -70,11 +77,11 @@ MF_HD ExpParts<T> exp_parts(T x) {
   T inverse = T(1), q = T(0);
   // Taylor's polynomial (expm1(r) - r) / r^2 by Horner's rule; the coefficients 1/n! are built as constants.
   T coefficient[16];
-  for (int n = 1; n <= B::kExpDegree; ++n) {
+  METAFAST_UNROLL for (int n = 1; n <= B::kExpDegree; ++n) {
     inverse /= T(n);
     coefficient[n] = inverse;
   }
-  for (int n = B::kExpDegree; n >= 2; --n) q = q * r + coefficient[n];
+  METAFAST_UNROLL for (int n = B::kExpDegree; n >= 2; --n) q = q * r + coefficient[n];
   const T p = r + r * r * q;
   const Int half = k >> 1;
   return {p, __builtin_bit_cast(T, Unsigned(half + B::kBias) << B::kMantissa),
@@ -119,7 +126,7 @@ MF_HD T log1p01(T u) {
   using B = Bits<T>;
   const T s = u / (T(2) + u), s2 = s * s;
   T q = T(0);
-  for (int n = B::kLogTerms; n >= 1; --n) q = q * s2 + T(1) / T(2 * n + 1);
+  METAFAST_UNROLL for (int n = B::kLogTerms; n >= 1; --n) q = q * s2 + T(1) / T(2 * n + 1);
   return T(2) * (s + s * s2 * q);
 }
 

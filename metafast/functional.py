@@ -67,16 +67,21 @@ def hvp(
     """
     plan, given, data = _prepare(model, params, batch, loss, backend, strict)
     tasks = data.x.shape[0]
-    learnt = {plan.program.parameters[i].name: plan.program.parameters[i] for i in plan.program.learnt}
-    within = {name: parameter for name, parameter in learnt.items() if name in given}
-    vectors = arguments.parameters("v", v, within, tasks, plan.dtype, plan.device)
-    tangents = [
-        vectors[name].expand(tasks, *p.shape)
-        if name in vectors
-        else torch.zeros(p.shape, dtype=plan.dtype, device=plan.device).expand(tasks, *p.shape)
-        for name, p in learnt.items()
-    ]
-    return _chosen(plan, given, plan.engine.hvp(plan.program, plan.replaced(given), data, tangents))
+    vectors = plan.parameters("v", v, tasks, {name: p for name, p in plan.learnt.items() if name in given})
+    return _chosen(
+        plan, given, plan.engine.hvp(plan.program, plan.replaced(given), data, _tangents(plan, vectors, tasks))
+    )
+
+
+def _tangents(plan: Plan, vectors: Mapping[str, Tensor], tasks: int) -> list[Tensor]:
+    """[T, *shape] for every learnt parameter, zero where there is none."""
+    tangents = []
+    for name, p in plan.learnt.items():
+        vector = vectors.get(name)
+        if vector is None:
+            vector = torch.zeros(p.shape, dtype=plan.dtype, device=plan.device)
+        tangents.append(vector if vector.dim() > len(p.shape) else vector.expand(tasks, *p.shape))
+    return tangents
 
 
 def _prepare(
@@ -86,11 +91,10 @@ def _prepare(
     arguments.axes("batch x", data.x)
     plan = planner(model, loss, backend, strict).plan("batch x", data.x)
     data = plan.check("batch", data)
-    return plan, arguments.parameters("params", params, plan.known, data.x.shape[0], plan.dtype, plan.device), data
+    return plan, plan.parameters("params", params, data.x.shape[0]), data
 
 
 def _chosen(plan: Plan, given: Mapping[str, Tensor], values: tuple[Tensor, ...]) -> dict[str, Tensor]:
     """Of values over ``program.learnt``, those the user named, in the user's order."""
-    learnt = [plan.program.parameters[i].name for i in plan.program.learnt]
-    by_name = dict(zip(learnt, values, strict=True))
+    by_name = dict(zip(plan.learnt, values, strict=True))
     return {name: by_name[name] for name in given if name in by_name}

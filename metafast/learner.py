@@ -198,7 +198,7 @@ class MAML(nn.Module):
         plan = self._plans().plan("x", x)
         arguments.inputs("x", x, plan.dtype, plan.device)
         plan.check_norms("x", x, 1)
-        given = arguments.parameters("params", params, plan.known, x.shape[0], plan.dtype, plan.device)
+        given = plan.parameters("params", params, x.shape[0])
         result: Tensor = plan.engine.predict(plan.program, plan.replaced(given), x)
         return result
 

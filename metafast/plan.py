@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -59,10 +59,30 @@ class Plan:
         own = zip(self.program.parameters, self.tensors, strict=True)
         return [given.get(p.name, tensor) for p, tensor in own]
 
-    @property
+    @cached_property
     def known(self) -> dict[str, Parameter]:
         """The model's parameters, by name: those a dict of parameters may hold."""
         return {p.name: p for p in self.program.parameters if p.name in self.names}
+
+    @cached_property
+    def learnt(self) -> dict[str, Parameter]:
+        """Those that receive a gradient, by name, in the order in which an engine returns them."""
+        return {p.name: p for p in (self.program.parameters[i] for i in self.program.learnt)}
+
+    def parameters(
+        self, name: str, given: Any, tasks: int, within: Mapping[str, Parameter] | None = None
+    ) -> dict[str, Tensor]:
+        """A dict of parameters, all ``within`` those of the model or fewer; checked like :meth:`check`."""
+        known = self.known if within is None else within
+        key: Hashable = None
+        if type(given) is dict and all(isinstance(value, Tensor) for value in given.values()):
+            key = (name, tasks, tuple(known), tuple(given), facts(tuple(given.values())))
+            if key in self.accepted:
+                return dict(given)
+        checked = arguments.parameters(name, given, known, tasks, self.dtype, self.device)
+        if key is not None:
+            self.accepted.add(key)
+        return checked
 
     def check(self, name: str, batch: Batch, stepwise: bool = False, like: Tensor | None = None) -> Batch:
         """Every check of a batch; shapes and dtypes seen before are not looked at again, labels always are.

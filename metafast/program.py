@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 Shape = tuple[int, ...]
@@ -85,12 +86,12 @@ class Program:
     def output(self) -> int:
         return self.steps[-1].output if self.steps else 0
 
-    @property
+    @cached_property
     def adapted(self) -> tuple[int, ...]:
         """Indices of the parameters that the inner loop moves, in order."""
         return tuple(i for i, p in enumerate(self.parameters) if p.role == "adapted")
 
-    @property
+    @cached_property
     def learnt(self) -> tuple[int, ...]:
         """Indices of the parameters that receive a meta-gradient, in order."""
         return tuple(i for i, p in enumerate(self.parameters) if p.role != "constant")

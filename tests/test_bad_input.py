@@ -241,6 +241,26 @@ def test_the_same_data_without_a_mistake_is_accepted() -> None:
     assert out.logits.shape == (T, Q, CLASSES)
 
 
+@pytest.mark.parametrize(
+    ("v", "message"),
+    [
+        ({"0.bias": torch.zeros(T, 8)}, r"v\['0.bias'\] has shape \[3, 8\]"),
+        ({"0.bias": torch.zeros(T, 7, dtype=torch.float64)}, r"v\['0.bias'\] has dtype torch.float64"),
+        ({"0.bias": [0.0] * 7}, r"v\['0.bias'\] must be a torch.Tensor"),
+        ({"1.bias": torch.zeros(T, 7)}, r"v\['1.bias'\]: the model has no such parameter"),
+        ({"0.weight": torch.zeros(T, 7)}, r"v\['0.weight'\] has shape"),
+    ],
+)
+def test_what_was_accepted_once_hides_no_mistake(v: Any, message: str) -> None:
+    """Shapes and dtypes that passed are remembered; a call that differs in one of them is checked again."""
+    model = net()
+    given = dict(model.named_parameters())
+    for _ in range(2):
+        mf.hvp(model, given, SUPPORT, {"0.bias": torch.zeros(T, 7)}, loss="cross_entropy")
+    with pytest.raises((TypeError, ValueError), match=message):
+        mf.hvp(model, given, SUPPORT, v, loss="cross_entropy")
+
+
 def test_per_step_rates_stretch_to_more_steps() -> None:
     """An overriding ``steps`` beyond a learner's per-step rates repeats the last."""
     learner = maml(lr=torch.tensor([0.1, 0.2]))

@@ -18,6 +18,38 @@ constexpr int kDotRows = METAFAST_VECTOR_BYTES == 64 ? 3 : 1;
 template <class T>
 constexpr int64_t kDotDepth = 28 * kLanes<T>;
 
+// sums[j] = the sum over the elements of rows[j]: pairs of rows are added half to half until one is left, by half of the
+// shuffles that turning them would take.
+template <class T>
+inline __attribute__((always_inline)) void sum_tree(const Vector<T>* rows, T* sums) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    Vector<T> pair[4], quad[2];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const Vector<T> a = rows[2 * i], b = rows[2 * i + 1];
+      pair[i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+                __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const Vector<T> a = pair[2 * i], b = pair[2 * i + 1];
+      quad[i] = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+                __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+    }
+    const Vector<T> all =
+        __builtin_shufflevector(quad[0], quad[1], 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23) +
+        __builtin_shufflevector(quad[0], quad[1], 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+    typename Block<T>::Row half[2];
+    memcpy(half, &all, sizeof all);
+    half[0] += half[1];
+    memcpy(sums, &half[0], sizeof half[0]);
+    return;
+  }
+#endif
+  sum_rows<T>(rows, sums);
+}
+
 // `ahead`, if not null, is a row that will be wanted next: weights of many tasks come from memory.
 template <class T, int MR>
 static void dot_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t columns, T* c, int64_t ldc, int64_t k,
@@ -49,7 +81,7 @@ static void dot_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t c
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i) {
     T sums[S];
-    sum_rows<T>(sum[i], sums);
+    sum_tree<T>(sum[i], sums);
     T* out = c + i * ldc;
     const T* before = start == Start::kBias ? bias : out;
     const auto finish = [&](int64_t count) {

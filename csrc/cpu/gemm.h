@@ -148,6 +148,10 @@ static void strip(const Product<T>& p, int64_t rows, int64_t n, int64_t k0, int6
 // keeps sums short: a long float32 sum is folded from partial sums.
 constexpr int64_t kDepth = 256;
 
+// Registers for tiles of 6 rows by 4 vectors.
+template <class T>
+constexpr bool kWide = METAFAST_VECTOR_BYTES == 64 && !kIsPack<T>;
+
 template <class T>
 static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m, int64_t n, int64_t k,
                      Start start, const T* bias = nullptr) {
@@ -159,8 +163,12 @@ static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t 
     const int64_t k1 = k0 + (k - k0) / (blocks - block);
     int64_t vectors = n / L;
     for (int64_t j = 0; vectors > 0;) {
-      // Strips of 2 vectors by up to 6 rows; 5 vectors are 3 + 2 and 3 are 3, by up to 4 rows.
-      if (vectors == 3 || vectors == 5) {
+      // Strips of 2 vectors by up to 6 rows; 5 vectors are 3 + 2 and 3 are 3, by up to 4 rows. With registers for it and a
+      // strip that stays in the first-level cache, 4 vectors, whose multiplications outnumber their loads by more.
+      if (kWide<T> && k1 - k0 <= kDepth / 2 && vectors >= 4 && vectors != 5) {
+        if constexpr (kWide<T>) strip<T, 4, 6>(p, m, j, k0, k1, start);
+        j += 4 * L, vectors -= 4;
+      } else if (vectors == 3 || vectors == 5) {
         strip<T, 3, 4>(p, m, j, k0, k1, start);
         j += 3 * L, vectors -= 3;
       } else if (vectors >= 2) {

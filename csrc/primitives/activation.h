@@ -29,10 +29,14 @@ struct Pointwise {
                                               const E* __restrict y, const E* __restrict x_dot,
                                               const E* __restrict y_dot, const E* __restrict dy,
                                               const E* __restrict dy_dot, E* __restrict dx_dot, bool keep) {
-    for (int64_t i = 0; i < n; ++i) {
+    const auto tangent = [=](int64_t i) {
       const Dual<E> slope = function.slope(Dual<E>(x[i], x_dot[i]), Dual<E>(y[i], y_dot[i]));
-      dx_dot[i] = (keep ? dx_dot[i] : E(0)) + slope.v * dy_dot[i] + slope.d * dy[i];
-    }
+      return slope.v * dy_dot[i] + slope.d * dy[i];
+    };
+    if (keep)
+      for (int64_t i = 0; i < n; ++i) dx_dot[i] += tangent(i);
+    else
+      for (int64_t i = 0; i < n; ++i) dx_dot[i] = tangent(i);
   }
 };
 
