@@ -41,6 +41,18 @@ def describe() -> dict[str, Any]:
     }
 
 
+def stolen() -> float | None:
+    """Seconds that a virtual machine's processors were ready to run and its host ran others, since boot, of all of them
+    together; None where the system does not say."""
+    try:
+        total = (
+            Path("/proc/stat").read_text().splitlines()[0].split()
+        )  # cpu user nice system idle iowait irq softirq steal
+        return int(total[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def _core(cpu: int) -> str:
     """Which core a processor belongs to: the list of its siblings."""
     try:

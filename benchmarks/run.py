@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -65,7 +66,7 @@ class Options:
 
 def measure(options: Options, command: str = "", say: Callable[[str], None] = print) -> dict[str, Any]:
     """All results. Wrong if metafast's own gradient is; a rival that is wrong is not timed, and it is said why."""
-    begin = time.time()
+    begin, stolen = time.time(), machine.stolen()
     result: dict[str, Any] = {
         "schema": SCHEMA,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begin)),
@@ -85,6 +86,8 @@ def measure(options: Options, command: str = "", say: Callable[[str], None] = pr
         say(f"memory of {REMEMBERED}")
         result["memory"] = {"workload": REMEMBERED, "growth_bytes": _memory(WORKLOADS[REMEMBERED])}
     result["seconds"] = time.time() - begin
+    if stolen is not None and (now := machine.stolen()) is not None:
+        result["stolen"] = (now - stolen) / (result["seconds"] * (os.cpu_count() or 1))
     return result
 
 

@@ -67,7 +67,10 @@ def notes(result: Result) -> list[str]:
         lines += [device_note(line) for line in result["workloads"] if "host_us" in line]
         lines += [f"{m['gpu']}, CUDA {m['CUDA in torch']}, driver, clocks, power: {m['driver, clocks, power limit']}"]
     lines += [f"{m['cpu']}, {m['threads']} threads, {m['instruction set']}; Python {m['python']}, {versions}"]
-    lines += [f"{result['date']}, load {m['load'][0]:.1f} at the start, {result['seconds']:.0f} s: {result['command']}"]
+    conditions = f"load {m['load'][0]:.1f} at the start"
+    if "stolen" in result:
+        conditions += f", {result['stolen']:.0%} of the processors' time taken by their host"
+    lines += [f"{result['date']}, {conditions}, {result['seconds']:.0f} s: {result['command']}"]
     return lines
 
 

@@ -138,6 +138,7 @@ def test_the_command_writes_what_it_measured(
     assert result["schema"] == run.SCHEMA
     assert result["command"].startswith("metafast bench --quick --only w1,W7 ")
     assert {"cpu", "threads", "instruction set", "packages", "load"} <= set(result["machine"])
+    assert 0 <= result["stolen"] <= 1 if Path("/proc/stat").exists() else "stolen" not in result
     assert [line["name"] for line in result["workloads"]] == ["W1", "W7"]
     for line in result["workloads"]:
         ours, loop, higher = line["results"]
