@@ -45,9 +45,8 @@ def stolen() -> float | None:
     """Seconds that a virtual machine's processors were ready to run and its host ran others, since boot, of all of them
     together; None where the system does not say."""
     try:
-        total = (
-            Path("/proc/stat").read_text().splitlines()[0].split()
-        )  # cpu user nice system idle iowait irq softirq steal
+        # cpu user nice system idle iowait irq softirq steal
+        total = Path("/proc/stat").read_text().splitlines()[0].split()
         return int(total[8]) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, ValueError):
         return None

@@ -15,7 +15,7 @@ class Adam:
     """Adam (Kingma and Ba 2015, algorithm 1), as torch.optim.Adam computes it, on all parameters as one vector.
 
     The parameters become views of that vector: a step is a dozen operations however many tensors there are. On the CPU
-    numpy does them, at a microsecond each where torch takes ten, and on one thread: the OpenMP threads that torch wakes
+    numpy does them, with less around each than torch has, and on one thread: the OpenMP threads that torch wakes
     for a square root, or ``torch.optim.Adam(fused=True)`` for anything, spin against the native engine's.
 
     Make it after the parameters are on their device and hold their values; they must share dtype and device.
