@@ -128,7 +128,7 @@ static void tiles(const Product<T>& p, int64_t m, int64_t count, int64_t n, int6
 template <class T, int NR, int MAX>
 static void strip(const Product<T>& p, int64_t rows, int64_t n, int64_t k0, int64_t k1, Start start) {
   const int64_t count = (rows + MAX - 1) / MAX, low = rows / count;
-  constexpr int kFifth = MAX < 5 ? MAX : 5;
+  constexpr int kFifth = MAX < 5 ? MAX : 5, kSixth = MAX < 6 ? MAX : 6, kSeventh = MAX < 7 ? MAX : 7;
   const auto run = [&](int64_t height, int64_t m, int64_t tiles_of_it) {
     switch (height) {
       case 1: return tiles<T, 1, NR>(p, m, tiles_of_it, n, k0, k1, start);
@@ -136,6 +136,8 @@ static void strip(const Product<T>& p, int64_t rows, int64_t n, int64_t k0, int6
       case 3: return tiles<T, 3, NR>(p, m, tiles_of_it, n, k0, k1, start);
       case 4: return tiles<T, 4, NR>(p, m, tiles_of_it, n, k0, k1, start);
       case 5: return tiles<T, kFifth, NR>(p, m, tiles_of_it, n, k0, k1, start);
+      case 6: return tiles<T, kSixth, NR>(p, m, tiles_of_it, n, k0, k1, start);
+      case 7: return tiles<T, kSeventh, NR>(p, m, tiles_of_it, n, k0, k1, start);
       default: return tiles<T, MAX, NR>(p, m, tiles_of_it, n, k0, k1, start);
     }
   };
@@ -148,9 +150,11 @@ static void strip(const Product<T>& p, int64_t rows, int64_t n, int64_t k0, int6
 // keeps sums short: a long float32 sum is folded from partial sums.
 constexpr int64_t kDepth = 256;
 
-// Registers for tiles of 6 rows by 4 vectors.
+// Registers for tiles of 6 rows by 4 vectors; fewer vectors then leave room for more rows.
 template <class T>
 constexpr bool kWide = METAFAST_VECTOR_BYTES == 64 && !kIsPack<T>;
+template <class T>
+constexpr int kTall = kWide<T> ? 8 : 6;
 
 template <class T>
 static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m, int64_t n, int64_t k,
@@ -163,7 +167,7 @@ static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t 
     const int64_t k1 = k0 + (k - k0) / (blocks - block);
     int64_t vectors = n / L;
     for (int64_t j = 0; vectors > 0;) {
-      // Strips of 2 vectors by up to 6 rows; 5 vectors are 3 + 2 and 3 are 3, by up to 4 rows. With registers for it and a
+      // Strips of 2 vectors by up to 6 or 8 rows; 5 vectors are 3 + 2 and 3 are 3, by up to 4 rows. With registers for it and a
       // strip that stays in the first-level cache, 4 vectors, whose multiplications outnumber their loads by more.
       if (kWide<T> && k1 - k0 <= kDepth / 2 && vectors >= 4 && vectors != 5) {
         if constexpr (kWide<T>) strip<T, 4, 6>(p, m, j, k0, k1, start);
@@ -172,10 +176,10 @@ static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t 
         strip<T, 3, 4>(p, m, j, k0, k1, start);
         j += 3 * L, vectors -= 3;
       } else if (vectors >= 2) {
-        strip<T, 2, 6>(p, m, j, k0, k1, start);
+        strip<T, 2, kTall<T>>(p, m, j, k0, k1, start);
         j += 2 * L, vectors -= 2;
       } else {
-        strip<T, 1, 6>(p, m, j, k0, k1, start);
+        strip<T, 1, kTall<T>>(p, m, j, k0, k1, start);
         j += L, vectors -= 1;
       }
     }
