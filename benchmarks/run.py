@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import torch
 from benchmarks import cuda, floors, limits, machine, memory, overhead
 from benchmarks.check import Judge, Wrong
 from benchmarks.rivals import OURS, RIVALS, Step, Unable, prepare
-from benchmarks.timing import FULL, QUICK, Effort, in_turns, summary, turn
+from benchmarks.timing import FULL, QUICK, Effort, in_turns, rounds, summary, turn
 from benchmarks.workloads import WORKLOADS, Workload
 
 #: The form of a result; a reader of old files goes by it.
@@ -235,22 +236,21 @@ def _patience(seconds: int) -> Iterator[None]:
 
 
 def _scaling(ours: Step, effort: Effort) -> dict[str, float]:
-    """Milliseconds on one thread and on all, in turns, and the efficiency: one / (threads x all)."""
+    """Milliseconds on one thread and on all, and the efficiency, one / (threads x all): the median over rounds, in each
+    of which both took a turn, because a core that others use is slower for seconds and then is not."""
     threads = torch.get_num_threads()
 
-    def with_threads(count: int) -> Step:
-        def step() -> Sequence[Any]:
-            torch.set_num_threads(count)
-            return ours()
-
-        return step
+    def medians(count: int) -> float:
+        torch.set_num_threads(count)
+        return statistics.median(turn(ours, effort.turn))
 
     try:
-        many, one = in_turns(with_threads(threads), {"one": with_threads(1)}, effort)
+        pairs = [(medians(1), medians(threads)) for _ in rounds(replace(effort, seconds=2 * effort.seconds))]
     finally:
         torch.set_num_threads(threads)
-    one_ms, many_ms = summary(one["one"])["ms"], summary(many)["ms"]
-    return {"threads": threads, "one_ms": one_ms, "all_ms": many_ms, "efficiency": one_ms / (threads * many_ms)}
+    one_ms, all_ms = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
+    efficiency = statistics.median(one / (threads * every) for one, every in pairs)
+    return {"threads": threads, "one_ms": one_ms, "all_ms": all_ms, "efficiency": efficiency}
 
 
 def _memory(workload: Workload) -> list[dict[str, Any]]:

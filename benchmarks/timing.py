@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from benchmarks.rivals import Step
@@ -39,17 +39,23 @@ def in_turns(
     """Seconds of every call: ours and each other's, A B A C A B A C ... All have run before."""
     our_times: list[float] = []
     times: dict[str, list[float]] = {name: [] for name in others}
-    fewest, most = effort.rounds
-    stop = time.perf_counter() + effort.seconds
-    for done in range(most):
-        if done >= fewest and time.perf_counter() > stop:
-            break
+    for _ in rounds(effort):
         for name, step in others.items():
             our_times += turn(ours, effort.turn, clock)
             times[name] += turn(step, effort.turn, clock)
         if not others:
             our_times += turn(ours, effort.turn, clock)
     return our_times, times
+
+
+def rounds(effort: Effort) -> Iterator[int]:
+    """0, 1, ... for as long as ``effort`` allows."""
+    fewest, most = effort.rounds
+    stop = time.perf_counter() + effort.seconds
+    for done in range(most):
+        if done >= fewest and time.perf_counter() > stop:
+            return
+        yield done
 
 
 def turn(step: Step, seconds: float, clock: Clock = host_clock) -> list[float]:

@@ -58,7 +58,7 @@ def metafast_step(learner: MAML, episode: Episode) -> Gradient:
     return step
 
 
-def against_torch_func(learner: MAML, episode: Episode, *, seconds: float = 2.0) -> dict[str, Any]:
+def against_torch_func(learner: MAML, episode: Episode, *, seconds: float = 1.0) -> dict[str, Any]:
     """Print and return the difference of the two gradients, both median times in milliseconds, and their ratio.
 
     The two are timed in turns, so that a machine that slows down slows both. RuntimeError if they disagree: there is
