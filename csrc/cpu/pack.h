@@ -60,14 +60,17 @@ constexpr bool kIsPack<Pack<E>> = true;
 static_assert(kLanes<Pack<float>> == 1 && kLanes<Pack<double>> == 1, "a pack fills a register");
 
 // multiply() of gemm.h for packs, with the same sums in the same order. A pack is as long as a cache line and used once for
-// every task's ten or so rows: the first-level cache holds a block of kPackBlock of A while strips of B four packs wide
-// pass by. Packs have no neighbours, so B may stand transposed, element (k, n) at k * ldb + n * stepb.
-constexpr int64_t kPackBlock = 200;
+// every task's ten or so rows: the first-level cache holds a block of kPackBlock of A while strips of B pass by, all as
+// wide as registers allow or one pack narrower. Packs have no neighbours, so B may stand transposed, element (k, n) at
+// k * ldb + n * stepb.
+constexpr int64_t kPackBlock = 25600 / METAFAST_VECTOR_BYTES;
+constexpr int kPackStrip = METAFAST_VECTOR_BYTES == 64 ? 5 : 3, kPackRows = METAFAST_VECTOR_BYTES == 64 ? 5 : 4;
 
 template <class T>
 static void multiply_packs(const Gather<T>& a, const T* b, int64_t ldb, int64_t stepb, T* c, int64_t ldc, int64_t m,
                            int64_t n, int64_t k, Start start, const T* bias = nullptr) {
-  const int64_t depth = k < kDepth ? (k > 0 ? k : 1) : kDepth, fits = kPackBlock / depth, rows = fits > 5 ? fits : 5;
+  constexpr int W = kPackStrip, R = kPackRows;
+  const int64_t depth = k < kDepth ? (k > 0 ? k : 1) : kDepth, fits = kPackBlock / depth, rows = fits > R ? fits : R;
   const int64_t blocks = k > 0 ? (k + kDepth - 1) / kDepth : 1;
   for (int64_t m0 = 0; m0 < m; m0 += rows) {
     const int64_t height = m - m0 < rows ? m - m0 : rows;
@@ -78,9 +81,12 @@ static void multiply_packs(const Gather<T>& a, const T* b, int64_t ldb, int64_t 
       const int64_t k1 = k0 + (k - k0) / (blocks - block);
       const Start now = block == 0 ? start : Start::kAccumulate;
       int64_t j = 0;
-      for (; j + 4 <= n; j += 4) strip<T, 4, 6>(p, height, j, k0, k1, now);
-      for (; j + 2 <= n; j += 2) strip<T, 2, 6>(p, height, j, k0, k1, now);
-      if (j < n) strip<T, 1, 6>(p, height, j, k0, k1, now);
+      for (int64_t wide = n - (n + W - 1) / W * (W - 1); wide > 0; --wide, j += W)
+        strip<T, W, R>(p, height, j, k0, k1, now);
+      for (; j + W - 1 <= n; j += W - 1) strip<T, W - 1, R>(p, height, j, k0, k1, now);
+      if constexpr (W > 3)
+        for (; j + 2 <= n; j += 2) strip<T, 2, R>(p, height, j, k0, k1, now);
+      for (; j < n; ++j) strip<T, 1, R>(p, height, j, k0, k1, now);
       k0 = k1;
     }
   }
