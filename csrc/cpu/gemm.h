@@ -68,7 +68,7 @@ static inline __attribute__((always_inline)) void tile(const Product<T>& p, int6
   constexpr int L = kLanes<T>;
   const T* a[MR];
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) a[i] = p.a.data + (p.a.row ? int64_t(p.a.row[m0 + i]) : (m0 + i) * p.a.row_stride);
+  for (int i = 0; i < MR; ++i) a[i] = p.a.data + (TABLE ? int64_t(p.a.row[m0 + i]) : (m0 + i) * p.a.row_stride);
   T* c = p.c + m0 * p.ldc + n0;
   Vector<T> acc[MR][NR];
   if (start == Start::kBias) {

@@ -32,6 +32,7 @@ struct Pack {
   friend MF_HD Pack operator+(Pack a, Pack b) { return a.v + b.v; }
   friend MF_HD Pack operator-(Pack a, Pack b) { return a.v - b.v; }
   friend MF_HD Pack operator*(Pack a, Pack b) { return a.v * b.v; }
+  friend MF_HD Pack operator/(Pack a, Pack b) { return a.v / b.v; }
 };
 
 template <class T>

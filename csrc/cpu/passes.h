@@ -122,8 +122,24 @@ static void with_loss(const BatchPlan& plan, const Value& z, const LossArrays<E>
   }
 }
 
+// Which of a pack's tasks a loss is about: one, whose numbers are scalars, or all.
+template <class T>
+struct OneLane {
+  using Scalar = Element<T>;
+  int lane;
+  Scalar get(T x) const { return lane_of(x, lane); }
+  void set(T& x, Scalar value) const { set_lane(x, lane, value); }
+};
+template <class T>
+struct AllLanes {
+  using Scalar = T;
+  T get(T x) const { return x; }
+  void set(T& x, T value) const { x = value; }
+};
+
 // The loss of a task is scalar code for packs too, on copies of each lane that are padded as they are where tasks run one
-// by one: so it comes to the same bits, and is a small part of all.
+// by one: so it comes to the same bits, and is a small part of all. But squares are nothing but arithmetic, of which the
+// smallest networks have so little that the copies would show.
 template <class T>
 struct LossOnLanes {
   using E = Element<T>;
@@ -137,12 +153,19 @@ struct LossOnLanes {
   T* const kept = f.tape + plan.loss.kept;
   const T* const z_dot = f.tangent_tape ? f.activation_dot(plan.output) : nullptr;
 
-  // Calls body(passes, cotangent, gradients of targets and weights) for each task; copies come from and go to the lanes.
+  // Calls body(passes, lanes, cotangent, gradients of targets and weights) until every task has had its turn; copies come
+  // from and go to the lanes.
   template <class Body>
   void each_task(const TaskTargets<T>& targets, T* dz, const TargetGradients<T>& out, Body body) const {
     if constexpr (kWidth == 1) {
       with_loss<E>(plan, own, {f.activation(plan.output), z_dot, each, kept}, targets.lane[0],
-                   [&](const auto& passes) { body(passes, 0, dz, out); });
+                   [&](const auto& passes) { body(passes, OneLane<T>{0}, dz, out); });
+    } else if (plan.loss.kind == LossKind::kMse && !out.dy && !out.dw) {
+      using Squares = Elementwise<T, Square<T>>;
+      const Targets<T> all = together(targets);
+      const LossArrays<T> arrays{f.activation(plan.output), z_dot, each, kept};
+      const LossPasses<T, Squares> passes{Squares(plan.loss), own, n, arrays, all};
+      body(passes, AllLanes<T>(), dz, out);
     } else {
       Value z = own;
       z.ld = z.cold = int32_t((own.channels + kLanes<E> - 1) / kLanes<E> * kLanes<E>);
@@ -160,7 +183,7 @@ struct LossOnLanes {
         if (keeps) in(kept, p);
         if (z_dot) in(z_dot, y_dot);
         with_loss<E>(plan, z, {y, z_dot ? y_dot : nullptr, l, p}, targets.lane[lane],
-                     [&](const auto& passes) { body(passes, lane, dy, lane_out); });
+                     [&](const auto& passes) { body(passes, OneLane<T>{lane}, dy, lane_out); });
         if (keeps) back(p, kept);
         if (dz) back(dy, dz);
         if (out.dy) back(dt, out.dy);
@@ -171,6 +194,20 @@ struct LossOnLanes {
   }
 
  private:
+  // Real targets of all lanes as packs, in the scratch.
+  Targets<T> together(const TaskTargets<T>& targets) const {
+    const int64_t count = own.channels;
+    T *const real = f.scratch, *const weights = real + n * count;
+    for (int lane = 0; lane < kWidth; ++lane) {
+      const Targets<E>& from = targets.lane[lane];
+      for (int64_t i = 0; i < n; ++i) {
+        for (int64_t c = 0; c < count; ++c) set_lane(real[i * count + c], lane, from.real[i * from.real_stride + c]);
+        if (from.weights) set_lane(weights[i], lane, from.weights[i]);
+      }
+    }
+    return {nullptr, real, count, count, targets.lane[0].weights ? weights : nullptr};
+  }
+
   void copy_lane(const T* from, int64_t ld_from, int lane, E* to, int64_t ld) const {
     const E* in = reinterpret_cast<const E*>(from) + lane;
     for (int64_t i = 0; i < n; ++i)
@@ -186,8 +223,8 @@ struct LossOnLanes {
 template <class T>
 METAFAST_OUTLINED static T loss_forward(const Frame<T>& f, const TaskTargets<T>& targets) {
   T loss = T(0);
-  LossOnLanes<T>{f}.each_task(targets, nullptr, {}, [&](const auto& passes, int lane, auto*, const auto&) {
-    set_lane(loss, lane, passes.forward());
+  LossOnLanes<T>{f}.each_task(targets, nullptr, {}, [&](const auto& passes, auto lanes, auto*, const auto&) {
+    lanes.set(loss, passes.forward());
   });
   return loss;
 }
@@ -196,10 +233,10 @@ METAFAST_OUTLINED static T loss_forward(const Frame<T>& f, const TaskTargets<T>&
 template <class T>
 METAFAST_OUTLINED static void loss_backward(const Frame<T>& f, const TaskTargets<T>& targets,
                                             const TargetGradients<T>& out, T seed, T loss) {
-  using E = Element<T>;
   LossOnLanes<T>{f}.each_task(targets, f.cotangent(f.plan->output), out,
-                              [&](const auto& passes, int lane, E* dz, const TargetGradients<E>& to) {
-                                passes.template reverse<E>(lane_of(seed, lane), dz, to, lane_of(loss, lane));
+                              [&](const auto& passes, auto lanes, auto* dz, const auto& to) {
+                                using S = typename decltype(lanes)::Scalar;
+                                passes.template reverse<S>(lanes.get(seed), dz, to, lanes.get(loss));
                               });
 }
 
@@ -207,11 +244,11 @@ METAFAST_OUTLINED static void loss_backward(const Frame<T>& f, const TaskTargets
 template <class T>
 METAFAST_OUTLINED static void loss_tangent_backward(const Frame<T>& f, const TaskTargets<T>& targets,
                                                     const TargetGradients<T>& out, T loss) {
-  using E = Element<T>;
   LossOnLanes<T>{f}.each_task(targets, f.cotangent_dot(f.plan->output), out,
-                              [&](const auto& passes, int lane, E* dz, const TargetGradients<E>& to) {
-                                const Dual<E> mean(lane_of(loss, lane), to.dw ? passes.mean_tangent() : E(0));
-                                passes.template reverse<Dual<E>>(E(1), dz, to, mean);
+                              [&](const auto& passes, auto lanes, auto* dz, const auto& to) {
+                                using S = typename decltype(lanes)::Scalar;
+                                const Dual<S> mean(lanes.get(loss), to.dw ? passes.mean_tangent() : S(0));
+                                passes.template reverse<Dual<S>>(S(1), dz, to, mean);
                               });
 }
 
