@@ -100,6 +100,17 @@ Address address(py::handle tensor, std::vector<py::object>& copies) {
   return found;
 }
 
+std::optional<Elements> elements(py::handle tensor) {
+  constexpr int kCpu = 1, kFloat = 2;
+  DLTensor seen;
+  if (!view(tensor.ptr(), &seen) || !seen.strides || !contiguous(seen)) return std::nullopt;
+  if (seen.device_type != kCpu || seen.code != kFloat || seen.lanes != 1 || (seen.bits != 32 && seen.bits != 64))
+    return std::nullopt;
+  int64_t count = 1;
+  for (int i = 0; i < seen.ndim; ++i) count *= seen.shape[i];
+  return Elements{static_cast<char*>(seen.data) + seen.byte_offset, count, seen.bits == 64};
+}
+
 py::object facts(const py::tuple& tensors) {
   std::string key;
   key.reserve(256);

@@ -5,6 +5,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <optional>
 #include <vector>
 
 #include "call.h"
@@ -16,6 +17,15 @@ pybind11::object owned(PyObject* made);
 
 // Where the elements of a tensor begin. One that is not contiguous is copied first and the copy added to `copies`.
 Address address(pybind11::handle tensor, std::vector<pybind11::object>& copies);
+
+// The elements of a contiguous float32 or float64 tensor on the CPU; none where that, or torch's exchange functions, is
+// missing.
+struct Elements {
+  void* data;
+  int64_t count;
+  bool is_double;
+};
+std::optional<Elements> elements(pybind11::handle tensor);
 
 // Shape, dtype and device of each of a tuple of tensors and Nones as one hashable value; None where torch's exchange
 // functions are missing or cannot describe one of them, such as a subclass of Tensor.

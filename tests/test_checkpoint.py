@@ -198,6 +198,8 @@ def test_adam_is_torchs_adam():
     adam, reference = Adam(ours), torch.optim.Adam(theirs)
     for step in range(60):
         gradients = [torch.randn_like(p) * 10.0 ** (step % 7 - 5) for p in ours]
+        if step % 4 == 0:  # not contiguous: torch's operations instead of the native call
+            gradients[0] = gradients[0].t().contiguous().t()
         rate = 0.01 * (1 + step % 3)
         adam.step(gradients, rate)
         for p, gradient in zip(theirs, gradients, strict=True):
@@ -209,6 +211,19 @@ def test_adam_is_torchs_adam():
             adam.load_state_dict(state)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+def test_adam_in_float32_and_on_gradients_that_do_not_fit():
+    """(1 - b1) g / (1 - b1) = g and (1 - b2) g^2 / (1 - b2) = g^2: a first step moves by rate * g / (|g| + eps)."""
+    p = torch.nn.Parameter(torch.zeros(1000))
+    adam, g = Adam([p]), torch.linspace(-2, 2, 1000)
+    for wrong in ([g[1:]], [g, g], [g.double()]):
+        with pytest.raises(RuntimeError):
+            adam.step(wrong, 0.5)
+    assert not p.any() and not adam.first.any() and not adam.second.any()
+    adam = Adam([p])
+    adam.step([g], 0.5)
+    torch.testing.assert_close(p.detach(), -0.5 * g / (g.abs() + 1e-8))
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -49,6 +49,18 @@ void add_groups(const Real* rows, int64_t stride, int64_t count, int64_t begin, 
   }
 }
 
+void adam(const AdamStep& step, const Real* __restrict g, int64_t n, Real* __restrict theta, Real* __restrict first,
+          Real* __restrict second) {
+  const Real beta1 = Real(step.beta1), beta2 = Real(step.beta2), new1 = Real(1 - step.beta1),
+             new2 = Real(1 - step.beta2);
+  const Real rate = Real(step.rate), epsilon = Real(step.epsilon);
+  for (int64_t i = 0; i < n; ++i) {
+    const Real m = beta1 * first[i] + new1 * g[i], v = beta2 * second[i] + new2 * g[i] * g[i];
+    first[i] = m, second[i] = v;
+    theta[i] -= rate * m / (sqrt(v) + epsilon);
+  }
+}
+
 void elementary(int32_t function, const Real* x, Real* y, int64_t n) {
   switch (function) {
     case 0:
@@ -74,8 +86,8 @@ void elementary(int32_t function, const Real* x, Real* y, int64_t n) {
 template <>
 const Kernels<Real>& table<Real>() {
   static const Kernels<Real> kernels = {
-      kLanes<Real>,           run_task,  run_pack, add_rows, add_groups, parameter_in<Real, 1>,
-      parameter_out<Real, 1>, elementary};
+      kLanes<Real>,           run_task, run_pack,  add_rows, add_groups, parameter_in<Real, 1>,
+      parameter_out<Real, 1>, adam,     elementary};
   return kernels;
 }
 

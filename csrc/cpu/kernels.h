@@ -6,6 +6,11 @@
 
 namespace metafast {
 
+// One step of Adam (Kingma and Ba 2015, algorithm 1); both corrections of bias, being numbers, stand in rate and epsilon.
+struct AdamStep {
+  double beta1, beta2, rate, epsilon;
+};
+
 template <class T>
 struct Kernels {
   int32_t lanes;  // elements of a SIMD register: leading dimensions are multiples of it
@@ -18,6 +23,7 @@ struct Kernels {
                      T* total);
   void (*parameter_in)(const ParameterPlan&, const T* user, T* out);
   void (*parameter_out)(const ParameterPlan&, const T* in, T* user);
+  void (*adam)(const AdamStep&, const T* gradient, int64_t n, T* theta, T* first, T* second);
   // exp, expm1, tanh, sigmoid, log1p01 of an array, so that their stated errors can be tested.
   void (*elementary)(int32_t function, const T* x, T* y, int64_t n);
 };
