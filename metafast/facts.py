@@ -32,5 +32,5 @@ _of_one = operator.attrgetter("shape", "dtype", "device")
 
 
 def facts(tensors: tuple[Tensor | None, ...]) -> Hashable:
-    """Equal for equal shapes, dtypes and devices."""
-    return _plain(tensors) or tuple([None if t is None else _of_one(t) for t in tensors])
+    """Equal for equal shapes, dtypes and devices; what is no tensor at all goes by its type."""
+    return _plain(tensors) or tuple([_of_one(t) if isinstance(t, Tensor) else type(t) for t in tensors])

@@ -65,12 +65,19 @@ def hvp(
     Returns:
         name -> [T, *shape] for every name in ``params`` whose parameter of the model requires grad.
     """
+    plans = planner(model, loss, backend, strict)
+    product = plans.product  # once: another thread may put another in its place
+    if product is not None and (again := product(params, batch, v)) is not None:
+        return again
     plan, given, data = _prepare(model, params, batch, loss, backend, strict)
     tasks = data.x.shape[0]
     vectors = plan.parameters("v", v, tasks, {name: p for name, p in plan.learnt.items() if name in given})
-    return _chosen(
-        plan, given, plan.engine.hvp(plan.program, plan.replaced(given), data, _tangents(plan, vectors, tasks))
-    )
+    made, call = plan.engine.hvp(plan.program, plan.replaced(given), data, _tangents(plan, vectors, tasks))
+    if plan.native:
+        from metafast.repeat import Product  # which needs the native engine
+
+        plans.product = Product.of(plan, call, params, data, v)
+    return _chosen(plan, given, made)
 
 
 def _tangents(plan: Plan, vectors: Mapping[str, Tensor], tasks: int) -> list[Tensor]:

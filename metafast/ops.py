@@ -266,12 +266,17 @@ def predict(program: Program, parameters: Sequence[Tensor], x: Tensor) -> Tensor
     return logits
 
 
-def hvp(program: Program, parameters: Sequence[Tensor], batch: Batch, vectors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """H_t v_t for every task, H_t the Hessian of its loss in ``program.learnt``; v_t and result [T, *shape] each."""
+def hvp(
+    program: Program, parameters: Sequence[Tensor], batch: Batch, vectors: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], native.Call]:
+    """H_t v_t for every task, H_t the Hessian of its loss in ``program.learnt``; v_t and result [T, *shape] each.
+
+    Also the call that this came to.
+    """
     with torch.no_grad():
         result = native.run(program, parameters, None, batch, None, steps=0, vectors=vectors, gradients_per_task=True)
     assert result.gradients is not None
-    return tuple(result.gradients.parameters)
+    return tuple(result.gradients.parameters), result.call
 
 
 class _Gradient(Function):

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from metafast.batch import Batch, Rates
 from metafast.facts import facts
 from metafast.program import Parameter, Program, Shape
 from metafast.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from metafast.repeat import Product
 
 #: Plans kept per planner: train and eval mode, a few kinds of examples.
 KEPT = 8
@@ -143,6 +146,7 @@ class Planner:
         self.adapts = arguments.predicate(adapt_params)
         self.loss, self.function = losses.resolve(loss)
         self.plans: list[Plan] = []  # the latest first
+        self.product: Product | None = None  # the latest Hessian-vector product
         self.warned: set[str] = set()
 
     def plan(self, name: str, x: Tensor, stepwise: bool = False) -> Plan:

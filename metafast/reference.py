@@ -265,12 +265,14 @@ def gradient(program: Model, parameters: Sequence[Tensor], batch: Batch) -> tupl
     return (loss, gradients) if tracked else (loss.detach(), tuple(g.detach() for g in gradients))
 
 
-def hvp(program: Model, parameters: Sequence[Tensor], batch: Batch, vectors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """H_t v_t [T, *shape] over ``program.learnt``, as the gradient of g_t . v_t; not differentiable."""
+def hvp(
+    program: Model, parameters: Sequence[Tensor], batch: Batch, vectors: Sequence[Tensor]
+) -> tuple[tuple[Tensor, ...], None]:
+    """H_t v_t [T, *shape] over ``program.learnt``, as the gradient of g_t . v_t; not differentiable. No native call."""
     with _recording():
         _, gradients, at = _loss_and_gradients(program, parameters, batch, create_graph=True)
         dot = sum((g * v.detach()).sum() for g, v in zip(gradients, vectors, strict=True))
-        return tuple(h.detach() for h in _gradients(torch.as_tensor(dot), at, create_graph=False))
+        return tuple(h.detach() for h in _gradients(torch.as_tensor(dot), at, create_graph=False)), None
 
 
 def predict(program: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:

@@ -1,18 +1,19 @@
-"""The short way to a meta-gradient asked for once more: other data of the same kind, all else unchanged.
+"""The short way to a meta-gradient or Hessian-vector product asked for once more: other numbers, all else unchanged.
 
 Finding the plan, checking shapes and choosing a session take longer than the arithmetic of a small network. A
-:class:`Repeat` remembers what that came to and proves, in a few microseconds, that it would come to the same again;
-where it cannot, the call goes the long way, which knows every rule and says what is wrong.
+:class:`Repeat` or a :class:`Product` remembers what that came to and proves, in a few microseconds, that it would come
+to the same again; where it cannot, the call goes the long way, which knows every rule and says what is wrong.
 """
 
 from __future__ import annotations
 
 import operator
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metafast import arguments, native
 from metafast.batch import Batch
@@ -34,12 +35,12 @@ def _settings(learner: nn.Module) -> tuple[Any, ...]:
 class Repeat:
     """``Repeat(learner, plan, call, support, query)``: what the learner's ``call`` on these sets came to."""
 
-    __slots__ = ("call", "facts", "labelled", "lr", "plan", "settings", "shared", "thread", "threads")
+    __slots__ = ("facts", "labelled", "lr", "plan", "prepared", "settings", "shared", "thread", "threads")
 
     def __init__(self, learner: nn.Module, plan: Plan, call: native.Call, support: Batch, query: Batch) -> None:
         data = (*support, *query)
         self.lr, self.settings = learner.__dict__["lr"], _settings(learner)
-        self.plan, self.call, self.shared = plan, call, call.inputs[: _DATA.start]
+        self.plan, self.prepared, self.shared = plan, call.prepared, call.inputs[: _DATA.start]
         self.facts = facts(data)
         assert support.y is not None
         self.labelled = [] if support.y.is_floating_point() else [("support y", 1), ("query y", 4)]
@@ -74,5 +75,59 @@ class Repeat:
             return None
         for name, y in self.labelled:
             arguments.labels(name, data[y], self.plan.out[0])
-        prepared = self.call.prepared
-        return native.Call(prepared, [*self.shared, *data, None, None]).run()[: prepared.gradients]
+        return native.Call(self.prepared, [*self.shared, *data, None, None]).run()[: self.prepared.gradients]
+
+
+class Product:
+    """What ``mf.hvp`` of these ``params``, ``batch`` and ``v`` came to: ``call``."""
+
+    __slots__ = ("facts", "labelled", "names", "own", "places", "plan", "prepared", "thread", "threads", "written")
+
+    def __init__(
+        self, plan: Plan, call: native.Call, params: dict[str, Tensor], batch: Batch, v: dict[str, Tensor]
+    ) -> None:
+        self.plan, self.prepared, self.names = plan, call.prepared, (tuple(params), tuple(v))
+        tensors = (*params.values(), *v.values(), *batch)
+        self.facts = facts(tensors)
+        self.labelled = batch.y is not None and not batch.y.is_floating_point()
+        self.thread, self.threads = threading.get_ident(), torch.get_num_threads()
+        # Of the session's inputs: the place among `tensors`, or -1 for those that stay as they were.
+        at_param, at_v = ({name: i for i, name in enumerate(names)} for names in self.names)
+        self.places = [
+            *(at_param.get(p.name, -1) for p in plan.program.parameters),
+            *(len(params) + at_v[name] if name in at_v else -1 for name in plan.learnt),
+            -1,  # no rates
+            *range(len(params) + len(v), len(tensors)),
+        ]
+        self.places += [-1] * (len(call.inputs) - len(self.places))
+        self.own = [None if place >= 0 else tensor for place, tensor in zip(self.places, call.inputs, strict=True)]
+        by_name = {name: i for i, name in enumerate(plan.learnt)}
+        self.written = [(name, call.prepared.adapted + by_name[name]) for name in params if name in by_name]
+
+    @staticmethod
+    def of(plan: Plan, call: native.Call, params: Any, batch: Batch, v: Any) -> Product | None:
+        """None on a GPU, and where something had to be converted, or a vector repeated for every task."""
+        if batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
+            return None
+        read = {id(tensor) for tensor in call.inputs}
+        as_given = all(id(tensor) in read for tensor in (*params.values(), *v.values(), *batch))
+        return Product(plan, call, params, batch, v) if as_given else None
+
+    def __call__(self, params: Any, batch: Any, v: Any) -> dict[str, Tensor] | None:
+        """The products with other numbers, or None where this may not be the same call."""
+        if not (type(params) is dict and type(v) is dict and isinstance(batch, (tuple, list)) and len(batch) in (2, 3)):
+            return None
+        tensors: Sequence[Any] = (*params.values(), *v.values(), *batch, *(None,) * (3 - len(batch)))
+        if not (
+            (tuple(params), tuple(v)) == self.names
+            and facts(tuple(tensors)) == self.facts
+            and self.plan.snapshot.holds()
+            and threading.get_ident() == self.thread
+            and torch.get_num_threads() == self.threads
+        ):
+            return None
+        if self.labelled:
+            arguments.labels("batch y", tensors[-2], self.plan.out[0])
+        inputs = [tensors[place] if place >= 0 else own for place, own in zip(self.places, self.own, strict=True)]
+        written = native.Call(self.prepared, inputs).run()
+        return {name: written[place] for name, place in self.written}

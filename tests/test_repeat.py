@@ -126,8 +126,9 @@ def test_bad_data_is_refused_as_ever() -> None:
         maml.meta_gradient((*support, None, None), query[:1])
     with pytest.raises(TypeError, match="support must be a tuple"):
         maml.meta_gradient(5, query)
-    with pytest.raises(TypeError, match=r"support x must be a torch.Tensor"):
-        maml.meta_gradient((support[0].numpy(), support[1]), query)
+    for odd in (support[0].numpy(), support[0].tolist(), None):
+        with pytest.raises(TypeError, match=r"support x must be a torch.Tensor"):
+            maml.meta_gradient((odd, support[1]), query)
 
 
 def test_threads_of_their_own() -> None:
@@ -148,6 +149,72 @@ def test_copies_have_their_own(clone: Callable[[mf.MAML], mf.MAML]) -> None:
         twin.model[0].weight.mul_(2)
     is_what_autograd_gives(twin, batch(5), batch(4))
     is_what_autograd_gives(maml, batch(5), batch(4))
+
+
+# ---------------------------------------------------------------------------------------------- Hessian-vector products
+
+
+def numbers(model: nn.Module, tasks: int = T) -> dict[str, Tensor]:
+    return {name: torch.randn(tasks, *p.shape, dtype=p.dtype) for name, p in model.named_parameters()}
+
+
+def product(model: nn.Module, params: Any, data: Any, v: Any) -> dict[str, Tensor]:
+    return mf.hvp(model, params, data, v, "cross_entropy", strict=True)
+
+
+def is_what_a_new_model_gives(model: nn.Module, params: Any, data: Any, v: Any) -> None:
+    ours, expected = product(model, params, data, v), product(copy.deepcopy(model), params, data, v)
+    assert list(ours) == list(expected) and all(torch.equal(ours[name], expected[name]) for name in ours)
+
+
+def test_a_product_again_goes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_norm()
+    product(model, numbers(model), batch(5), numbers(model))
+    for _ in range(3):
+        is_what_a_new_model_gives(model, numbers(model), batch(5), numbers(model))
+    monkeypatch.delattr(ops, "hvp")
+    product(model, numbers(model), batch(5), numbers(model))
+    with pytest.raises(AttributeError):
+        product(model, numbers(model), batch(6), numbers(model))
+
+
+def test_products_of_other_kinds() -> None:
+    model = with_norm()
+    params, v = numbers(model), numbers(model)
+    first, *others = params
+    product(model, params, batch(5), v)
+    is_what_a_new_model_gives(model, dict(reversed(params.items())), batch(5), v)
+    is_what_a_new_model_gives(model, params, batch(5), {name: v[name] for name in others})
+    is_what_a_new_model_gives(model, params, batch(5), {name: v[name] for name in others})
+    is_what_a_new_model_gives(model, {first: params[first]}, batch(5), {first: v[first]})
+    is_what_a_new_model_gives(model, {first: params[first][0]}, batch(5), {first: v[first][0]})
+    is_what_a_new_model_gives(model, {first: params[first][1]}, batch(5), {first: v[first][1]})
+    is_what_a_new_model_gives(model, params, (*batch(5), torch.rand(T, 5).double()), v)
+    same = params[first].clone()
+    is_what_a_new_model_gives(model, {**params, first: same}, batch(5), {**v, first: same})
+    is_what_a_new_model_gives(model, params, batch(5), v)
+    model[0].weight.requires_grad_(False)
+    assert product(model, params, batch(5), {name: v[name] for name in others}).keys() == set(others)
+
+
+def test_bad_products_are_refused_as_ever() -> None:
+    model = with_norm()
+    params, v, (x, y) = numbers(model), numbers(model), batch(5)
+    first = next(iter(params))
+    for _ in range(2):
+        product(model, params, (x, y), v)
+    with pytest.raises(ValueError, match=f"batch y holds label {WAYS}"):
+        product(model, params, (x, y.clone().fill_(WAYS)), v)
+    with pytest.raises(TypeError, match=r"batch x must be a torch.Tensor"):
+        product(model, params, (x.tolist(), y), v)
+    with pytest.raises(TypeError, match="batch must be a tuple"):
+        product(model, params, (x,), v)
+    with pytest.raises(TypeError, match="params"):
+        product(model, {**params, first: 3.0}, (x, y), v)
+    with pytest.raises((TypeError, ValueError), match="v"):
+        product(model, params, (x, y), {**v, first: v[first].float()})
+    with pytest.raises((TypeError, ValueError), match="v"):
+        product(model, params, (x, y), [*v.values()])
 
 
 # --------------------------------------------------------------------------------------------------------------- facts

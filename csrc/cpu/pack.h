@@ -3,7 +3,7 @@
 // Solution: as many tasks at a time as a register has lanes. A Pack is one number for each of them, and the engine, linear
 //   layers and pointwise functions, written for a generic scalar T, run with T = Pack: nothing is padded or turned, and
 //   every operation fills its register whatever the shapes are. The price is space: all arrays are as many times larger,
-//   and must still fit in the cache. Losses run as scalars, a lane after the other (passes.h).
+//   and must still fit in the cache. Losses other than squared error run as scalars, a lane after the other (passes.h).
 // Bits: what a task comes to is the same in a lane as by itself, and so is the sum over tasks (add_groups, kernels.cpp).
 // Usage: Pack<float> wherever float stands. Element<T> is float for both, kTasks<T> the number of lanes, or 1.
 #pragma once
