@@ -100,15 +100,19 @@ LOSSES = ["mse", "huber", "bce_with_logits", "cross_entropy", "multi_margin", nn
 
 @pytest.mark.parametrize("tasks", [1, 7, 16, 25, 300])
 @pytest.mark.parametrize("loss", LOSSES, ids=str)
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_packs_change_no_bit(tasks: int, loss: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packs_change_no_bit(
+    tasks: int, loss: Any, weighted: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 17), nn.Tanh(), nn.Linear(17, 5)).to(dtype)
     classes = loss not in ("mse", "huber", "bce_with_logits")
 
-    def batch(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(n: int) -> tuple[torch.Tensor, ...]:
         y = torch.randint(5, (tasks, n)) if classes else torch.rand(tasks, n, 5, dtype=dtype)
-        return torch.randn(tasks, n, 3, dtype=dtype), y
+        weights = [torch.rand(tasks, n, dtype=dtype)] if weighted else []
+        return torch.randn(tasks, n, 3, dtype=dtype), y, *weights
 
     sets = batch(6), batch(4)
     lr = torch.tensor([0.3, 0.1, 0.2], dtype=dtype)
