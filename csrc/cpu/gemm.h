@@ -167,8 +167,8 @@ static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t 
     const int64_t k1 = k0 + (k - k0) / (blocks - block);
     int64_t vectors = n / L;
     for (int64_t j = 0; vectors > 0;) {
-      // Strips of 2 vectors by up to 6 or 8 rows; 5 vectors are 3 + 2 and 3 are 3, by up to 4 rows. With registers for it and a
-      // strip that stays in the first-level cache, 4 vectors, whose multiplications outnumber their loads by more.
+      // Strips of 2 vectors by up to 6 or 8 rows; 5 vectors are 3 + 2 and 3 are 3, by up to 4 rows. With registers for
+      // it and a strip that stays in the first-level cache, 4 vectors, whose multiplications outnumber their loads by more.
       if (kWide<T> && k1 - k0 <= kDepth / 2 && vectors >= 4 && vectors != 5) {
         if constexpr (kWide<T>) strip<T, 4, 6>(p, m, j, k0, k1, start);
         j += 4 * L, vectors -= 4;
