@@ -109,9 +109,11 @@ class Product:
         """None on a GPU, and where something had to be converted, or a vector repeated for every task."""
         if batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
             return None
-        read = {id(tensor) for tensor in call.inputs}
-        as_given = all(id(tensor) in read for tensor in (*params.values(), *v.values(), *batch))
-        return Product(plan, call, params, batch, v) if as_given else None
+        made = Product(plan, call, params, batch, v)
+        given = (*params.values(), *v.values(), *batch)
+        # Each in its own place: one tensor may be both a parameter and a vector, and only the latter be repeated.
+        read = zip(made.places, call.inputs, strict=True)
+        return made if all(tensor is given[place] for place, tensor in read if place >= 0) else None
 
     def __call__(self, params: Any, batch: Any, v: Any) -> dict[str, Tensor] | None:
         """The products with other numbers, or None where this may not be the same call."""

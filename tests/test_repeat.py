@@ -190,6 +190,15 @@ def test_products_of_other_kinds() -> None:
     is_what_a_new_model_gives(model, {first: params[first][0]}, batch(5), {first: v[first][0]})
     is_what_a_new_model_gives(model, {first: params[first][1]}, batch(5), {first: v[first][1]})
     is_what_a_new_model_gives(model, params, (*batch(5), torch.rand(T, 5).double()), v)
+    for _ in range(2):  # parameters shared by all tasks, vectors not; one tensor as both
+        is_what_a_new_model_gives(model, {first: params[first][0]}, batch(5), {first: v[first]})
+        is_what_a_new_model_gives(model, {first: params[first][0]}, batch(5), {first: v[first] + 1})
+    shared = {name: p.detach() for name, p in model.named_parameters()}
+    data = batch(5)
+    expected = product(copy.deepcopy(model), shared, data, shared)
+    for _ in range(2):
+        ours = product(model, shared, data, shared)
+        assert all(torch.equal(ours[name], expected[name]) for name in shared)
     same = params[first].clone()
     is_what_a_new_model_gives(model, {**params, first: same}, batch(5), {**v, first: same})
     is_what_a_new_model_gives(model, params, batch(5), v)
@@ -209,11 +218,11 @@ def test_bad_products_are_refused_as_ever() -> None:
         product(model, params, (x.tolist(), y), v)
     with pytest.raises(TypeError, match="batch must be a tuple"):
         product(model, params, (x,), v)
-    with pytest.raises(TypeError, match="params"):
+    with pytest.raises(TypeError, match=rf"^params\['{first}'\] must be a torch.Tensor"):
         product(model, {**params, first: 3.0}, (x, y), v)
-    with pytest.raises((TypeError, ValueError), match="v"):
+    with pytest.raises(TypeError, match=rf"^v\['{first}'\] has dtype torch.float32; expected torch.float64"):
         product(model, params, (x, y), {**v, first: v[first].float()})
-    with pytest.raises((TypeError, ValueError), match="v"):
+    with pytest.raises(TypeError, match=r"^v must be a dict"):
         product(model, params, (x, y), [*v.values()])
 
 
