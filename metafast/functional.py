@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metafast import arguments
 from metafast.batch import Batch
-from metafast.plan import Plan, planner
+from metafast.plan import Plan, Planner, planner
 
 
 def grad(
@@ -39,7 +39,7 @@ def grad(
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its shape and what was expected.
     """
-    plan, given, data = _prepare(model, params, batch, loss, backend, strict)
+    plan, given, data = _prepare(planner(model, loss, backend, strict), params, batch)
     task_loss, gradients = plan.engine.gradient(plan.program, plan.replaced(given), data)
     return task_loss, _chosen(plan, given, gradients)
 
@@ -69,7 +69,7 @@ def hvp(
     product = plans.product  # once: another thread may put another in its place
     if product is not None and (again := product(params, batch, v)) is not None:
         return again
-    plan, given, data = _prepare(model, params, batch, loss, backend, strict)
+    plan, given, data = _prepare(plans, params, batch)
     tasks = data.x.shape[0]
     vectors = plan.parameters("v", v, tasks, {name: p for name, p in plan.learnt.items() if name in given})
     made, call = plan.engine.hvp(plan.program, plan.replaced(given), data, _tangents(plan, vectors, tasks))
@@ -91,12 +91,10 @@ def _tangents(plan: Plan, vectors: Mapping[str, Tensor], tasks: int) -> list[Ten
     return tangents
 
 
-def _prepare(
-    model: nn.Module, params: Any, batch: Any, loss: Any, backend: str, strict: bool
-) -> tuple[Plan, dict[str, Tensor], Batch]:
+def _prepare(plans: Planner, params: Any, batch: Any) -> tuple[Plan, dict[str, Tensor], Batch]:
     data = arguments.batch("batch", batch)
     arguments.axes("batch x", data.x)
-    plan = planner(model, loss, backend, strict).plan("batch x", data.x)
+    plan = plans.plan("batch x", data.x)
     data = plan.check("batch", data)
     return plan, plan.parameters("params", params, data.x.shape[0]), data
 
