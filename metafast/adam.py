@@ -51,19 +51,18 @@ class Adam:
 
     def step(self, gradients: Sequence[Tensor], rate: float) -> None:
         """theta -= rate * m^ / (sqrt(v^) + eps), with ``gradients`` in the order of the parameters."""
-        self.steps += 1
-        beta1, beta2 = self.betas
-        unbias1, unbias2 = 1 - beta1**self.steps, math.sqrt(1 - beta2**self.steps)
+        steps, (beta1, beta2) = self.steps + 1, self.betas
+        unbias1, unbias2 = 1 - beta1**steps, math.sqrt(1 - beta2**steps)
         # Both corrections of bias are scalars: they move out of the vectors, into eps and the rate.
         rate, eps = rate * unbias2 / unbias1, self.eps * unbias2
         theta, m, v = state = self.values, self.first, self.second
-        if adam_step(state, gradients, beta1, beta2, rate, eps):
-            return
-        with torch.no_grad():
-            g = flatten(gradients)  # type: ignore[no-untyped-call]
-            m.lerp_(g, 1 - beta1)
-            v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
-            theta.addcdiv_(m, v.sqrt().add_(eps), value=-rate)
+        if not adam_step(state, gradients, beta1, beta2, rate, eps):
+            with torch.no_grad():
+                g = flatten(gradients)  # type: ignore[no-untyped-call]
+                m.lerp_(g, 1 - beta1)
+                v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
+                theta.addcdiv_(m, v.sqrt().add_(eps), value=-rate)
+        self.steps = steps  # not for gradients that do not fit
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "first": self.first.clone(), "second": self.second.clone()}

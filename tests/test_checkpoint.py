@@ -221,7 +221,6 @@ def test_adam_in_float32_and_on_gradients_that_do_not_fit():
         with pytest.raises(RuntimeError):
             adam.step(wrong, 0.5)
     assert not p.any() and not adam.first.any() and not adam.second.any()
-    adam = Adam([p])
     adam.step([g], 0.5)
     torch.testing.assert_close(p.detach(), -0.5 * g / (g.abs() + 1e-8))
 
