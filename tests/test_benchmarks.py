@@ -116,6 +116,22 @@ def test_turns_alternate() -> None:
     assert all(len(times) >= 2 for times in others.values())
 
 
+def test_efficiency_compares_turns_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three rounds, in the last of which the machine is half as fast: one thread / (2 x two threads) is 0.8 in each."""
+    turns = iter([[4.0], [2.5], [4.0], [2.5], [8.0], [5.0]])
+    counts: list[int] = []
+    monkeypatch.setattr(run, "turn", lambda step, seconds: counts.append(torch.get_num_threads()) or next(turns))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = run._scaling(list, replace(BRIEF, rounds=(3, 3)))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert counts == [1, 2] * 3
+    assert found == {"threads": 2, "one_ms": 4000.0, "all_ms": 2500.0, "efficiency": pytest.approx(0.8)}
+
+
 def result_of_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     """Two tiny workloads through the command itself, and the JSON it wrote."""
     for name in ("W1", "W7"):
