@@ -66,40 +66,34 @@ template <class T, int MR, int NR, bool TABLE>
 static inline __attribute__((always_inline)) void tile(const Product<T>& p, int64_t m0, int64_t n0, int64_t k0,
                                                        int64_t k1, Start start) {
   constexpr int L = kLanes<T>;
-  const T* a[MR];
+  const int64_t row = p.a.row_stride, col = p.a.col_stride;
+  const T *rows[MR], *walk = p.a.data + m0 * row + k0 * col;
+  if (TABLE)
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) a[i] = p.a.data + (TABLE ? int64_t(p.a.row[m0 + i]) : (m0 + i) * p.a.row_stride);
+    for (int i = 0; i < MR; ++i) rows[i] = p.a.data + p.a.row[m0 + i];
   T* c = p.c + m0 * p.ldc + n0;
+  static const Vector<T> zeros[NR] = {};
+  const T* first = start == Start::kBias ? p.bias + n0 : reinterpret_cast<const T*>(zeros);
   Vector<T> acc[MR][NR];
-  if (start == Start::kBias) {
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i)
+  for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 16
-      for (int j = 0; j < NR; ++j) acc[i][j] = load(p.bias + n0 + j * L);
-  } else {
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 16
-      for (int j = 0; j < NR; ++j) acc[i][j] = Vector<T>{};
-  }
+    for (int j = 0; j < NR; ++j) acc[i][j] = load(first + j * L);
   const int64_t stepb = kIsPack<T> ? p.stepb : L;
   const T* b = p.b + k0 * p.ldb + n0 / L * stepb;
-  const int64_t stride = p.a.col_stride;
-  int64_t offset = TABLE ? 0 : k0 * stride;
   // Otherwise four instructions a cycle, not the multipliers, set the pace: the loop's own three cost a fifth.
 #pragma GCC unroll 4
-  for (int64_t k = k0; k < k1; ++k, b += p.ldb) {
-    if (TABLE) offset = p.a.col[k];
+  for (int64_t k = k0; k < k1; ++k, b += p.ldb, walk += col) {
+    const int64_t offset = TABLE ? p.a.col[k] : 0;
     Vector<T> bv[NR];
 #pragma GCC unroll 16
     for (int j = 0; j < NR; ++j) bv[j] = load(b + j * stepb);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const T ai = a[i][offset];
+      const T ai = TABLE ? rows[i][offset] : walk[i * row];
 #pragma GCC unroll 16
       for (int j = 0; j < NR; ++j) acc[i][j] += ai * bv[j];
     }
-    if (!TABLE) offset += stride;
   }
   if (start == Start::kAccumulate) {  // only now, so that long sums are folded from short ones
 #pragma GCC unroll 16

@@ -61,35 +61,53 @@ constexpr bool kIsPack<Pack<E>> = true;
 static_assert(kLanes<Pack<float>> == 1 && kLanes<Pack<double>> == 1, "a pack fills a register");
 
 // multiply() of gemm.h for packs, with the same sums in the same order. A pack is as long as a cache line and used once for
-// every task's ten or so rows: the first-level cache holds a block of kPackBlock of A while strips of B pass by, all as
-// wide as registers allow or one pack narrower. Packs have no neighbours, so B may stand transposed, element (k, n) at
-// k * ldb + n * stepb.
-constexpr int64_t kPackBlock = 25600 / METAFAST_VECTOR_BYTES;
-constexpr int kPackStrip = METAFAST_VECTOR_BYTES == 64 ? 5 : 3, kPackRows = METAFAST_VECTOR_BYTES == 64 ? 5 : 4;
+// every task's ten or so rows: what a row of tiles reads of A stays in the first-level cache while B passes by. Packs have
+// no neighbours, so B may stand transposed, element (k, n) at k * ldb + n * stepb.
+constexpr int kPackWidth = METAFAST_VECTOR_BYTES == 64 ? 5 : 3, kPackHeight = METAFAST_VECTOR_BYTES == 64 ? 5 : 4;
+
+// `count` tiles, side by side.
+template <class T, int MR, int NR>
+static void tiles_abreast(const Product<T>& p, int64_t m, int64_t n, int64_t count, int64_t k0, int64_t k1,
+                          Start start) {
+  for (; count > 0; --count, n += NR) tile<T, MR, NR, false>(p, m, n, k0, k1, start);
+}
+
+// MR rows, in tiles that are all as wide as registers allow or one pack narrower.
+template <class T, int MR>
+static void row_of_tiles(const Product<T>& p, int64_t m, int64_t width, int64_t k0, int64_t k1, Start start) {
+  constexpr int W = kPackWidth;
+  const int64_t widest = width - (width + W - 1) / W * (W - 1), wide = widest > 0 ? widest : 0;
+  int64_t n = wide * W;
+  tiles_abreast<T, MR, W>(p, m, 0, wide, k0, k1, start);
+  const int64_t narrow = (width - n) / (W - 1);
+  tiles_abreast<T, MR, W - 1>(p, m, n, narrow, k0, k1, start);
+  n += narrow * (W - 1);
+  if constexpr (W > 3)
+    if (n + 2 <= width) tiles_abreast<T, MR, 2>(p, m, n, 1, k0, k1, start), n += 2;
+  tiles_abreast<T, MR, 1>(p, m, n, width - n, k0, k1, start);
+}
 
 template <class T>
 static void multiply_packs(const Gather<T>& a, const T* b, int64_t ldb, int64_t stepb, T* c, int64_t ldc, int64_t m,
                            int64_t n, int64_t k, Start start, const T* bias = nullptr) {
-  constexpr int W = kPackStrip, R = kPackRows;
-  const int64_t depth = k < kDepth ? (k > 0 ? k : 1) : kDepth, fits = kPackBlock / depth, rows = fits > R ? fits : R;
-  const int64_t blocks = k > 0 ? (k + kDepth - 1) / kDepth : 1;
-  for (int64_t m0 = 0; m0 < m; m0 += rows) {
-    const int64_t height = m - m0 < rows ? m - m0 : rows;
-    const Gather<T> top{a.data + m0 * a.row_stride, nullptr, nullptr, a.row_stride, a.col_stride};
-    const Product<T> p{top, b, c + m0 * ldc, ldb, ldc, bias, stepb};
-    int64_t k0 = 0;
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t k1 = k0 + (k - k0) / (blocks - block);
-      const Start now = block == 0 ? start : Start::kAccumulate;
-      int64_t j = 0;
-      for (int64_t wide = n - (n + W - 1) / W * (W - 1); wide > 0; --wide, j += W)
-        strip<T, W, R>(p, height, j, k0, k1, now);
-      for (; j + W - 1 <= n; j += W - 1) strip<T, W - 1, R>(p, height, j, k0, k1, now);
-      if constexpr (W > 3)
-        for (; j + 2 <= n; j += 2) strip<T, 2, R>(p, height, j, k0, k1, now);
-      for (; j < n; ++j) strip<T, 1, R>(p, height, j, k0, k1, now);
-      k0 = k1;
+  const Product<T> p{a, b, c, ldb, ldc, bias, stepb};
+  const int64_t blocks = k > 0 ? (k + kDepth - 1) / kDepth : 1, count = (m + kPackHeight - 1) / kPackHeight;
+  int64_t k0 = 0;
+  for (int64_t block = 0; block < blocks; ++block, start = Start::kAccumulate) {
+    const int64_t k1 = k0 + (k - k0) / (blocks - block);
+    int64_t m0 = 0;
+    for (int64_t left = count; left > 0; --left) {  // nearly equal heights
+      const int64_t height = (m - m0 + left - 1) / left;
+      switch (height) {
+        case 1: row_of_tiles<T, 1>(p, m0, n, k0, k1, start); break;
+        case 2: row_of_tiles<T, 2>(p, m0, n, k0, k1, start); break;
+        case 3: row_of_tiles<T, 3>(p, m0, n, k0, k1, start); break;
+        case 4: row_of_tiles<T, 4>(p, m0, n, k0, k1, start); break;
+        default: row_of_tiles<T, kPackHeight>(p, m0, n, k0, k1, start);
+      }
+      m0 += height;
     }
+    k0 = k1;
   }
 }
 
