@@ -26,6 +26,18 @@ bool prefers_winograd(const Step& s, const Value& in, const Value& out, int64_t 
 
 bool reads_unpadded(Op op) { return op == Op::kLinear || op == Op::kConv2d; }
 
+bool is_pointwise(Op op) { return op >= Op::kRelu && op <= Op::kSoftplus; }
+
+// Is the slope (functions.h) the same where the output stands for the input too?
+bool slope_from_output(const Step& s) {
+  const bool rises = s.attribute[0] >= 0;  // alpha, or the slope below zero
+  return s.op == Op::kRelu || s.op == Op::kTanh || s.op == Op::kSigmoid ||
+         ((s.op == Op::kLeakyRelu || s.op == Op::kElu) && rises);
+}
+
+// Is it constant between kinks, so that no tangent asks for the output's cotangent?
+bool is_straight(Op op) { return op == Op::kRelu || op == Op::kLeakyRelu; }
+
 }  // namespace
 
 std::vector<ParameterPlan> Program::parameter_plans(int lanes) const {
@@ -138,16 +150,34 @@ std::shared_ptr<Program::Batch> Program::make_batch(const Key& key) const {
     }
     return in_place && readers == 1 && value != 0;
   };
-  for (size_t i = 0; i < b.value_list.size(); ++i) {
-    Value& v = b.value_list[i];
-    const bool live =
-        i == 0 || std::any_of(steps_.begin(), steps_.end(), [&](const Step& s) { return s.output == int(i); });
-    if (!live) continue;
+  // A pointwise step works in place if nobody else reads its input and the step that wrote that does not look back at it.
+  const auto in_place = [&](const Step& s) {
+    const int value = s.input[0];
+    int readers = 0;
+    bool writer_looks_back = value == 0;
+    for (const Step& other : steps_) {
+      for (int input : other.input) readers += input == value;
+      if (other.output == value) writer_looks_back |= is_pointwise(other.op);
+    }
+    return !for_device && slope_from_output(s) && readers == 1 && value != output_ && !writer_looks_back;
+  };
+  Value& input = b.value_list[0];
+  if (!b.input_is_direct) input.activation = take(b.tape_size, examples * input.rows * input.ld);
+  if (input.has_cotangent) {
+    input.cotangent = take(b.tape_size, examples * input.rows * input.cold);
+    input.cotangent_dot = take(b.tangent_size_total, examples * input.rows * input.cold);
+  }
+  for (const Step& s : steps_) {
+    Value& v = b.value_list[size_t(s.output)];
     const int64_t n = examples * v.rows;
-    if (i > 0 || !b.input_is_direct) v.activation = take(b.tape_size, n * v.ld);
-    if (v.has_cotangent) v.cotangent = overwrites(int(i)) ? v.activation : take(b.tape_size, n * v.cold);
-    if (v.has_tangent) v.activation_dot = take(b.tangent_size_total, n * v.ld);
-    if (v.has_cotangent) v.cotangent_dot = take(b.tangent_size_total, n * v.cold);
+    const Value* same = in_place(s) ? &b.value_list[size_t(s.input[0])] : nullptr;
+    v.activation = same ? same->activation : take(b.tape_size, n * v.ld);
+    if (v.has_tangent) v.activation_dot = same ? same->activation_dot : take(b.tangent_size_total, n * v.ld);
+    if (!v.has_cotangent) continue;
+    v.cotangent_dot = same ? same->cotangent_dot : take(b.tangent_size_total, n * v.cold);
+    v.cotangent = same && is_straight(s.op) ? same->cotangent
+                  : overwrites(s.output)    ? v.activation
+                                            : take(b.tape_size, n * v.cold);
   }
   b.loss.saved = take(b.tape_size, examples);
   const Value& z = b.value_list[size_t(output_)];

@@ -8,34 +8,37 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 // The loops over elements. They do not ask how many tasks the elements belong to: tasks by themselves and packs call the
-// same code, which is compiled once.
+// same code, which is compiled once. Arrays are distinct or the same, never shifted: hence ivdep and no __restrict.
 template <class E, class Function>
 struct Pointwise {
-  METAFAST_OUTLINED static void forward(Function function, int64_t n, const E* __restrict x, E* __restrict y) {
+  METAFAST_OUTLINED static void forward(Function function, int64_t n, const E* x, E* y) {
+#pragma GCC ivdep
     for (int64_t i = 0; i < n; ++i) y[i] = function.value(x[i]);
   }
 
   // out (+)= slope * in: the cotangent on its way back, or the tangent on its way forward.
-  METAFAST_OUTLINED static void scale(Function function, int64_t n, const E* __restrict x, const E* __restrict y,
-                                      const E* __restrict in, E* __restrict out, bool keep) {
+  METAFAST_OUTLINED static void scale(Function function, int64_t n, const E* x, const E* y, const E* in, E* out,
+                                      bool keep) {
     if (keep)
+#pragma GCC ivdep
       for (int64_t i = 0; i < n; ++i) out[i] += function.slope(x[i], y[i]) * in[i];
     else
+#pragma GCC ivdep
       for (int64_t i = 0; i < n; ++i) out[i] = function.slope(x[i], y[i]) * in[i];
   }
 
   // The tangent of scale(in = dy).
-  METAFAST_OUTLINED static void scale_tangent(Function function, int64_t n, const E* __restrict x,
-                                              const E* __restrict y, const E* __restrict x_dot,
-                                              const E* __restrict y_dot, const E* __restrict dy,
-                                              const E* __restrict dy_dot, E* __restrict dx_dot, bool keep) {
+  METAFAST_OUTLINED static void scale_tangent(Function function, int64_t n, const E* x, const E* y, const E* x_dot,
+                                              const E* y_dot, const E* dy, const E* dy_dot, E* dx_dot, bool keep) {
     const auto tangent = [=](int64_t i) {
       const Dual<E> slope = function.slope(Dual<E>(x[i], x_dot[i]), Dual<E>(y[i], y_dot[i]));
       return slope.v * dy_dot[i] + slope.d * dy[i];
     };
     if (keep)
+#pragma GCC ivdep
       for (int64_t i = 0; i < n; ++i) dx_dot[i] += tangent(i);
     else
+#pragma GCC ivdep
       for (int64_t i = 0; i < n; ++i) dx_dot[i] = tangent(i);
   }
 };
@@ -71,7 +74,8 @@ struct Activation {
     if (!wanted(s.input_mode[0])) return;
     const E* dy_dot = elements(f.cotangent_dot(s.output));
     E* dx_dot = elements(f.cotangent_dot(s.input[0]));
-    if (const T* x_dot = f.activation_dot(s.input[0]))
+    const T* x_dot = kStraight<Function> ? nullptr : f.activation_dot(s.input[0]);
+    if (x_dot)
       Loops::scale_tangent(Function(s), count(f, s), x(f, s), y(f, s), elements(x_dot),
                            elements(f.activation_dot(s.output)), elements(f.cotangent(s.output)), dy_dot, dx_dot,
                            keep(s));

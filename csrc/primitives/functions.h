@@ -1,6 +1,6 @@
 // Pointwise functions. Each states its value and its slope once; the slope is templated on the scalar and may use the
 // output, so that the tangent passes evaluate no exponential that the forward pass already has.
-// At a kink the slope is torch's: relu'(0) = 0.
+// At a kink the slope is torch's: relu'(0) = 0. The planner lets some work in place (slope_from_output, planner.cpp).
 #pragma once
 
 #include "../plan.h"
@@ -21,6 +21,10 @@
 namespace metafast {
 namespace METAFAST_ISA {
 
+// Whether the slope is constant between kinks.
+template <class Function>
+constexpr bool kStraight = false;
+
 struct Relu {
   MF_HD explicit Relu(const Step&) {}
   template <class T>
@@ -32,6 +36,9 @@ struct Relu {
     return select(value_of(x) > 0, S(1), S(0));
   }
 };
+
+template <>
+constexpr bool kStraight<Relu> = true;
 
 struct LeakyRelu {
   double negative;
@@ -45,6 +52,9 @@ struct LeakyRelu {
     return select(value_of(x) > 0, S(1), S(negative));
   }
 };
+
+template <>
+constexpr bool kStraight<LeakyRelu> = true;
 
 struct Elu {
   double alpha;
