@@ -107,6 +107,12 @@ static inline __attribute__((always_inline)) void tile(const Product<T>& p, int6
     for (int j = 0; j < NR; ++j) store(c + i * p.ldc + j * L, acc[i][j]);
 }
 
+// a / b; a division of 64 bits takes as long as a small tile.
+inline int64_t quotient(int64_t a, int64_t b) {
+  if (b == 1) return a;
+  return uint64_t(a | b) >> 32 ? a / b : int64_t(uint32_t(a) / uint32_t(b));
+}
+
 // `count` tiles of the same height, one below the other.
 template <class T, int MR, int NR>
 static void tiles(const Product<T>& p, int64_t m, int64_t count, int64_t n, int64_t k0, int64_t k1, Start start) {
@@ -121,7 +127,7 @@ static void tiles(const Product<T>& p, int64_t m, int64_t count, int64_t n, int6
 // All rows of one strip of NR vectors, in tiles of nearly equal height: 10 rows are 5 + 5, not 6 + 4.
 template <class T, int NR, int MAX>
 static void strip(const Product<T>& p, int64_t rows, int64_t n, int64_t k0, int64_t k1, Start start) {
-  const int64_t count = (rows + MAX - 1) / MAX, low = rows / count;
+  const int64_t count = (rows + MAX - 1) / MAX, low = quotient(rows, count);
   constexpr int kFifth = MAX < 5 ? MAX : 5, kSixth = MAX < 6 ? MAX : 6, kSeventh = MAX < 7 ? MAX : 7;
   const auto run = [&](int64_t height, int64_t m, int64_t tiles_of_it) {
     switch (height) {
@@ -158,7 +164,7 @@ static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t 
   const int64_t blocks = k > 0 ? (k + kDepth - 1) / kDepth : 1;
   int64_t k0 = 0;
   for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t k1 = k0 + (k - k0) / (blocks - block);
+    const int64_t k1 = k0 + quotient(k - k0, blocks - block);
     int64_t vectors = n / L;
     for (int64_t j = 0; vectors > 0;) {
       // Strips of 2 vectors by up to 6 or 8 rows; 5 vectors are 3 + 2 and 3 are 3, by up to 4 rows. With registers for
@@ -167,7 +173,7 @@ static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t 
         if constexpr (kWide<T>) strip<T, 4, 6>(p, m, j, k0, k1, start);
         j += 4 * L, vectors -= 4;
       } else if (vectors == 3 || vectors == 5) {
-        strip<T, 3, 4>(p, m, j, k0, k1, start);
+        strip<T, 3, kWide<T> ? 8 : 4>(p, m, j, k0, k1, start);
         j += 3 * L, vectors -= 3;
       } else if (vectors >= 2) {
         strip<T, 2, kTall<T>>(p, m, j, k0, k1, start);

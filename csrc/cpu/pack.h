@@ -94,10 +94,10 @@ static void multiply_packs(const Gather<T>& a, const T* b, int64_t ldb, int64_t 
   const int64_t blocks = k > 0 ? (k + kDepth - 1) / kDepth : 1, count = (m + kPackHeight - 1) / kPackHeight;
   int64_t k0 = 0;
   for (int64_t block = 0; block < blocks; ++block, start = Start::kAccumulate) {
-    const int64_t k1 = k0 + (k - k0) / (blocks - block);
+    const int64_t k1 = k0 + quotient(k - k0, blocks - block);
     int64_t m0 = 0;
     for (int64_t left = count; left > 0; --left) {  // nearly equal heights
-      const int64_t height = (m - m0 + left - 1) / left;
+      const int64_t height = quotient(m - m0 + left - 1, left);
       switch (height) {
         case 1: row_of_tiles<T, 1>(p, m0, n, k0, k1, start); break;
         case 2: row_of_tiles<T, 2>(p, m0, n, k0, k1, start); break;
