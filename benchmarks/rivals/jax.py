@@ -1,4 +1,7 @@
-"""JAX: jit of the gradient of vmap over tasks, the inner steps unrolled, or scanned where they are many."""
+"""JAX: jit of the gradient of vmap over tasks, the inner steps unrolled, or scanned where they are many or convolutions.
+
+On a CPU a convolution is a product with the patches of its input: XLA's own convolutions, whose kernels vmap makes a group
+of each task's, take six times as long there."""
 
 from __future__ import annotations
 
@@ -22,15 +25,12 @@ UNROLLED = 10
 Params = list[dict[str, jax.Array]]
 
 
-def layer(module: nn.Module) -> Callable[[dict[str, jax.Array], jax.Array], jax.Array]:
+def layer(module: nn.Module, device: str) -> Callable[[dict[str, jax.Array], jax.Array], jax.Array]:
     """The torch layer as a function of its parameters and input; images have channels last, as XLA's CPU likes them."""
     if isinstance(module, nn.Linear):
         return lambda p, x: x @ p["weight"].T + p["bias"]
     if isinstance(module, nn.Conv2d):
-        return lambda p, x: (
-            lax.conv_general_dilated(x, p["weight"], (1, 1), "SAME", dimension_numbers=("NHWC", "OIHW", "NHWC"))
-            + p["bias"]
-        )
+        return by_patches if device == "cpu" else convolution
     if isinstance(module, nn.BatchNorm2d):
         return lambda p, x: batch_norm(p, x, module.eps)
     if isinstance(module, nn.MaxPool2d):
@@ -44,15 +44,33 @@ def layer(module: nn.Module) -> Callable[[dict[str, jax.Array], jax.Array], jax.
     raise Unable(f"no JAX form of {type(module).__name__} here")
 
 
+def convolution(p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    """3x3, padded by one."""
+    y = lax.conv_general_dilated(x, p["weight"], (1, 1), "SAME", dimension_numbers=("NHWC", "OIHW", "NHWC"))
+    return y + p["bias"]
+
+
+def by_patches(p: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    """The same as one product."""
+    height, width, outputs = x.shape[1], x.shape[2], len(p["weight"])
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    patches = [padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3)]
+    return jnp.concatenate(patches, -1) @ p["weight"].transpose(2, 3, 1, 0).reshape(-1, outputs) + p["bias"]
+
+
 def batch_norm(p: dict[str, jax.Array], x: jax.Array, eps: float) -> jax.Array:
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
     return (x - mean) * (p["weight"] * lax.rsqrt(variance + eps)) + p["bias"]
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """2x2. Not by reshaping and max: the compiled gradient of that compares x, computed anew with other roundings,
-    with its maximum, and misses it (0.5 relative error in float64 on these networks)."""
-    return lax.reduce_window(x, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    """2x2, by comparisons. Not by max, whose compiled gradient compares its result with x computed anew, in other
+    roundings, and misses it (0.5 relative error in float64 on these networks); reduce_window is slower."""
+    height, width = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    upper, lower = x[:, 0:height:2, :width], x[:, 1:height:2, :width]
+    rows = jnp.where(upper > lower, upper, lower)
+    left, right = rows[:, :, 0::2], rows[:, :, 1::2]
+    return jnp.where(left > right, left, right)
 
 
 def losses(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -62,7 +80,7 @@ def losses(name: str) -> Callable[[jax.Array, jax.Array], jax.Array]:
 
 
 def evaluate(problem: Problem) -> Callable[[Params, jax.Array, jax.Array], jax.Array]:
-    layers = [layer(module) for module in problem.model.children()]
+    layers = [layer(module, problem.workload.device) for module in problem.model.children()]
     loss = losses(problem.workload.loss)
 
     def value(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
@@ -117,6 +135,7 @@ def step(function: Callable[..., Any], problem: Problem, *arguments: Any) -> Ste
 def meta_gradient(problem: Problem) -> Forms:
     place(problem)
     w, value = problem.workload, evaluate(problem)
+    unrolled = w.steps <= UNROLLED and not any(isinstance(module, nn.Conv2d) for module in problem.model.children())
     stop = lax.stop_gradient if w.first_order else lambda gradients: gradients
 
     def adapted_loss(params: Params, xs: Any, ys: Any, xq: Any, yq: Any) -> jax.Array:
@@ -124,7 +143,7 @@ def meta_gradient(problem: Problem) -> Forms:
             gradients = stop(jax.grad(value)(params, xs, ys))
             return jax.tree.map(lambda p, g: p - w.lr * g, params, gradients), None
 
-        params, _ = lax.scan(inner, params, None, length=w.steps, unroll=w.steps if w.steps <= UNROLLED else 1)
+        params, _ = lax.scan(inner, params, None, length=w.steps, unroll=w.steps if unrolled else 1)
         return value(params, xq, yq)
 
     batched = jax.vmap(adapted_loss, in_axes=(None, 0, 0, 0, 0))
