@@ -1,7 +1,7 @@
-"""JAX: jit of the gradient of vmap over tasks, the inner steps unrolled, or scanned where there are many or convolutions.
+"""JAX: jit of the gradient of vmap over tasks; inner steps unrolled, or scanned where there are many or convolutions.
 
-On a CPU a convolution is a product with the patches of its input: XLA's own convolutions, whose kernels vmap makes groups
-of, take six times as long there."""
+On a CPU a convolution is a product with the patches of its input: XLA's own convolutions, whose kernels vmap groups,
+take six times as long there."""
 
 from __future__ import annotations
 
