@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -30,3 +30,4 @@ class Unrolled(NamedTuple):
     logits: Tensor | None  # [T, Nq, *output]
     support_loss: Tensor  # [T, K] before each step; not differentiable
     adapted: tuple[Tensor, ...] | None  # each [T, *shape], in the order of Program.adapted
+    node: Any = None  # the native engine's, for metafast.repeat

@@ -129,8 +129,14 @@ class MAML(nn.Module):
             stepwise: the support set holds another minibatch for each step: its tensors have an axis of ``steps``
                 after T.
         """
+        as_set = steps is None and lr is None and not stepwise
+        repeat: Repeat | None = self.__dict__.get("_repeat")
+        if as_set and repeat is not None and (outputs := repeat.unrolled(self, support, query)) is not None:
+            return Output(*outputs)
         plan, given, settings = self._unrolling(support, query, steps, lr, stepwise)
         result = plan.engine.unroll(*given, **settings)
+        if as_set and result.node is not None and result.node.made is not None:
+            self._remember(plan, result.node.made, given, result.node)
         return Output(result.loss, result.task_loss, result.logits, result.support_loss)
 
     def meta_gradient(
@@ -145,7 +151,7 @@ class MAML(nn.Module):
         """
         as_set = steps is None and lr is None and not stepwise
         repeat: Repeat | None = self.__dict__.get("_repeat")
-        if as_set and repeat is not None and (written := repeat(self, support, query)) is not None:
+        if as_set and repeat is not None and (written := repeat.gradient(self, support, query)) is not None:
             support_loss, task_loss, loss, logits, *made = written
             return Output(loss, task_loss, logits, support_loss), tuple(made)
         plan, given, settings = self._unrolling(support, query, steps, lr, stepwise)
@@ -156,10 +162,7 @@ class MAML(nn.Module):
             return Output(*(value.detach() for value in out)), gradients
         result = plan.engine.meta_gradient(*given, **settings)
         if as_set:
-            from metafast.repeat import Repeat  # which needs the native engine
-
-            if Repeat.possible(self, result.call, *given[-2:]):
-                self._repeat = Repeat(self, plan, result.call, *given[-2:])
+            self._remember(plan, result.call, given)
         out = Output(result.loss, result.task_loss, result.logits, result.support_loss)
         return out, tuple(result.gradients.parameters)
 
@@ -209,6 +212,14 @@ class MAML(nn.Module):
         if planner is None or planner.settings != settings:
             planner = self.__dict__["_planner"] = Planner(*settings)  # type: ignore[arg-type]
         return planner
+
+    def _remember(self, plan: Plan, call: Any, given: tuple[Any, ...], node: Any = None) -> None:
+        """What a call with these arguments of :meth:`_unrolling` came to, for the next one."""
+        from metafast.repeat import Repeat  # which needs the native engine
+
+        support, query = given[-2:]
+        if Repeat.possible(self, call, support, query):
+            self._repeat = Repeat(self, plan, call, support, query, node)
 
     def _unrolling(
         self, support: Any, query: Any, steps: int | None, lr: LearningRate | None, stepwise: bool

@@ -63,8 +63,8 @@ def _requires(*tensors: Tensor | None) -> tuple[bool, ...]:
 
 
 @dataclass(slots=True)
-class _Call:
-    """What a node of the graph knows besides its tensors: their number and the settings of the loop."""
+class Node:
+    """What :func:`unroll` knows besides its tensors: their number and the settings of the loop."""
 
     program: Program
     parameters: int
@@ -78,6 +78,8 @@ class _Call:
     stepwise: bool
     want_adapted: bool
     needs: Sequence[bool] = ()
+    made: native.Call | None = None  # what running it eagerly came to; from forward to unroll
+    ready: native.Prepared | None = None  # the session that serves tensors like those
     eager: Gradients | None = None  # from forward to setup_context
 
     def run(self, tensors: Sequence[Any], sweep: Wanted | None, cotangents: Cotangents = NOTHING) -> native.Result:
@@ -104,6 +106,16 @@ class _Call:
             cotangents=cotangents,
         )
 
+    def run_eagerly(self, tensors: Sequence[Any], tasks: int) -> tuple[Tensor | None, ...]:
+        """The outputs; the gradients of the loss are left in ``eager``."""
+        if self.ready is not None:
+            support_loss, task_loss, loss, logits, *made = native.Call(self.ready, [*tensors, None, None]).run()
+            self.eager = Gradients(made[: self.ready.gradients - 4])
+            return loss, task_loss, logits, support_loss
+        result = self.run(tensors, self.wanted(self.needs), Cotangents(loss=1.0 / tasks))
+        self.made, self.eager = result.call, result.gradients
+        return result.loss, result.task_loss, result.logits, result.support_loss
+
     def wanted(self, needs: Sequence[bool]) -> Wanted:
         rates_end = self.parameters + 1 + len(self.elementwise)
         return Wanted(
@@ -124,13 +136,11 @@ class _Call:
 
 class _Unroll(Function):
     @staticmethod
-    def forward(call: _Call, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(call: Node, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         x, y = tensors[-3:-1]  # of the query
-        if x is None or y is None or call.want_adapted:
-            result = call.run(tensors, None)
-        else:
-            result = call.run(tensors, call.wanted(call.needs), Cotangents(loss=1.0 / x.shape[0]))
-            call.eager = result.gradients
+        if x is not None and y is not None and not call.want_adapted:
+            return call.run_eagerly(tensors, x.shape[0])
+        result = call.run(tensors, None)
         return (result.loss, result.task_loss, result.logits, result.support_loss, *(result.adapted or ()))
 
     @staticmethod
@@ -162,7 +172,7 @@ class _Unroll(Function):
 
 
 def _deferred(
-    call: _Call, tensors: Sequence[Tensor | None], needs: Sequence[bool], cotangents: Sequence[Tensor | None]
+    call: Node, tensors: Sequence[Tensor | None], needs: Sequence[bool], cotangents: Sequence[Tensor | None]
 ) -> Gradients:
     """The sweep for cotangents on any outputs, from the inputs alone."""
     loss, task_loss, logits, _, *adapted = cotangents
@@ -203,7 +213,7 @@ def unroll(
             support = None
     table = None if rates is None else rates.table
     elementwise = () if rates is None else rates.elementwise
-    call = _Call(
+    node = Node(
         program,
         len(parameters),
         tuple([a for a, _ in elementwise]),
@@ -219,13 +229,20 @@ def unroll(
     nothing = (None, None, None)
     tensors = (*parameters, table, *[t for _, t in elementwise], *(support or nothing), *(query or nothing))
     if torch.is_grad_enabled() and any(needs := _requires(*tensors)):
-        call.needs = needs
-        loss, task_loss, logits, support_loss, *adapted = _apply(_Unroll, call, *tensors)
+        node.needs = needs
+        loss, task_loss, logits, support_loss, *adapted = _apply(_Unroll, node, *tensors)
     else:
-        result = call.run(tensors, None)
+        result = node.run(tensors, None)
         loss, task_loss, logits, support_loss = result.loss, result.task_loss, result.logits, result.support_loss
         adapted = result.adapted or []
-    return Unrolled(loss, task_loss, logits, support_loss, tuple(adapted) if want_adapted else None)
+    return Unrolled(loss, task_loss, logits, support_loss, tuple(adapted) if want_adapted else None, node)
+
+
+def unroll_again(node: Node, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Loss, task losses, logits and support losses of :func:`unroll` for other tensors like those that made ``node``,
+    which is ``ready``, the parameters alone requiring a gradient."""
+    outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _apply(_Unroll, node, *tensors)
+    return outputs
 
 
 def meta_gradient(

@@ -1,4 +1,4 @@
-"""The short way to a meta-gradient or Hessian-vector product asked for once more: other numbers, all else unchanged.
+"""The short way to a meta-step or Hessian-vector product asked for once more: other numbers, all else unchanged.
 
 Finding the plan, checking shapes and choosing a session take longer than the arithmetic of a small network. A
 :class:`Repeat` or a :class:`Product` remembers what that came to and proves, in a few microseconds, that it would come
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metafast import arguments, native
+from metafast import arguments, native, ops
 from metafast.batch import Batch
 from metafast.facts import facts
 from metafast.plan import Plan
@@ -33,11 +33,20 @@ def _settings(learner: nn.Module) -> tuple[Any, ...]:
 
 
 class Repeat:
-    """``Repeat(learner, plan, call, support, query)``: what the learner's ``call`` on these sets came to."""
+    """``Repeat(learner, plan, call, support, query, node)``: what the learner's ``call`` on these sets came to, and
+    ``node`` if it stands in a graph."""
 
-    __slots__ = ("facts", "labelled", "lr", "plan", "prepared", "settings", "shared", "thread", "threads")
+    __slots__ = ("facts", "labelled", "lr", "node", "plan", "prepared", "settings", "shared", "thread", "threads")
 
-    def __init__(self, learner: nn.Module, plan: Plan, call: native.Call, support: Batch, query: Batch) -> None:
+    def __init__(
+        self,
+        learner: nn.Module,
+        plan: Plan,
+        call: native.Call,
+        support: Batch,
+        query: Batch,
+        node: ops.Node | None = None,
+    ) -> None:
         data = (*support, *query)
         self.lr, self.settings = learner.__dict__["lr"], _settings(learner)
         self.plan, self.prepared, self.shared = plan, call.prepared, call.inputs[: _DATA.start]
@@ -45,6 +54,10 @@ class Repeat:
         assert support.y is not None
         self.labelled = [] if support.y.is_floating_point() else [("support y", 1), ("query y", 4)]
         self.thread, self.threads = threading.get_ident(), torch.get_num_threads()
+        self.node = None
+        if node is not None and not _any_requires_grad(data):
+            node.made, node.ready = None, call.prepared
+            self.node = node
 
     @staticmethod
     def possible(learner: nn.Module, call: native.Call, support: Batch, query: Batch) -> bool:
@@ -57,9 +70,25 @@ class Repeat:
             and all(a is b for a, b in zip(read, (*support, *query), strict=True))
         )
 
-    def __call__(self, learner: nn.Module, support: Any, query: Any) -> list[Any] | None:
+    def gradient(self, learner: nn.Module, support: Any, query: Any) -> list[Any] | None:
         """Support losses, task losses, loss, logits and the gradients for other data, or None where this may not be the
         same call."""
+        data = self._data(learner, support, query)
+        if data is None:
+            return None
+        return native.Call(self.prepared, [*self.shared, *data, None, None]).run()[: self.prepared.gradients]
+
+    def unrolled(self, learner: nn.Module, support: Any, query: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """Loss, task losses, logits and support losses, in a graph, or None."""
+        if self.node is None or not torch.is_grad_enabled():
+            return None
+        data = self._data(learner, support, query)
+        if data is None or _any_requires_grad(data):
+            return None
+        return ops.unroll_again(self.node, *self.shared, *data)
+
+    def _data(self, learner: nn.Module, support: Any, query: Any) -> tuple[Any, ...] | None:
+        """x, y and weights of both sets, if all else is as it was."""
         if not (isinstance(support, (tuple, list)) and isinstance(query, (tuple, list))):
             return None
         data = (*support, *(None,) * (3 - len(support)), *query, *(None,) * (3 - len(query)))
@@ -75,7 +104,11 @@ class Repeat:
             return None
         for name, y in self.labelled:
             arguments.labels(name, data[y], self.plan.out[0])
-        return native.Call(self.prepared, [*self.shared, *data, None, None]).run()[: self.prepared.gradients]
+        return data
+
+
+def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
+    return any(t is not None and t.requires_grad for t in tensors)
 
 
 class Product:

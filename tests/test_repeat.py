@@ -1,4 +1,4 @@
-"""The short way to a meta-gradient asked for again gives what the long way gives, and knows when to leave it."""
+"""The short way to a meta-step asked for again gives what the long way gives, and knows when to leave it."""
 
 from __future__ import annotations
 
@@ -29,29 +29,43 @@ def batch(examples: int, tasks: int = T, dtype: torch.dtype = torch.float64) -> 
 def repeated(**settings: Any) -> mf.MAML:
     """A learner whose next call of the same kind goes the short way."""
     maml = mf.MAML(with_norm(), **{"lr": 0.3, "steps": 2, "strict": True, **settings})
-    maml.meta_gradient(batch(5), batch(4))
+    maml(batch(5), batch(4))
     return maml
 
 
-def is_what_autograd_gives(maml: mf.MAML, support: Any, query: Any) -> None:
-    out, gradients = maml.meta_gradient(support, query)
-    expected = maml(support, query)
-    learnt = [p for p in maml.parameters() if p.requires_grad]
-    for ours, theirs in zip(out, expected, strict=True):
-        assert torch.equal(ours, theirs) and not ours.requires_grad
-    for ours, theirs in zip(gradients, torch.autograd.grad(expected.loss, learnt, materialize_grads=True), strict=True):
-        assert torch.equal(ours, theirs)
+def learnt(maml: mf.MAML) -> list[nn.Parameter]:
+    return [p for p in maml.parameters() if p.requires_grad]
+
+
+def is_what_a_new_learner_gives(maml: mf.MAML, support: Any, query: Any) -> None:
+    new = copy.deepcopy(maml)
+    expected = new(support, query)
+    gradients = torch.autograd.grad(expected.loss, learnt(new), materialize_grads=True)
+    out, ours = maml.meta_gradient(support, query)
+    assert all(map(torch.equal, out, expected)) and not any(value.requires_grad for value in out)
+    assert all(map(torch.equal, ours, gradients)) and len(ours) == len(gradients)
+    out = maml(support, query)
+    ours = torch.autograd.grad(out.loss, learnt(maml), materialize_grads=True)
+    assert all(map(torch.equal, out, expected)) and out.support_loss.requires_grad is False
+    assert all(map(torch.equal, ours, gradients)) and len(ours) == len(gradients)
 
 
 def short(maml: mf.MAML, monkeypatch: pytest.MonkeyPatch, support: Any, query: Any) -> bool:
-    """Does this call go the short way?"""
-    with monkeypatch.context() as patch:
-        patch.delattr(ops, "meta_gradient")
+    """Do a gradient and a graph for these data go the short way?"""
+
+    def goes(call: Callable[..., Any]) -> bool:
         try:
-            maml.meta_gradient(support, query)
+            call(support, query)
         except AttributeError:
             return False
-    return True
+        return True
+
+    with monkeypatch.context() as patch:
+        patch.delattr(ops, "meta_gradient")
+        patch.delattr(ops, "unroll")
+        ways = {goes(maml.meta_gradient), goes(maml)}
+    assert len(ways) == 1
+    return ways.pop()
 
 
 def test_the_same_again_goes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,15 +73,54 @@ def test_the_same_again_goes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> N
     support, query = batch(5), batch(4)
     assert short(maml, monkeypatch, support, query)
     assert short(maml, monkeypatch, list(support), [*query, None])  # as a DataLoader collates
-    is_what_autograd_gives(maml, support, query)
+    is_what_a_new_learner_gives(maml, support, query)
     assert not short(maml, monkeypatch, batch(6), query)
+
+
+def test_after_a_gradient_the_graph_takes_the_long_way_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    maml = repeated()
+    maml.meta_gradient(batch(6), batch(4))
+    is_what_a_new_learner_gives(maml, batch(6), batch(4))
+    assert short(maml, monkeypatch, batch(6), batch(4))
+
+
+def test_a_graph_again_takes_any_cotangent() -> None:
+    maml, support, query = repeated(), batch(5), batch(4)
+    new = copy.deepcopy(maml)
+    uses: list[Callable[[Any], Tensor]] = [
+        lambda out: 3 * out.loss,
+        lambda out: out.task_loss.prod(),
+        lambda out: out.loss + out.logits.square().sum(),
+    ]
+    for use in uses:
+        ours = torch.autograd.grad(use(maml(support, query)), learnt(maml))
+        new._repeat = None
+        assert all(map(torch.equal, ours, torch.autograd.grad(use(new(support, query)), learnt(new))))
+    out = maml(support, query)
+    maml(batch(5), batch(4))  # another call in between
+    once = torch.autograd.grad(out.loss, learnt(maml), retain_graph=True)
+    assert all(map(torch.equal, once, maml.meta_gradient(support, query)[1]))
+    torch.testing.assert_close(torch.autograd.grad(out.loss, learnt(maml)), once)
+    with pytest.raises(RuntimeError, match="differentiable once"):
+        made = torch.autograd.grad(maml(support, query).loss, learnt(maml), create_graph=True)
+        made[0].sum().backward()
+
+
+def test_data_that_want_a_gradient_get_it() -> None:
+    maml, (x, y), query = repeated(), batch(5), batch(4)
+    expected = torch.autograd.grad(copy.deepcopy(maml)((x.requires_grad_(), y), query).loss, x)[0]
+    for _ in range(2):
+        assert torch.equal(torch.autograd.grad(maml((x, y), query).loss, x)[0], expected)
+    is_what_a_new_learner_gives(maml, (x.detach(), y), query)
+    with torch.no_grad():
+        assert not maml((x, y), query).loss.requires_grad
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_changes_to_the_model_count(change: str) -> None:
     maml = repeated()
     CHANGES[change](maml.model)  # type: ignore[arg-type]
-    is_what_autograd_gives(maml, batch(5), batch(4))
+    is_what_a_new_learner_gives(maml, batch(5), batch(4))
 
 
 SETTINGS: dict[str, Callable[[mf.MAML], Any]] = {
@@ -91,8 +144,8 @@ def test_changes_to_the_learner_count(change: str) -> None:
     maml = repeated()
     try:
         SETTINGS[change](maml)
-        is_what_autograd_gives(maml, batch(5), batch(4))
-        is_what_autograd_gives(maml, batch(5), batch(4))
+        is_what_a_new_learner_gives(maml, batch(5), batch(4))
+        is_what_a_new_learner_gives(maml, batch(5), batch(4))
     finally:
         torch.set_num_threads(threads)
 
@@ -100,35 +153,39 @@ def test_changes_to_the_learner_count(change: str) -> None:
 def test_other_forms_of_data() -> None:
     maml = repeated()
     support, query = batch(5), batch(4)
-    is_what_autograd_gives(maml, (support[0].mT.contiguous().mT, support[1]), query)  # the same shape, other strides
-    is_what_autograd_gives(maml, (*support, torch.rand(T, 5).double()), query)
-    is_what_autograd_gives(maml, support, (*query, torch.rand(T, 4).double()))
-    is_what_autograd_gives(maml, (support[0], support[1].int()), query)
-    is_what_autograd_gives(maml, batch(5, tasks=2), batch(4, tasks=2))
+    is_what_a_new_learner_gives(
+        maml, (support[0].mT.contiguous().mT, support[1]), query
+    )  # the same shape, other strides
+    is_what_a_new_learner_gives(maml, (*support, torch.rand(T, 5).double()), query)
+    is_what_a_new_learner_gives(maml, support, (*query, torch.rand(T, 4).double()))
+    is_what_a_new_learner_gives(maml, (support[0], support[1].int()), query)
+    is_what_a_new_learner_gives(maml, batch(5, tasks=2), batch(4, tasks=2))
     hot = support[0].clone().index_fill_(0, torch.tensor([1]), torch.nan)
     maml.meta_gradient(support, query)
     loss = maml.meta_gradient((hot, support[1]), query)[0].task_loss
     assert loss.isnan().tolist() == [False, True, False]
 
 
-def test_bad_data_is_refused_as_ever() -> None:
+@pytest.mark.parametrize("way", ["meta_gradient", "forward"])
+def test_bad_data_is_refused_as_ever(way: str) -> None:
     maml = repeated()
+    call = getattr(maml, way)
     support, query = batch(5), batch(4)
     wrong = support[1].clone()
     wrong[1, 2] = WAYS
     with pytest.raises(ValueError, match=f"support y holds label {WAYS}"):
-        maml.meta_gradient((support[0], wrong), query)
+        call((support[0], wrong), query)
     with pytest.raises(ValueError, match="query y holds label -1"):
-        maml.meta_gradient(support, (query[0], query[1].clone().fill_(-1)))
+        call(support, (query[0], query[1].clone().fill_(-1)))
     with pytest.raises(TypeError, match=r"query x has dtype torch.float32"):
-        maml.meta_gradient(support, batch(4, dtype=torch.float32))
+        call(support, batch(4, dtype=torch.float32))
     with pytest.raises(TypeError, match="support must be a tuple"):
-        maml.meta_gradient((*support, None, None), query[:1])
+        call((*support, None, None), query[:1])
     with pytest.raises(TypeError, match="support must be a tuple"):
-        maml.meta_gradient(5, query)
+        call(5, query)
     for odd in (support[0].numpy(), support[0].tolist(), None):
         with pytest.raises(TypeError, match=r"support x must be a torch.Tensor"):
-            maml.meta_gradient((odd, support[1]), query)
+            call((odd, support[1]), query)
 
 
 def test_threads_of_their_own() -> None:
@@ -147,8 +204,8 @@ def test_copies_have_their_own(clone: Callable[[mf.MAML], mf.MAML]) -> None:
     twin = clone(maml)
     with torch.no_grad():
         twin.model[0].weight.mul_(2)
-    is_what_autograd_gives(twin, batch(5), batch(4))
-    is_what_autograd_gives(maml, batch(5), batch(4))
+    is_what_a_new_learner_gives(twin, batch(5), batch(4))
+    is_what_a_new_learner_gives(maml, batch(5), batch(4))
 
 
 # ---------------------------------------------------------------------------------------------- Hessian-vector products
