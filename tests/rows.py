@@ -185,6 +185,12 @@ NORMS = [
     norm("2d-weighted", lambda: nn.BatchNorm2d(3), (2, 3, 3), weighted=True),
     Row("norm/1d-input", lambda: seq(nn.BatchNorm1d(3), L(3, 4), nn.Tanh(), L(4, 2)), shots=4, queries=3),
     Row("norm/2d-input", lambda: seq(nn.BatchNorm2d(2), C(2, 3, 2), nn.Tanh(), nn.Flatten(), L(12, 2)), (2, 3, 3)),
+    Row(
+        "norm/2d-then-relu",
+        lambda: seq(C(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), C(3, 2, 2), nn.Flatten(), L(2, 2)),
+        (2, 3, 3),
+        smooth=False,
+    ),
     Row("norm/2d-last", lambda: seq(C(2, 3, 2), nn.BatchNorm2d(3)), (2, 3, 3)),
     # One step in the engine, with a row and a column that no window covers.
     *(
@@ -206,6 +212,10 @@ ACTIVATIONS = [
     act("relu-at-zero", nn.ReLU, smooth=False, zeros=True),
     act("leaky-relu", nn.LeakyReLU, smooth=False),
     act("leaky-relu-0.3", lambda: nn.LeakyReLU(0.3), smooth=False),
+    # The sign of these says nothing of the sign of their input.
+    act("leaky-relu-falling", lambda: nn.LeakyReLU(-0.4), smooth=False),
+    act("elu-falling", lambda: nn.ELU(-0.5), smooth=False),
+    act("leaky-relu-flat", lambda: nn.LeakyReLU(0.0), smooth=False),
     act("elu", nn.ELU, smooth=False),  # its second derivative jumps
     act("elu-0.5", lambda: nn.ELU(0.5), smooth=False),
     act("silu", nn.SiLU),
@@ -223,6 +233,7 @@ ACTIVATIONS = [
     Row("act/last", lambda: seq(L(3, 4), nn.Sigmoid())),
     Row("act/first", lambda: seq(nn.SiLU(), L(3, 2)), steps=3),
     Row("act/in-a-row", lambda: seq(L(3, 4), nn.Tanh(), nn.Softplus(), nn.GELU(), L(4, 2))),
+    Row("act/in-a-row-by-output", lambda: seq(L(3, 4), nn.ReLU(), nn.Tanh(), nn.Sigmoid(), L(4, 2)), smooth=False),
 ]
 
 POOLS = [
@@ -257,6 +268,8 @@ POOLS = [
 GRAPHS = [
     Row("graph/residual", lambda: seq(L(3, 4), Residual(seq(L(4, 4), nn.Tanh())), L(4, 2))),
     Row("graph/residual-of-input", lambda: seq(Residual(seq(L(3, 3), nn.Tanh())), L(3, 2))),
+    Row("graph/residual-of-activation", lambda: seq(L(3, 4), Residual(nn.Tanh()), L(4, 2))),
+    Row("graph/residual-then-relu", lambda: seq(L(3, 4), Residual(L(4, 4)), nn.ReLU(), L(4, 2)), smooth=False),
     Row("graph/residual-nested", lambda: seq(L(3, 4), Residual(Residual(seq(nn.Sigmoid(), L(4, 4)))), L(4, 2))),
     Row(
         "graph/residual-conv",
