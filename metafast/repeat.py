@@ -32,11 +32,29 @@ def _settings(learner: nn.Module) -> tuple[Any, ...]:
     return _plain(known), known.get("loss"), modules.get("loss"), modules["model"]
 
 
-class Repeat:
+class _Remembered:
+    """A call's plan, and the kind of tensors it was for."""
+
+    __slots__ = ("facts", "plan", "prepared", "thread", "threads")
+
+    def __init__(self, plan: Plan, call: native.Call, tensors: tuple[Any, ...]) -> None:
+        self.plan, self.prepared, self.facts = plan, call.prepared, facts(tensors)
+        self.thread, self.threads = threading.get_ident(), torch.get_num_threads()
+
+    def _is_for(self, tensors: tuple[Any, ...]) -> bool:
+        return (
+            facts(tensors) == self.facts
+            and self.plan.snapshot.holds()
+            and threading.get_ident() == self.thread  # a session is run by one thread at a time
+            and torch.get_num_threads() == self.threads
+        )
+
+
+class Repeat(_Remembered):
     """``Repeat(learner, plan, call, support, query, node)``: what the learner's ``call`` on these sets came to, and
     ``node`` if it stands in a graph."""
 
-    __slots__ = ("facts", "labelled", "lr", "node", "plan", "prepared", "settings", "shared", "thread", "threads")
+    __slots__ = ("labelled", "lr", "node", "settings", "shared")
 
     def __init__(
         self,
@@ -48,12 +66,10 @@ class Repeat:
         node: ops.Node | None = None,
     ) -> None:
         data = (*support, *query)
-        self.lr, self.settings = learner.__dict__["lr"], _settings(learner)
-        self.plan, self.prepared, self.shared = plan, call.prepared, call.inputs[: _DATA.start]
-        self.facts = facts(data)
+        super().__init__(plan, call, data)
+        self.lr, self.settings, self.shared = learner.__dict__["lr"], _settings(learner), call.inputs[: _DATA.start]
         assert support.y is not None
         self.labelled = [] if support.y.is_floating_point() else [("support y", 1), ("query y", 4)]
-        self.thread, self.threads = threading.get_ident(), torch.get_num_threads()
         self.node = None
         if node is not None and not _any_requires_grad(data):
             node.made, node.ready = None, call.prepared
@@ -94,12 +110,9 @@ class Repeat:
         data = (*support, *(None,) * (3 - len(support)), *query, *(None,) * (3 - len(query)))
         if not (
             len(data) == 6
-            and facts(data) == self.facts
             and learner.__dict__.get("lr") is self.lr
             and _settings(learner) == self.settings
-            and self.plan.snapshot.holds()
-            and threading.get_ident() == self.thread  # a session is run by one thread at a time
-            and torch.get_num_threads() == self.threads
+            and self._is_for(data)
         ):
             return None
         for name, y in self.labelled:
@@ -111,19 +124,18 @@ def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
     return any(t is not None and t.requires_grad for t in tensors)
 
 
-class Product:
+class Product(_Remembered):
     """What ``mf.hvp`` of these ``params``, ``batch`` and ``v`` came to: ``call``."""
 
-    __slots__ = ("facts", "labelled", "names", "own", "places", "plan", "prepared", "thread", "threads", "written")
+    __slots__ = ("labelled", "names", "own", "places", "written")
 
     def __init__(
         self, plan: Plan, call: native.Call, params: dict[str, Tensor], batch: Batch, v: dict[str, Tensor]
     ) -> None:
-        self.plan, self.prepared, self.names = plan, call.prepared, (tuple(params), tuple(v))
         tensors = (*params.values(), *v.values(), *batch)
-        self.facts = facts(tensors)
+        super().__init__(plan, call, tensors)
+        self.names = tuple(params), tuple(v)
         self.labelled = batch.y is not None and not batch.y.is_floating_point()
-        self.thread, self.threads = threading.get_ident(), torch.get_num_threads()
         # Of the session's inputs: the place among `tensors`, or -1 for those that stay as they were.
         at_param, at_v = ({name: i for i, name in enumerate(names)} for names in self.names)
         self.places = [
@@ -152,14 +164,8 @@ class Product:
         """The products with other numbers, or None where this may not be the same call."""
         if not (type(params) is dict and type(v) is dict and isinstance(batch, (tuple, list)) and len(batch) in (2, 3)):
             return None
-        tensors: Sequence[Any] = (*params.values(), *v.values(), *batch, *(None,) * (3 - len(batch)))
-        if not (
-            (tuple(params), tuple(v)) == self.names
-            and facts(tuple(tensors)) == self.facts
-            and self.plan.snapshot.holds()
-            and threading.get_ident() == self.thread
-            and torch.get_num_threads() == self.threads
-        ):
+        tensors: tuple[Any, ...] = (*params.values(), *v.values(), *batch, *(None,) * (3 - len(batch)))
+        if (tuple(params), tuple(v)) != self.names or not self._is_for(tensors):
             return None
         if self.labelled:
             arguments.labels("batch y", tensors[-2], self.plan.out[0])
