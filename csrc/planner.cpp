@@ -217,6 +217,7 @@ std::shared_ptr<Program::Batch> Program::make_batch(const Key& key) const {
     switch (s.op) {
       case Op::kLinear:
         if (for_device || in_packs) break;
+        b.scratch_size = std::max<int64_t>(b.scratch_size, in.ld);
         s.saved = take(b.tape_size, int64_t(out.channels) * in.cold);
         s.saved_dot = take(b.tangent_size_total, int64_t(out.channels) * in.cold);
         break;

@@ -21,10 +21,25 @@ struct Linear : Bilinear<T, Linear<T>> {
   static void weight_gradient(const Frame<T>& f, const Step& s, const T* x, const T* dy, T* dw, Start start) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const Gather<T> a{x, nullptr, nullptr, 1, in.ld};
-    if constexpr (kIsPack<T>)
+    if constexpr (kIsPack<T>) {
       multiply_packs<T>(a, dy, out.ld, 1, dw, out.ld, in.channels, out.ld, f.rows(s.output), start);
-    else
+    } else {
+      if (out.channels == 1 && in.ld % kLanes<T> == 0) return weight_column(f, s, x, dy, dw, start);
       multiply<T>(a, dy, out.ld, dw, out.ld, in.channels, out.ld, f.rows(s.output), start);
+    }
+  }
+
+  // With one output, registers full of columns would be all pads but one. The same sums as a row, dy' x, fill them.
+  static void weight_column(const Frame<T>& f, const Step& s, const T* x, const T* dy, T* dw, Start start) {
+    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+    T* row = f.scratch;
+    multiply<T>({dy, nullptr, nullptr, 1, out.ld}, x, in.ld, row, in.ld, 1, in.ld, f.rows(s.output), Start::kZero);
+    for (int64_t i = 0; i < in.channels; ++i) {
+      Vector<T> column{};
+      column[0] = row[i];
+      if (start == Start::kAccumulate) column += load(dw + i * out.ld);
+      store(dw + i * out.ld, column);
+    }
   }
 
   // W transposed: [outputs][ld(inputs)]. Packs are read in any order.
