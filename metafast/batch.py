@@ -30,4 +30,4 @@ class Unrolled(NamedTuple):
     logits: Tensor | None  # [T, Nq, *output]
     support_loss: Tensor  # [T, K] before each step; not differentiable
     adapted: tuple[Tensor, ...] | None  # each [T, *shape], in the order of Program.adapted
-    node: Any = None  # the native engine's, for metafast.repeat
+    again: Any = None  # what metafast.repeat wants to know of the native engine's call

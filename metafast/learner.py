@@ -135,8 +135,9 @@ class MAML(nn.Module):
             return Output(*outputs)
         plan, given, settings = self._unrolling(support, query, steps, lr, stepwise)
         result = plan.engine.unroll(*given, **settings)
-        if as_set and result.node is not None and result.node.made is not None:
-            self._remember(plan, result.node.made, given, result.node)
+        if as_set and result.again is not None:
+            node, call = result.again
+            self._remember(plan, call, given, node)
         return Output(result.loss, result.task_loss, result.logits, result.support_loss)
 
     def meta_gradient(

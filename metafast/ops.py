@@ -235,7 +235,9 @@ def unroll(
         result = node.run(tensors, None)
         loss, task_loss, logits, support_loss = result.loss, result.task_loss, result.logits, result.support_loss
         adapted = result.adapted or []
-    return Unrolled(loss, task_loss, logits, support_loss, tuple(adapted) if want_adapted else None, node)
+    again = None if node.made is None else (node, node.made)
+    node.made = None  # a graph may live longer than the tensors it was made of need to
+    return Unrolled(loss, task_loss, logits, support_loss, tuple(adapted) if want_adapted else None, again)
 
 
 def unroll_again(node: Node, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -72,8 +72,7 @@ class Repeat(_Remembered):
         self.labelled = [] if support.y.is_floating_point() else [("support y", 1), ("query y", 4)]
         self.node = None
         if node is not None and not _any_requires_grad(data):
-            node.made, node.ready = None, call.prepared
-            self.node = node
+            self.node, node.ready = node, call.prepared
 
     @staticmethod
     def possible(learner: nn.Module, call: native.Call, support: Batch, query: Batch) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -104,6 +105,18 @@ def test_a_graph_again_takes_any_cotangent() -> None:
     with pytest.raises(RuntimeError, match="differentiable once"):
         made = torch.autograd.grad(maml(support, query).loss, learnt(maml), create_graph=True)
         made[0].sum().backward()
+
+
+@pytest.mark.parametrize("lr", [0.3, torch.tensor(0.3).double()])
+def test_outputs_do_not_keep_the_data(lr: Any) -> None:
+    maml = mf.MAML(with_norm(), lr, steps=2, strict=True)
+    for _ in range(2):
+        (x, y), query = batch(5), batch(4)
+        alive = weakref.ref(x)
+        out = maml((x, y), query)
+        out.loss.backward()
+        del x
+        assert alive() is None and out.loss.isfinite()
 
 
 def test_data_that_want_a_gradient_get_it() -> None:
