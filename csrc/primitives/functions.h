@@ -21,7 +21,7 @@
 namespace metafast {
 namespace METAFAST_ISA {
 
-// Whether the slope is constant between kinks.
+// Whether the slope is constant between kinks: what is_straight says of the step (planner.cpp).
 template <class Function>
 constexpr bool kStraight = false;
 
