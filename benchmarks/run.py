@@ -5,19 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from benchmarks import cuda, floors, limits, machine, memory, overhead
+from benchmarks import cuda, floors, limits, machine, memory, overhead, scaling
 from benchmarks.check import Judge, Wrong
 from benchmarks.rivals import OURS, RIVALS, Step, Unable, prepare
-from benchmarks.timing import FULL, QUICK, Effort, in_turns, rounds, summary, turn
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.timing import FULL, QUICK, Effort, in_turns, summary, turn
+from benchmarks.workloads import W6, WORKLOADS, Workload
 
 #: The form of a result; a reader of old files goes by it.
 SCHEMA = 1
@@ -86,6 +85,10 @@ def measure(options: Options, command: str = "", say: Callable[[str], None] = pr
     if options.extras and options.device == "cpu" and REMEMBERED in (w.name for w in options.workloads):
         say(f"memory of {REMEMBERED}")
         result["memory"] = {"workload": REMEMBERED, "growth_bytes": _memory(WORKLOADS[REMEMBERED])}
+    if options.extras and options.device == "cpu" and {w.name for w in W6} <= {w.name for w in options.workloads}:
+        say("W6, its sizes in turns")
+        steps = {w.tasks: next(iter(prepare(OURS, w.problem()).values())) for w in W6}
+        result["growth"] = scaling.over_tasks(steps, options.effort)
     result["seconds"] = time.time() - begin
     if stolen is not None and (now := machine.stolen()) is not None:
         result["stolen"] = (now - stolen) / (result["seconds"] * (os.cpu_count() or 1))
@@ -138,7 +141,7 @@ def _workload(workload: Workload, options: Options, peak: float | None, say: Cal
         line["gflops"] = line["flops"] / our_row["ms"] / 1e6
         line |= {"fraction": line["gflops"] / peak} if peak else {}
     if options.extras and options.device == "cpu" and workload.name in SCALED and torch.get_num_threads() > 1:
-        line["scaling"] = _scaling(ours, options.effort)
+        line["scaling"] = scaling.over_threads(ours, options.effort)
     others = (row for row in rows if "ratio" in row and not row["rival"].startswith(OURS))
     fastest = min(others, key=lambda row: row["ratio"], default=None)
     rest = f", {fastest['rival']} {fastest['ratio']:.2f} times that" if fastest else ""
@@ -233,24 +236,6 @@ def _patience(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _scaling(ours: Step, effort: Effort) -> dict[str, float]:
-    """Milliseconds on one thread and on all, and the efficiency, one / (threads x all): the median over rounds, in each
-    of which both took a turn, because a core that others use is slower for seconds and then is not."""
-    threads = torch.get_num_threads()
-
-    def medians(count: int) -> float:
-        torch.set_num_threads(count)
-        return statistics.median(turn(ours, effort.turn))
-
-    try:
-        pairs = [(medians(1), medians(threads)) for _ in rounds(replace(effort, seconds=2 * effort.seconds))]
-    finally:
-        torch.set_num_threads(threads)
-    one_ms, all_ms = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
-    efficiency = statistics.median(one / (threads * every) for one, every in pairs)
-    return {"threads": threads, "one_ms": one_ms, "all_ms": all_ms, "efficiency": efficiency}
 
 
 def _memory(workload: Workload) -> list[dict[str, Any]]:

@@ -42,6 +42,12 @@ def notes(result: Result) -> list[str]:
     if scaling := [line for line in result["workloads"] if "scaling" in line]:
         shown = ", ".join(f"{line['name']} {line['scaling']['efficiency']:.2f}" for line in scaling)
         lines += ["", f"Efficiency of {scaling[0]['scaling']['threads']} threads: {shown}"]
+    if "growth" in result:
+        shown = ", ".join(
+            f"{us:.3g} with {tasks}"
+            for tasks, us in zip(result["growth"]["tasks"], result["growth"]["us_per_task"], strict=True)
+        )
+        lines += ["", f"W6, microseconds per task, in turns: {shown}"]
     if "memory" in result:
         shown = ", ".join(
             f"{row['rival']}{' ' + row['policy'] if row['policy'] else ''} "

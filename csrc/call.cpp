@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "choices.h"
 #include "cpu/pool.h"
 #include "dispatch.h"
 
@@ -24,11 +25,6 @@ constexpr int64_t kWaveBytes = int64_t(1) << 20;
 // Memory::kAuto keeps the activations of all support passes while they take no more than this per thread.
 constexpr int64_t kKeepBytes = int64_t(256) << 20;
 
-// Tasks run in packs while what one of these works on takes no more than this.
-constexpr int64_t kPackBytes = int64_t(1) << 20;
-// A pack takes as long as this part of its lanes would one after the other: 1-40-40-1 networks took 0.5 to 0.63.
-constexpr double kPackTasks = 0.6;
-
 // Fewer additions than this are done before a second thread has woken up.
 constexpr int64_t kWorthSharing = 65536;
 
@@ -38,8 +34,9 @@ class CpuSession final : public Session {
   CpuSession(std::shared_ptr<const Program> program, Call c)
       : Session(std::move(c)), shared_program_(std::move(program)), program_(*shared_program_), kernels_(kernels<T>()) {
     check(call, program_);
-    small_ = is_small();
-    choose_width();
+    small_ = could_run_in_packs(call, program_, kernels_.lanes, sizeof(T));
+    width_ = small_ && run_in_packs(call, program_, kernels_.lanes, sizeof(T)) ? kernels_.lanes : 1;
+    runs_ = (call.tasks + width_ - 1) / width_;
     plans_ = program_.parameter_plans(plan_lanes());
     sources_.resize(plans_.size());
     vectors_.resize(call.vectors.size());
@@ -81,25 +78,6 @@ class CpuSession final : public Session {
   }
 
  private:
-  // Whether tasks could run in packs: where the network is of the sort, and what a pack works on stays in the second-level
-  // cache. The sums of such a network are done in the order of packs however its tasks run.
-  bool is_small() const {
-    if (!program_.packable()) return false;
-    int64_t elements = 0;
-    for (const ParameterPlan& p : program_.parameter_plans(1)) elements += p.size;
-    const int64_t bytes = elements * (4 + call.steps) * kernels_.lanes * int64_t(sizeof(T));
-    return bytes <= kPackBytes || call.packing == Packing::kAlways;
-  }
-
-  // Whether they do: where there are tasks enough for most lanes of as many packs as there are threads.
-  void choose_width() {
-    const auto turns = [&](int64_t runs) { return double((runs + call.threads - 1) / call.threads); };
-    const int64_t lanes = kernels_.lanes, packs = (call.tasks + lanes - 1) / lanes;
-    const bool worth = kPackTasks * turns(packs) * double(lanes) < turns(call.tasks);
-    const bool pack = small_ && call.packing != Packing::kNever && (worth || call.packing == Packing::kAlways);
-    width_ = pack ? lanes : 1;
-    runs_ = pack ? packs : call.tasks;
-  }
   // A pack has no pads.
   int plan_lanes() const { return width_ > 1 ? 1 : kernels_.lanes; }
 
@@ -148,35 +126,20 @@ class CpuSession final : public Session {
     strides(call.query, job_.query);
   }
 
-  // Whether first_layer.h takes over the first layer: where it applies and costs fewer operations.
   void choose_first_layer() {
     FirstLayerPlan& first = job_.first;
     first = FirstLayerPlan{};
     first.parameter = -1;
+    if (small_ || !first_layer_by_gram(call, program_)) return;
     const Step* step = program_.first_layer_step();
-    if (!step || !call.support || !call.query || call.steps == 0 || call.hessian_vector) return;
-    const bool needs_weight = call.support->dx || call.query->dx || !call.adapted.empty() ||
-                              !call.adapted_cotangent.empty() || (call.first_order && job_.want_rate_gradient);
-    const bool moves =
-        call.support->stepwise || (!call.elementwise.empty() && call.elementwise[size_t(step->parameter[0])].data);
-    if (needs_weight || moves || small_) return;
-
-    const Shape &in = program_.value_shape(0), &out = program_.value_shape(step->output);
+    const Shape& in = program_.value_shape(0);
     const int64_t rows = in.size() == 2 ? in[0] : 1;
-    const double support = double(rows * call.support->examples), query = double(rows * call.query->examples);
-    const double inputs = double(in.back()), outputs = double(out.back()), steps = double(call.steps);
-    const double passes = call.sweep && !call.first_order ? 2 : 1;
-    const double plain = inputs * outputs * (support * steps * 2 * passes + query * (call.sweep ? 2 : 1));
-    const double by_gram = inputs * support * (support + query) +
-                           inputs * outputs * (support * passes + query * (call.sweep ? 2 : 1)) +
-                           steps * passes * support * support * outputs;
-    if (by_gram >= plain) return;
     first.parameter = step->parameter[0];
     first.output = step->output;
     first.inputs = int32_t(in.back());
     first.ld = plans_[size_t(first.parameter)].ld;
-    first.support_rows = int64_t(support);
-    first.query_rows = int64_t(query);
+    first.support_rows = rows * call.support->examples;
+    first.query_rows = rows * call.query->examples;
     first.ld_rows = int32_t((first.support_rows + kernels_.lanes - 1) / kernels_.lanes * kernels_.lanes);
   }
 
@@ -243,7 +206,7 @@ class CpuSession final : public Session {
     job_.elementwise = elementwise_.data();
     job_.elementwise_stride = elementwise_stride_.data();
     job_.rate_offset = rate_offset_.data();
-    job_.want_rate_gradient = call.sweep && (call.rate_table_gradient || !call.elementwise_gradient.empty());
+    job_.want_rate_gradient = wants_rate_gradient(call);
     job_.loss_cotangent_all = T(call.loss_cotangent_all);
     job_.vectors = vectors_.data();
     job_.adapted_cotangent = adapted_cotangent_.empty() ? nullptr : adapted_cotangent_.data();
@@ -336,6 +299,11 @@ class CpuSession final : public Session {
     l.targets = take(std::max(targets(support_), targets(query_)));
     l.target_gradient = take(std::max(targets(support_), targets(query_)));
     l.weight_gradient = take(std::max(examples(support_), examples(query_)));
+    const auto packs = [&](const std::shared_ptr<const Program::Batch>& b) {
+      return b && width_ > 1 ? b->examples * (b->values[0].channels + b->values[b->output].channels + 1) : 0;
+    };
+    l.support_packs = take(packs(support_));
+    l.query_packs = take(packs(query_));
     l.scratch = take(std::max(support_ ? support_->scratch_size : 0, query_ ? query_->scratch_size : 0));
     l.tape_stride = support_ ? aligned(support_->tape_size) : 0;
     const int64_t tapes = l.tape_stride * std::max<int64_t>(call.steps, 1);

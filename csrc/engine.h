@@ -10,31 +10,27 @@
 // lane at a time.
 #pragma once
 
-#include "cpu/layout.h"
-#include "cpu/passes.h"
 #include "first_layer.h"
+#include "task_data.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
 
 template <class T>
-struct TaskRun {
+struct TaskRun : TaskData<T> {
+  using Data = TaskData<T>;
   using E = Element<T>;
-  static constexpr int kWidth = kTasks<T>;
+  using Data::bring, Data::load_input, Data::load_targets, Data::target_gradients, Data::add_data_gradients;
+  using Data::each_lane, Data::each_task, Data::in_lane;
+  using Data::job, Data::task, Data::count, Data::base, Data::kWidth;
 
-  const Job<E>& job;
-  const int64_t task;  // the first of this run
-  const int count;     // how many there are; the lanes that are left repeat the last one
-  T* const base;       // this thread's part of the workspace
-  T* const lambda;     // the meta-gradient of this task, then that of its rates
-  E* const row;        // where it is to stand for the sum over tasks
+  T* const lambda;  // the meta-gradient of this task, then that of its rates
+  E* const row;     // where it is to stand for the sum over tasks
   const T* initial;
 
   TaskRun(const Job<E>& j, int64_t run, int64_t slot, int64_t thread)
-      : job(j),
-        task(run * kWidth),
-        count(j.tasks - task < kWidth ? int(j.tasks - task) : kWidth),
-        base(reinterpret_cast<T*>(j.workspace) + thread * j.layout.total),
+      : Data{j, run * kWidth, int(j.tasks - run * kWidth < kWidth ? j.tasks - run * kWidth : kWidth),
+             reinterpret_cast<T*>(j.workspace) + thread * j.layout.total},
         lambda(j.gradients && !kIsPack<T> ? reinterpret_cast<T*>(j.gradients) + slot * j.gradient_stride
                                           : base + j.layout.meta_gradient),
         row(j.gradients + slot * j.gradient_stride),
@@ -67,18 +63,6 @@ struct TaskRun {
 
  private:
   const ParameterPlan& plan(int32_t p) const { return job.parameters[p]; }
-
-  // Calls body(task, lane): for every lane, to fill it; for every task, to write what it came to.
-  template <class Body>
-  void each_lane(Body body) const {
-    for (int lane = 0; lane < kWidth; ++lane) body(task + (lane < count ? lane : count - 1), lane);
-  }
-  template <class Body>
-  void each_task(Body body) const {
-    for (int lane = 0; lane < count; ++lane) body(task + lane, lane);
-  }
-  static E* in_lane(T* p, int lane) { return reinterpret_cast<E*>(p) + lane; }
-  static const E* in_lane(const T* p, int lane) { return reinterpret_cast<const E*>(p) + lane; }
 
   METAFAST_OUTLINED void from_user(const ParameterPlan& p, const ParameterSource<E>& source, T* out) const {
     each_lane([&](int64_t t, int lane) {
@@ -126,75 +110,18 @@ struct TaskRun {
     return f;
   }
 
-  static const E* x(const Examples<E>& set, int64_t t, int32_t k) {
-    return set.x + t * set.x_task_stride + k * set.x_step_stride;
-  }
-
   Frame<T> support_frame(int32_t k) const {
     const int64_t tape = job.keep ? k * job.layout.tape_stride : 0;
     Frame<T> f = frame(job.support_plan, base + job.layout.tapes + tape, theta_at(k));
-    if constexpr (kWidth == 1) f.x = x(job.support, task, k);
+    bring(f, job.support, k);
     f.gradient = base + job.layout.gradient + k * job.layout.gradient_stride;
     if (has_first()) f.first = first().z(k);
     return f;
   }
 
-  METAFAST_OUTLINED void load_input(const Frame<T>& f, const Examples<E>& set, int32_t k) const {
-    if (f.plan->input_is_direct) return;
-    each_lane([&](int64_t t, int lane) {
-      value_in<E, kWidth>(f.value(0), f.examples(), f.value(0).ld, x(set, t, k), in_lane(f.activation_out(0), lane));
-    });
-  }
-
-  METAFAST_OUTLINED TaskTargets<T> load_targets(const Frame<T>& f, const Examples<E>& set, int32_t k) const {
-    const Value& z = f.value(f.plan->output);
-    const int64_t n = f.examples();
-    TaskTargets<T> targets;
-    each_lane([&](int64_t t, int lane) {
-      const int64_t at = t * set.y_task_stride + k * set.y_step_stride;
-      Targets<E>& own = targets.lane[lane];
-      own = {};
-      if (set.w) own.weights = set.w + t * set.w_task_stride + k * set.w_step_stride;
-      if (set.y_is_class) {
-        own.labels = static_cast<const int64_t*>(set.y) + at;
-        return;
-      }
-      own.real = static_cast<const E*>(set.y) + at;
-      own.real_stride = z.rows * z.channels, own.real_ld = z.channels;
-      if constexpr (!kIsPack<T>) {  // whole registers
-        T* real = base + job.layout.targets;
-        value_in(z, n, z.cold, own.real, real);
-        own = {nullptr, real, z.rows * z.cold, z.cold, own.weights};
-      }
-    });
-    return targets;
-  }
-
-  // Where the loss leaves gradients for targets and weights, as far as somebody wants them.
-  TargetGradients<T> target_gradients(const Examples<E>& set) const {
-    return {set.dy ? base + job.layout.target_gradient : nullptr, set.dw ? base + job.layout.weight_gradient : nullptr};
-  }
-
-  // Adds sign times the gradients of a set's data, which stand in `dx` and `from`, to the user's tensors.
-  METAFAST_OUTLINED void add_data_gradients(const Frame<T>& f, const Examples<E>& set, int32_t k, const T* dx,
-                                            const TargetGradients<T>& from, T sign) const {
-    const Value &x = f.value(0), &z = f.value(f.plan->output);
-    const int64_t n = f.examples();
-    each_task([&](int64_t t, int lane) {
-      const auto add = [&](const Value& v, const T* in, E* user) {
-        value_add<E, kWidth>(v, n, v.cold, in_lane(in, lane), lane_of(sign, lane), user);
-      };
-      if (set.dx) add(x, dx, set.dx + t * set.x_task_stride + k * set.x_step_stride);
-      if (from.dy) add(z, from.dy, set.dy + t * set.y_task_stride + k * set.y_step_stride);
-      if (!from.dw) return;
-      E* dw = set.dw + t * set.w_task_stride + k * set.w_step_stride;
-      for (int64_t i = 0; i < n; ++i) dw[i] += lane_of(sign, lane) * in_lane(from.dw, lane)[i * kWidth];
-    });
-  }
-
   // Values and gradients of the support loss at step k; the tape and f.gradient hold them afterwards.
   METAFAST_OUTLINED T support_pass(const Frame<T>& f, int32_t k) const {
-    load_input(f, job.support, k);
+    load_input(f);
     forward(f);
     const TaskTargets<T> targets = load_targets(f, job.support, k);
     const T loss = loss_forward(f, targets);
@@ -215,7 +142,8 @@ struct TaskRun {
   }
 
   void inner_step(int32_t k) const {
-    const Frame<T> f = support_frame(k);
+    Frame<T> f = support_frame(k);
+    if (!job.want_rate_gradient) f.descent = descent(f.theta, theta_after(k), k);
     const T loss = support_pass(f, k);
     if (job.support_loss)
       each_task([&](int64_t t, int lane) { job.support_loss[t * job.steps + k] = lane_of(loss, lane); });
@@ -225,6 +153,7 @@ struct TaskRun {
         first().step(k, job.rate_table[k * job.adapted_count + a], f.cotangent(job.first.output));
         continue;
       }
+      if (f.descends(a)) continue;
       const int64_t at = plan(a).offset, n = plan(a).size;
       const T* __restrict theta = f.theta + at, * __restrict g = f.gradient + at;
       T* __restrict out = next + at;
@@ -235,6 +164,13 @@ struct TaskRun {
         for (int64_t i = 0; i < n; ++i) out[i] = theta[i] - rate * g[i];
       }
     }
+  }
+
+  // Step k for primitives to take, which know rates of whole parameters only.
+  Descent<T> descent(const T* from, T* to, int32_t k) const {
+    for (int32_t a = 0; a < job.adapted_count; ++a)
+      if (job.elementwise[a]) return {};
+    return {from, to, job.rate_table + k * job.adapted_count, job.adapted_count};
   }
 
   const E* elementwise(int32_t a, int32_t k) const {
@@ -249,13 +185,13 @@ struct TaskRun {
 
   void query() const {
     Frame<T> f = frame(job.query_plan, base + job.layout.query_tape, theta_at(job.steps));
-    if constexpr (kWidth == 1) f.x = x(job.query, task, 0);
+    bring(f, job.query, 0);
     f.gradient = lambda;
     if (has_first()) {
       first().query(initial + plan(job.first.parameter).offset);
       f.first = first().z_query();
     }
-    load_input(f, job.query, 0);
+    load_input(f);
     forward(f);
     const Value& z = f.value(f.plan->output);
     const int64_t outputs = f.examples() * z.rows * z.channels;
@@ -320,8 +256,14 @@ struct TaskRun {
     if (one_rate(k)) {  // H is linear: the product is scaled instead of the vector
       const T rate = job.rate_table[k * job.adapted_count];
       f.vector = lambda;
+      f.descent = descent(lambda, lambda, k);
       support_tangent_pass(f, k, out);
-      for (int64_t i = 0; i < job.learnt_size; ++i) lambda[i] -= rate * f.gradient_dot[i];
+      for (int32_t p = 0; p < job.learnt_count; ++p) {
+        if (f.descends(p)) continue;
+        const T* __restrict h = f.gradient_dot + plan(p).offset;
+        T* __restrict l = lambda + plan(p).offset;
+        for (int64_t i = 0; i < plan(p).size; ++i) l[i] -= rate * h[i];
+      }
       return add_data_gradients(f, job.support, k, job.support.dx ? f.cotangent_dot(0) : nullptr, out, -rate);
     }
     T* v = base + job.layout.vector;
@@ -408,7 +350,7 @@ struct TaskRun {
     const bool only_product = !job.loss_cotangent && job.loss_cotangent_all == E(0);
     const T c = only_product ? T(0) : loss_cotangent();
     if (only_product) f.gradient = nullptr;
-    load_input(f, job.support, 0);
+    load_input(f);
     forward(f);
     const TaskTargets<T> targets = load_targets(f, job.support, 0);
     const T loss = loss_forward(f, targets);

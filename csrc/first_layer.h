@@ -9,7 +9,7 @@
 //   meta-gradient is X_q' D_q - X' sum_k D'_k. The same function by other sums: N * N products per step in place of
 //   N * inputs.
 // Usage: the planner replaces the layer by kFirstLinear, whose passes read Z and its tangent from the frame; the engine
-//   calls begin, step, query, ... in place of what it does for other parameters. Chosen by cost (call.cpp).
+//   calls begin, step, query, ... in place of what it does for other parameters. Chosen by cost (choices.cpp).
 #pragma once
 
 #include "cpu/frame.h"

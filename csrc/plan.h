@@ -57,6 +57,7 @@ struct ParameterPlan {
   int64_t offset;
   int64_t size;  // taps * inputs * ld
   int32_t outputs, inputs, taps, ld;
+  bool read_once = false;  // by one linear layer
   int64_t numel() const { return int64_t(outputs) * inputs * taps; }
 };
 
@@ -95,6 +96,8 @@ struct Step {
   int64_t saved, saved_dot;  // offsets of what the step keeps for later passes, in the tape and the tangent tape
   ConvTables conv;
   const PoolWindow* windows;
+  // On packs, a ReLU between two linear layers is `merged` into them.
+  bool relu_follows, relu_precedes, merged;
 };
 
 struct LossPlan {
@@ -115,7 +118,7 @@ struct BatchPlan {
   // `tangent_size` have a tangent, those below `adapted_size` are moved by the inner loop.
   int64_t adapted_size, gradient_size, tangent_size;
   bool gradient_has_gaps;  // some parameter is used by no step: its gradient is zero and must be written
-  bool input_is_direct;    // activations of value 0 are read from the user's memory
+  bool input_is_direct;    // activations of value 0 are read where the user, or a pack of tasks, has them
   int64_t tape_size, tangent_size_total, scratch_size;
 };
 
@@ -157,7 +160,8 @@ struct ThreadLayout {
   int64_t vector;         // the tangent of the parameters
   int64_t meta_gradient;  // lambda, where no sum over tasks is wanted
   int64_t targets, target_gradient, weight_gradient;
-  int64_t tapes, tape_stride;  // of the support passes: one per step if kept
+  int64_t support_packs, query_packs;  // their data, where tasks run in packs
+  int64_t tapes, tape_stride;          // of the support passes: one per step if kept
   int64_t tangent_tape, query_tape, scratch;
   int64_t total;
 };

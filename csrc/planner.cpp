@@ -104,7 +104,8 @@ std::shared_ptr<Program::Batch> Program::make_batch(const Key& key) const {
   for (const Step& s : steps_)
     for (int input : s.input) unpadded &= input != 0 || reads_unpadded(s.op);
   b.input_is_direct = unpadded;
-  if ((values_[0].size() == 3 && values_[0][0] != 1) || packed) b.input_is_direct = false;
+  if (values_[0].size() == 3 && values_[0][0] != 1) b.input_is_direct = false;
+  if (in_packs) b.input_is_direct = true;  // nothing is padded
   for (const Shape& shape : values_) {
     Value v{};
     v.channels = int32_t(shape.size() == 3 ? shape[0] : shape.back());
@@ -206,6 +207,27 @@ std::shared_ptr<Program::Batch> Program::make_batch(const Key& key) const {
       s->parameter_mode[i] = parameter_written[size_t(p)] ? GradientMode::kAccumulate : GradientMode::kOverwrite;
       parameter_written[size_t(p)] = true;
     }
+  }
+
+  for (const Step& s : steps_) {
+    if (s.op != Op::kLinear) continue;
+    int readers = 0;
+    for (const Step& other : steps_)
+      for (int p : other.parameter) readers += p == s.parameter[0];
+    b.parameter_list[size_t(s.parameter[0])].read_once = readers == 1;
+  }
+
+  for (Step& s : b.step_list) {
+    if (!in_packs || s.op != Op::kRelu || !in_place(s) || s.output == output_) continue;
+    Step *writer = nullptr, *reader = nullptr;
+    int readers = 0;
+    for (Step& other : b.step_list) {
+      if (other.output == s.input[0]) writer = &other;
+      for (int input : other.input)
+        if (input == s.output) reader = &other, ++readers;
+    }
+    if (!writer || readers != 1 || writer->op != Op::kLinear || reader->op != Op::kLinear) continue;
+    writer->relu_follows = reader->relu_precedes = s.merged = true;
   }
 
   for (Step& s : b.step_list) {

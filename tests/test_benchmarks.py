@@ -19,7 +19,7 @@ try:
 except FileNotFoundError as reason:
     pytest.skip(str(reason), allow_module_level=True)
 
-from benchmarks import check, floors, rivals, run, table, timing, workloads
+from benchmarks import check, floors, rivals, run, scaling, table, timing, workloads
 from benchmarks.workloads import WORKLOADS, Workload
 
 
@@ -116,20 +116,48 @@ def test_turns_alternate() -> None:
     assert all(len(times) >= 2 for times in others.values())
 
 
-def test_efficiency_compares_turns_of_the_same_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three rounds, in the last of which the machine is half as fast: one thread / (2 x two threads) is 0.8 in each."""
-    turns = iter([[4.0], [2.5], [4.0], [2.5], [8.0], [5.0]])
-    counts: list[int] = []
-    monkeypatch.setattr(run, "turn", lambda step, seconds: counts.append(torch.get_num_threads()) or next(turns))
+@pytest.mark.parametrize("cores", [2, 3])
+def test_efficiency_compares_turns_of_the_same_round(monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+    """Three rounds, in the last of which the machine is half as fast. Cores that take 4 and 6 s alone could take 2.4 s
+    together: 0.96 of 2.5. Where threads have no core each, one thread's 4 s could become 2: 0.8."""
+    pinned = cores == 2
+    round_ = [[4.0], [6.0], [2.5]] if pinned else [[4.0], [2.5]]
+    turns = iter([*round_, *round_, *[[2 * t for t in times] for times in round_]])
+    seen: list[tuple[int, set[int]]] = []
+    places: list[set[int]] = [set(range(cores))]
+    monkeypatch.setattr(scaling.os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(scaling.os, "sched_setaffinity", lambda _, to: places.append(set(to)), raising=False)
+
+    def turn(step: object, seconds: float) -> list[float]:
+        seen.append((torch.get_num_threads(), places[-1]))
+        return next(turns)
+
+    monkeypatch.setattr(scaling, "turn", turn)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        found = run._scaling(list, replace(BRIEF, rounds=(3, 3)))
+        found = scaling.over_threads(list, replace(BRIEF, rounds=(3, 3)))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-    assert counts == [1, 2] * 3
-    assert found == {"threads": 2, "one_ms": 4000.0, "all_ms": 2500.0, "efficiency": pytest.approx(0.8)}
+    everywhere = set(range(cores))
+    assert seen == ([(1, {0}), (1, {1}), (2, everywhere)] if pinned else [(1, everywhere), (2, everywhere)]) * 3
+    assert places[-1] == everywhere
+    one_ms, efficiency = (6000.0, 0.96) if pinned else (4000.0, 0.8)
+    assert found == {
+        "threads": 2,
+        "one_ms": one_ms,
+        "all_ms": 2500.0,
+        "efficiency": pytest.approx(efficiency),
+        "pinned": pinned,
+    }
+
+
+def test_growth_with_tasks_is_measured_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([[2e-5], [9e-5], [2e-5], [1e-4], [3e-5], [1e-4]])
+    monkeypatch.setattr(scaling, "turn", lambda step, seconds: next(times))
+    found = scaling.over_tasks({1: list, 10: list}, replace(BRIEF, rounds=(3, 3)))
+    assert found == {"tasks": [1, 10], "us_per_task": [pytest.approx(20.0), pytest.approx(10.0)]}
 
 
 def result_of_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:

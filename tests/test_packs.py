@@ -124,3 +124,73 @@ def test_packs_change_no_bit(
         found.append([*out, *torch.autograd.grad(out.loss, list(maml.parameters()))])
     for one, packed in zip(*found, strict=True):
         assert torch.equal(packed, one)
+
+
+class Twice(nn.Module):
+    """One layer at two places: neither may take the step of its weight by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(5, 5), nn.Linear(5, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.first(torch.relu(self.first(x)))))  # type: ignore[no-any-return]
+
+
+class Fork(nn.Module):
+    """A ReLU that two layers read, which neither may take over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.left, self.right = nn.Linear(5, 7), nn.Linear(7, 2), nn.Linear(7, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.first(x))
+        return self.left(h) + self.right(h)  # type: ignore[no-any-return]
+
+
+#: Models with five inputs: ReLUs between linear layers, behind one, before one and two in a row; tied weights; a fork;
+#: more units than a sum takes at once.
+MODELS = {
+    "between": lambda: nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 11), nn.ReLU(), nn.Linear(11, 2)),
+    "no bias": lambda: nn.Sequential(nn.Linear(5, 9, bias=False), nn.ReLU(), nn.Linear(9, 2, bias=False)),
+    "behind": lambda: nn.Sequential(nn.Linear(5, 2), nn.ReLU()),
+    "before": lambda: nn.Sequential(nn.ReLU(), nn.Linear(5, 2)),
+    "two": lambda: nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.ReLU(), nn.Linear(9, 2)),
+    "tied": Twice,
+    "fork": Fork,
+    "wide": lambda: nn.Sequential(nn.Linear(5, 2), nn.ReLU(), nn.Linear(2, 300), nn.ReLU(), nn.Linear(300, 2)),
+}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "one rate": {},
+    "rates": {"lr": torch.tensor([0.2, 0.1])},
+    "rates of parameters": {"lr": "tensor"},
+    "rates of elements": {"lr": "element"},
+    "first order": {"first_order": True},
+    "recompute": {"memory": "recompute"},
+}
+
+
+@pytest.mark.parametrize("examples", [6, 300])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_packs_change_no_bit_where_work_is_merged(
+    model: str, options: str, examples: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    network = MODELS[model]().to(dtype)
+    chosen = {"lr": 0.1, **OPTIONS[options]}
+    if chosen["lr"] == "tensor":
+        chosen["lr"] = {name: 0.05 + 0.1 * i for i, (name, _) in enumerate(network.named_parameters())}
+    elif chosen["lr"] == "element":
+        chosen["lr"] = {name: 0.1 * torch.rand_like(p) for name, p in network.named_parameters()}
+    sets = [(torch.randn(3, n, 5, dtype=dtype), torch.randn(3, n, 2, dtype=dtype)) for n in (examples, 4)]
+    found = []
+    for packing in ("never", "always"):
+        monkeypatch.setattr(native, "packing", packing)
+        maml = mf.MAML(network, steps=2, loss="mse", strict=True, **chosen)
+        out = maml(*sets)
+        found.append([*out, *torch.autograd.grad(out.loss, list(network.parameters()))])
+    for one, packed in zip(*found, strict=True):
+        assert torch.equal(packed, one)

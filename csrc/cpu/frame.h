@@ -18,6 +18,15 @@
 namespace metafast {
 namespace METAFAST_ISA {
 
+// What the gradients of the first `count` parameters are for, if for nothing else: to = from - rate * gradient.
+template <class T>
+struct Descent {
+  const T* from;
+  T* to;
+  const Element<T>* rates;
+  int32_t count;
+};
+
 template <class T>
 struct Frame {
   const BatchPlan* plan;
@@ -30,6 +39,7 @@ struct Frame {
   const T* vector;             // tangent of the parameters, or null
   T *gradient, *gradient_dot;  // of the learnt parameters; null where only those of the values are wanted
   T* scratch;
+  Descent<T> descent;
 
   int64_t examples() const { return plan->examples; }
   const Value& value(int v) const { return plan->values[v]; }
@@ -53,6 +63,10 @@ struct Frame {
   const T* parameter_dot(int p) const {
     if (p < 0 || plan->parameters[p].offset >= plan->tangent_size) return nullptr;
     return vector + plan->parameters[p].offset;
+  }
+  // Whether the primitive that makes the gradient of p takes its step instead of writing it.
+  bool descends(int p) const {
+    return kIsPack<T> && p < descent.count && plan->parameters[p].read_once && plan->examples <= kDepth;
   }
   T* parameter_gradient(int p) const { return gradient + plan->parameters[p].offset; }
   T* parameter_gradient_dot(int p) const { return gradient_dot + plan->parameters[p].offset; }

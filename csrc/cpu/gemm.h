@@ -46,11 +46,9 @@ struct Gather {
   int32_t row_stride, col_stride;
 };
 
-enum class Start { kZero, kBias, kAccumulate };
-
-// Whether T is a pack of tasks (pack.h).
-template <class T>
-constexpr bool kIsPack = false;
+// What a product begins with: nothing; a bias; nothing, and what C holds is added last, so that long sums are folded from
+// short ones; what C holds.
+enum class Start { kZero, kBias, kAccumulate, kContinue };
 
 template <class T>
 struct Product {
@@ -59,32 +57,23 @@ struct Product {
   T* c;
   int64_t ldb, ldc;
   const T* bias;
-  int64_t stepb;  // from one column of B to the next; 1 where a vector holds several
 };
 
+// acc += the products of depths k0 to k1. Rows of A begin at m0, columns of B at b, `stepb` apart.
 template <class T, int MR, int NR, bool TABLE>
-static inline __attribute__((always_inline)) void tile(const Product<T>& p, int64_t m0, int64_t n0, int64_t k0,
-                                                       int64_t k1, Start start) {
-  constexpr int L = kLanes<T>;
-  const int64_t row = p.a.row_stride, col = p.a.col_stride;
-  const T *rows[MR], *walk = p.a.data + m0 * row + k0 * col;
+static inline __attribute__((always_inline)) void add_products(Vector<T> (&acc)[MR][NR], const Gather<T>& a, int64_t m0,
+                                                               const T* b, int64_t ldb, int64_t stepb, int64_t k0,
+                                                               int64_t k1) {
+  const int64_t row = a.row_stride, col = a.col_stride;
+  const T *rows[MR], *walk = a.data + m0 * row + k0 * col;
   if (TABLE)
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) rows[i] = p.a.data + p.a.row[m0 + i];
-  T* c = p.c + m0 * p.ldc + n0;
-  static const Vector<T> zeros[NR] = {};
-  const T* first = start == Start::kBias ? p.bias + n0 : reinterpret_cast<const T*>(zeros);
-  Vector<T> acc[MR][NR];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 16
-    for (int j = 0; j < NR; ++j) acc[i][j] = load(first + j * L);
-  const int64_t stepb = kIsPack<T> ? p.stepb : L;
-  const T* b = p.b + k0 * p.ldb + n0 / L * stepb;
+    for (int i = 0; i < MR; ++i) rows[i] = a.data + a.row[m0 + i];
+  b += k0 * ldb;
   // Otherwise four instructions a cycle, not the multipliers, set the pace: the loop's own three cost a fifth.
 #pragma GCC unroll 4
-  for (int64_t k = k0; k < k1; ++k, b += p.ldb, walk += col) {
-    const int64_t offset = TABLE ? p.a.col[k] : 0;
+  for (int64_t k = k0; k < k1; ++k, b += ldb, walk += col) {
+    const int64_t offset = TABLE ? a.col[k] : 0;
     Vector<T> bv[NR];
 #pragma GCC unroll 16
     for (int j = 0; j < NR; ++j) bv[j] = load(b + j * stepb);
@@ -95,16 +84,62 @@ static inline __attribute__((always_inline)) void tile(const Product<T>& p, int6
       for (int j = 0; j < NR; ++j) acc[i][j] += ai * bv[j];
     }
   }
-  if (start == Start::kAccumulate) {  // only now, so that long sums are folded from short ones
+}
+
+// Walks from row to row. Without the barrier GCC computes the address of every vector beforehand, has no registers to
+// hold them, and a tile's stores wait for as many loads.
+template <class P>
+static inline __attribute__((always_inline)) void next_row(P*& row, int64_t step) {
+  row += step;
+  asm("" : "+r"(row));
+}
+
+// Accumulators before the first product.
+template <class T, int MR, int NR>
+static inline __attribute__((always_inline)) void begin(Vector<T> (&acc)[MR][NR], Start start, const T* bias,
+                                                        const T* c, int64_t ldc) {
+  static const Vector<T> zeros[NR] = {};
+  const T* row = start == Start::kBias ? bias : start == Start::kContinue ? c : reinterpret_cast<const T*>(zeros);
+  const int64_t step = start == Start::kContinue ? ldc : 0;
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i)
+  for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 16
-      for (int j = 0; j < NR; ++j) acc[i][j] += load(c + i * p.ldc + j * L);
+    for (int j = 0; j < NR; ++j) acc[i][j] = load(row + j * kLanes<T>);
+    next_row(row, step);
   }
+}
+
+// acc[i][j] = change(acc[i][j], vector j of row i at `at`)
+template <class T, int MR, int NR, class Change>
+static inline __attribute__((always_inline)) void with(Vector<T> (&acc)[MR][NR], const T* at, int64_t ld,
+                                                       Change change) {
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i)
+  for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 16
-    for (int j = 0; j < NR; ++j) store(c + i * p.ldc + j * L, acc[i][j]);
+    for (int j = 0; j < NR; ++j) acc[i][j] = change(acc[i][j], load(at + j * kLanes<T>));
+    next_row(at, ld);
+  }
+}
+
+template <class T, int MR, int NR>
+static inline __attribute__((always_inline)) void put(const Vector<T> (&acc)[MR][NR], T* c, int64_t ldc) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 16
+    for (int j = 0; j < NR; ++j) store(c + j * kLanes<T>, acc[i][j]);
+    next_row(c, ldc);
+  }
+}
+
+template <class T, int MR, int NR, bool TABLE>
+static inline __attribute__((always_inline)) void tile(const Product<T>& p, int64_t m0, int64_t n0, int64_t k0,
+                                                       int64_t k1, Start start) {
+  T* c = p.c + m0 * p.ldc + n0;
+  Vector<T> acc[MR][NR];
+  begin<T, MR, NR>(acc, start, p.bias + n0, c, p.ldc);
+  add_products<T, MR, NR, TABLE>(acc, p.a, m0, p.b + n0, p.ldb, kLanes<T>, k0, k1);
+  if (start == Start::kAccumulate) with<T, MR, NR>(acc, c, p.ldc, [](Vector<T> sum, Vector<T> x) { return sum + x; });
+  put<T, MR, NR>(acc, c, p.ldc);
 }
 
 // a / b; a division of 64 bits takes as long as a small tile.
@@ -116,11 +151,10 @@ inline int64_t quotient(int64_t a, int64_t b) {
 // `count` tiles of the same height, one below the other.
 template <class T, int MR, int NR>
 static void tiles(const Product<T>& p, int64_t m, int64_t count, int64_t n, int64_t k0, int64_t k1, Start start) {
-  if constexpr (!kIsPack<T>)
-    if (p.a.col) {
-      for (; count > 0; --count, m += MR) tile<T, MR, NR, true>(p, m, n, k0, k1, start);
-      return;
-    }
+  if (p.a.col) {
+    for (; count > 0; --count, m += MR) tile<T, MR, NR, true>(p, m, n, k0, k1, start);
+    return;
+  }
   for (; count > 0; --count, m += MR) tile<T, MR, NR, false>(p, m, n, k0, k1, start);
 }
 
@@ -152,7 +186,7 @@ constexpr int64_t kDepth = 256;
 
 // Registers for tiles of 6 rows by 4 vectors; fewer vectors then leave room for more rows.
 template <class T>
-constexpr bool kWide = METAFAST_VECTOR_BYTES == 64 && !kIsPack<T>;
+constexpr bool kWide = METAFAST_VECTOR_BYTES == 64;
 template <class T>
 constexpr int kTall = kWide<T> ? 8 : 6;
 
@@ -160,7 +194,7 @@ template <class T>
 static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m, int64_t n, int64_t k,
                      Start start, const T* bias = nullptr) {
   constexpr int L = kLanes<T>;
-  const Product<T> p{a, b, c, ldb, ldc, bias, 1};
+  const Product<T> p{a, b, c, ldb, ldc, bias};
   const int64_t blocks = k > 0 ? (k + kDepth - 1) / kDepth : 1;
   int64_t k0 = 0;
   for (int64_t block = 0; block < blocks; ++block) {

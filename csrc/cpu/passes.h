@@ -9,13 +9,13 @@
 #include "../primitives/given_linear.h"
 #include "../primitives/linear.h"
 #include "../primitives/losses.h"
+#include "../primitives/packed_linear.h"
 #include "../primitives/pooling.h"
 #include "../primitives/shape_and_sum.h"
 #include "../primitives/winograd_conv2d.h"
 
-// Those that run on packs of tasks too (pack.h), because all they do with an element is arithmetic.
-#define METAFAST_PACKED_PRIMITIVES(X)     \
-  X(kLinear, Linear<T>)                   \
+// Those that run on packs of tasks as they are (pack.h), because all they do with an element is arithmetic.
+#define METAFAST_SHARED_PRIMITIVES(X)     \
   X(kRelu, Activation<T, Relu>)           \
   X(kLeakyRelu, Activation<T, LeakyRelu>) \
   X(kElu, Activation<T, Elu>)             \
@@ -27,8 +27,13 @@
   X(kSoftplus, Activation<T, Softplus>)   \
   X(kAdd, Add<T>)
 
+#define METAFAST_PACKED_PRIMITIVES(X) \
+  METAFAST_SHARED_PRIMITIVES(X)       \
+  X(kLinear, PackedLinear<T>)
+
 #define METAFAST_PRIMITIVES(X)                \
-  METAFAST_PACKED_PRIMITIVES(X)               \
+  METAFAST_SHARED_PRIMITIVES(X)               \
+  X(kLinear, Linear<T>)                       \
   X(kConv2d, Conv2d<T>)                       \
   X(kBatchNorm, BatchNorm<T>)                 \
   X(kMaxPool2d, MaxPool2d<T>)                 \
@@ -46,6 +51,7 @@ namespace METAFAST_ISA {
 template <class T>
 struct TaskTargets {
   Targets<Element<T>> lane[kTasks<T>];
+  Targets<T> all;  // of packs
 };
 
 template <class P>
@@ -53,9 +59,10 @@ struct Is {
   using Primitive = P;
 };
 
-// Calls body(Is<the step's primitive>).
+// Calls body(Is<the step's primitive>), unless others do its work.
 template <class T, class Body>
 static void with_primitive(const Step& s, Body body) {
+  if (s.merged) return;
 #define METAFAST_CASE(OP, ...) \
   case Op::OP: return body(Is<__VA_ARGS__>());
   if constexpr (kTasks<T> == 1) {
@@ -162,9 +169,8 @@ struct LossOnLanes {
                    [&](const auto& passes) { body(passes, OneLane<T>{0}, dz, out); });
     } else if (plan.loss.kind == LossKind::kMse && !out.dy && !out.dw) {
       using Squares = Elementwise<T, Square<T>>;
-      const Targets<T> all = together(targets);
       const LossArrays<T> arrays{f.activation(plan.output), z_dot, each, kept};
-      const LossPasses<T, Squares> passes{Squares(plan.loss), own, n, arrays, all};
+      const LossPasses<T, Squares> passes{Squares(plan.loss), own, n, arrays, targets.all};
       body(passes, AllLanes<T>(), dz, out);
     } else {
       Value z = own;
@@ -194,20 +200,6 @@ struct LossOnLanes {
   }
 
  private:
-  // Real targets of all lanes as packs, in the scratch.
-  Targets<T> together(const TaskTargets<T>& targets) const {
-    const int64_t count = own.channels;
-    T *const real = f.scratch, *const weights = real + n * count;
-    for (int lane = 0; lane < kWidth; ++lane) {
-      const Targets<E>& from = targets.lane[lane];
-      for (int64_t i = 0; i < n; ++i) {
-        for (int64_t c = 0; c < count; ++c) set_lane(real[i * count + c], lane, from.real[i * from.real_stride + c]);
-        if (from.weights) set_lane(weights[i], lane, from.weights[i]);
-      }
-    }
-    return {nullptr, real, count, count, targets.lane[0].weights ? weights : nullptr};
-  }
-
   void copy_lane(const T* from, int64_t ld_from, int lane, E* to, int64_t ld) const {
     const E* in = reinterpret_cast<const E*>(from) + lane;
     for (int64_t i = 0; i < n; ++i)

@@ -109,10 +109,10 @@ template <class T, class In, class Out>
 static void transpose_rows(In in, int64_t rows, int64_t columns, Out out, int64_t width) {
   using B = Block<T>;
   constexpr int64_t S = B::kSize, kAhead = 16 * S;
+  const int64_t whole = rows / S * S;
   for (int64_t j1 = 0; j1 < columns; j1 += 2 * S) {
     const int64_t j2 = j1 + 2 * S < columns ? j1 + 2 * S : columns;
-    int64_t i0 = 0;
-    for (; i0 + S <= rows; i0 += S) {
+    for (int64_t i0 = 0; i0 < whole; i0 += S) {
       // Rows far apart are more streams than the hardware follows by itself.
       if (j1 + kAhead < columns)
         for (int64_t i = 0; i < S; ++i) __builtin_prefetch(in(i0 + i) + j1 + kAhead);
@@ -131,7 +131,7 @@ static void transpose_rows(In in, int64_t rows, int64_t columns, Out out, int64_
       }
     }
     for (int64_t j = j1; j < j2; ++j) {
-      for (int64_t i = i0; i < rows; ++i) out(j)[i] = in(i)[j];
+      for (int64_t i = whole; i < rows; ++i) out(j)[i] = in(i)[j];
       zero_pads(out(j), rows, width);
     }
   }

@@ -1,8 +1,7 @@
 // The four passes of y = x * W + b for any product * that is linear in x and in W. A primitive supplies
 //   product(f, s, x, W, y, start, bias)    weight_gradient(f, s, x, dy, dW, start)
 //   turn(f, s, W, room)                    input_gradient(f, s, dy, turned, dx, start)
-//   turned(W, room)
-// where turn puts W into room in the order that input_gradient wants, and turned is the place to find it;
+// where turn puts W into room in the order that input_gradient wants;
 // and the tangents follow: each is the same function called twice, (x * W)' = x' * W + x * W'.
 #pragma once
 
@@ -40,8 +39,7 @@ struct Bilinear {
       const T* w = f.parameter(s.parameter[0]);
       T* room = f.tape + s.saved;
       Primitive::turn(f, s, w, room);
-      Primitive::input_gradient(f, s, dy, Primitive::turned(w, room), f.cotangent(s.input[0]),
-                                begin_with(s.input_mode[0]));
+      Primitive::input_gradient(f, s, dy, room, f.cotangent(s.input[0]), begin_with(s.input_mode[0]));
     }
   }
 
@@ -62,11 +60,7 @@ struct Bilinear {
     }
     if (start != Start::kAccumulate) {  // only the bias moves: a product of depth zero
       const int64_t ld = f.value(s.output).ld;
-      if constexpr (kIsPack<T>)
-        multiply_packs<T>({y_dot, nullptr, nullptr, 0, 0}, y_dot, ld, 1, y_dot, ld, f.rows(s.output), ld, 0, start,
-                          bias_dot);
-      else
-        multiply<T>({y_dot, nullptr, nullptr, 0, 0}, y_dot, ld, y_dot, ld, f.rows(s.output), ld, 0, start, bias_dot);
+      multiply<T>({y_dot, nullptr, nullptr, 0, 0}, y_dot, ld, y_dot, ld, f.rows(s.output), ld, 0, start, bias_dot);
     }
   }
 
@@ -82,12 +76,11 @@ struct Bilinear {
     if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
     if (wanted(s.input_mode[0])) {
       T* dx_dot = f.cotangent_dot(s.input[0]);
-      const T* turned = Primitive::turned(f.parameter(s.parameter[0]), f.tape + s.saved);
-      Primitive::input_gradient(f, s, dy_dot, turned, dx_dot, begin_with(s.input_mode[0]));
+      Primitive::input_gradient(f, s, dy_dot, f.tape + s.saved, dx_dot, begin_with(s.input_mode[0]));
       if (const T* w_dot = f.parameter_dot(s.parameter[0])) {
         T* room = f.tangent_tape + s.saved_dot;
         Primitive::turn(f, s, w_dot, room);
-        Primitive::input_gradient(f, s, dy, Primitive::turned(w_dot, room), dx_dot, Start::kAccumulate);
+        Primitive::input_gradient(f, s, dy, room, dx_dot, Start::kAccumulate);
       }
     }
   }

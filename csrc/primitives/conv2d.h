@@ -67,7 +67,6 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
   }
 
   // W as [taps, flipped][outputs][ld(inputs)].
-  static const T* turned(const T*, const T* room) { return room; }
   static void turn(const Frame<T>& f, const Step& s, const T* w, T* turned) {
     const Shape n(f, s);
     for (int64_t tap = 0; tap < n.taps; ++tap)
