@@ -48,9 +48,10 @@ bench: $(VENV)/installed-dev
 	$(BIN)/pip install -q --no-build-isolation -e '.[bench]'
 	$(BIN)/metafast bench $(BENCH_FLAGS)
 
+# In the place of the other builds, whose CPU kernels are these.
 cuda: $(VENV)/installed-dev
-	@mkdir -p build/cuda; find build/cuda -name '*.cu.o' -delete # what is not compiled is not told of
-	METAFAST_CUDA=1 FORCE_CUDA=1 $(BIN)/python setup.py -q build --build-base build/cuda --build-lib build/cuda/lib \
+	@mkdir -p build/cuda; find build -name '*.cu.o' -delete # what is not compiled is not told of
+	METAFAST_CUDA=1 FORCE_CUDA=1 $(BIN)/python setup.py -q build --build-lib build/cuda/lib \
 		> build/cuda/build.log 2>&1 || (cat build/cuda/build.log; false)
 	$(BIN)/python .ci/check_ptxas.py build/cuda/build.log
 

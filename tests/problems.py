@@ -46,7 +46,7 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=random)
 
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     model = row.build().train(row.training)
     with torch.no_grad():
         for parameter in model.parameters():
