@@ -1,16 +1,10 @@
-// Plans of a Program for batches of examples: fusions chosen, arrays laid out, index tables made.
+// Plans of a Program for batches of examples: fusions chosen, arrays laid out.
 #include <algorithm>
-#include <limits>
-#include <stdexcept>
 
-#include "program.h"
+#include "index_tables.h"
 
 namespace metafast {
 namespace {
-
-void require(bool condition, const char* message) {
-  if (!condition) throw std::invalid_argument(std::string("invalid Program: ") + message);
-}
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -70,298 +64,291 @@ bool Program::packable() const {
   return std::all_of(values_.begin(), values_.end(), flat) && std::none_of(steps_.begin(), steps_.end(), mixes);
 }
 
-std::shared_ptr<const Program::Batch> Program::find_batch(const Key& key) const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  const auto found = batches_.find(key);
-  if (found != batches_.end()) return found->second;
-  if (batches_.size() >= 64) batches_.clear();  // whoever still uses one holds it
-  return batches_[key] = make_batch(key);
+// Makes one Batch, in stages of which each reads what those before it have left there.
+class Program::Planner {
+ public:
+  Planner(const Program& program, const Key& key);
+  std::shared_ptr<Batch> make();
+
+ private:
+  void take_shapes();
+  void find_dependents();
+  void count_readers();
+  void place_values();
+  void choose_first_form();
+  void order_gradients();
+  void merge_into_linear();
+  void place_extras();
+  void place_extras(Step& step);
+
+  int64_t size_of(Scope scope) const;
+  bool in_place(const Step& pointwise) const;
+  bool overwrites_activation(int value) const;
+  Value& value(int v) { return b_.value_list[size_t(v)]; }
+  ParameterPlan& parameter(int p) { return b_.parameter_list[size_t(p)]; }
+  static int64_t take(int64_t& top, int64_t n) {
+    const int64_t at = top;
+    top += round_up(n, 16);
+    return at;
+  }
+
+  const Program& program_;
+  const std::vector<Step>& steps_;  // of the program: forms and algorithms not chosen yet
+  int64_t examples_;
+  int lanes_;
+  Scope gradient_, tangent_;
+  bool input_gradient_, in_packs_, for_device_;
+  FirstLinearForm first_form_;
+  std::shared_ptr<Batch> made_ = std::make_shared<Batch>();
+  Batch& b_ = *made_;
+  std::vector<int> value_readers_, parameter_readers_;  // how often steps read each
+  std::vector<const Step*> writer_;                     // of each value; null for the input
+};
+
+Program::Planner::Planner(const Program& program, const Key& key) : program_(program), steps_(program.steps_) {
+  std::tie(examples_, lanes_, gradient_, tangent_, input_gradient_, first_form_, in_packs_, for_device_) = key;
 }
 
-std::shared_ptr<Program::Batch> Program::make_batch(const Key& key) const {
-  const auto [examples_, lanes, gradient, tangent, input_gradient, first_form, packed, on_device] = key;
-  const int64_t examples = examples_;  // lambdas cannot capture structured bindings
-  const bool for_device = on_device, in_packs = packed;
-  auto made = std::make_shared<Batch>();
-  Batch& b = *made;
-  b.examples = examples;
-  b.output = output_;
-  b.loss = loss_;
-  b.parameter_list = parameter_plans(lanes);
-  const auto size_of = [&](Scope scope) {
-    const int count = scope == Scope::kNone ? 0 : scope == Scope::kAdapted ? adapted_count_ : learnt_count_;
-    return count == 0 ? int64_t(0)
-                      : b.parameter_list[size_t(count) - 1].offset + b.parameter_list[size_t(count) - 1].size;
-  };
-  b.adapted_size = size_of(Scope::kAdapted);
-  b.gradient_size = size_of(gradient);
-  b.tangent_size = size_of(tangent);
-  for (size_t p = 0; p < parameters_.size(); ++p)
-    b.gradient_has_gaps |= !parameters_[p].used && b.parameter_list[p].offset < b.gradient_size;
+std::shared_ptr<Program::Batch> Program::Planner::make() {
+  b_.examples = examples_;
+  b_.output = program_.output_;
+  b_.loss = program_.loss_;
+  b_.step_list = steps_;
+  take_shapes();
+  find_dependents();
+  count_readers();
+  place_values();
+  choose_first_form();
+  order_gradients();
+  merge_into_linear();
+  place_extras();
+  b_.step_count = int32_t(b_.step_list.size());
+  b_.value_count = int32_t(b_.value_list.size());
+  b_.steps = b_.step_list.data();
+  b_.values = b_.value_list.data();
+  b_.parameters = b_.parameter_list.data();
+  return made_;
+}
 
-  // Shapes and leading dimensions.
-  bool unpadded = true;
-  for (const Step& s : steps_)
-    for (int input : s.input) unpadded &= input != 0 || reads_unpadded(s.op);
-  b.input_is_direct = unpadded;
-  if (values_[0].size() == 3 && values_[0][0] != 1) b.input_is_direct = false;
-  if (in_packs) b.input_is_direct = true;  // nothing is padded
-  for (const Shape& shape : values_) {
+int64_t Program::Planner::size_of(Scope scope) const {
+  const int count = scope == Scope::kNone      ? 0
+                    : scope == Scope::kAdapted ? program_.adapted_count_
+                                               : program_.learnt_count_;
+  if (count == 0) return 0;
+  const ParameterPlan& last = b_.parameter_list[size_t(count) - 1];
+  return last.offset + last.size;
+}
+
+// Shapes and leading dimensions.
+void Program::Planner::take_shapes() {
+  b_.parameter_list = program_.parameter_plans(lanes_);
+  b_.adapted_size = size_of(Scope::kAdapted);
+  b_.gradient_size = size_of(gradient_);
+  b_.tangent_size = size_of(tangent_);
+  for (size_t p = 0; p < b_.parameter_list.size(); ++p)
+    b_.gradient_has_gaps |= !program_.parameters_[p].used && b_.parameter_list[p].offset < b_.gradient_size;
+
+  for (const Shape& shape : program_.values_) {
     Value v{};
     v.channels = int32_t(shape.size() == 3 ? shape[0] : shape.back());
     v.height = int32_t(shape.size() == 3 ? shape[1] : 0);
     v.width = int32_t(shape.size() == 3 ? shape[2] : 0);
     v.rows = shape.size() == 3 ? shape[1] * shape[2] : shape.size() == 2 ? shape[0] : 1;
-    v.ld = v.cold = int32_t(round_up(v.channels, lanes));
-    b.value_list.push_back(v);
+    v.ld = v.cold = int32_t(round_up(v.channels, lanes_));
+    b_.value_list.push_back(v);
   }
-  if (unpadded) b.value_list[0].ld = b.value_list[0].channels;
+  Value& input = value(0);
+  const bool image = program_.values_[0].size() == 3;
+  bool unpadded = true;
+  for (const Step& s : steps_)
+    for (int i : s.input) unpadded &= i != 0 || reads_unpadded(s.op);
+  if (unpadded) input.ld = input.channels;
+  b_.input_is_direct = in_packs_ || (unpadded && !(image && input.channels != 1));  // nothing is padded in packs
+}
 
-  // Which values depend on what moves, and on what wants a gradient.
-  b.value_list[0].has_cotangent = input_gradient;
+// Which values depend on what moves, and on what wants a gradient.
+void Program::Planner::find_dependents() {
+  value(0).has_cotangent = input_gradient_;
   for (const Step& s : steps_) {
-    Value& out = b.value_list[size_t(s.output)];
+    Value& out = value(s.output);
     for (int input : s.input)
       if (input >= 0) {
-        out.has_tangent |= b.value_list[size_t(input)].has_tangent;
-        out.has_cotangent |= b.value_list[size_t(input)].has_cotangent;
+        out.has_tangent |= value(input).has_tangent;
+        out.has_cotangent |= value(input).has_cotangent;
       }
     for (int p : s.parameter)
       if (p >= 0) {
-        out.has_tangent |= b.parameter_list[size_t(p)].offset < b.tangent_size;
-        out.has_cotangent |= b.parameter_list[size_t(p)].offset < b.gradient_size;
+        out.has_tangent |= parameter(p).offset < b_.tangent_size;
+        out.has_cotangent |= parameter(p).offset < b_.gradient_size;
       }
   }
+}
 
-  // Offsets.
-  const auto take = [](int64_t& top, int64_t n) {
-    const int64_t at = top;
-    top += round_up(n, 16);
-    return at;
-  };
-  // Without a tangent pass, a cotangent may overwrite its activation if the one step that reads it works in place and
-  // the one that wrote it does not look at it again.
-  const auto overwrites = [&](int value) {
-    int readers = 0;
-    bool in_place = !for_device && b.tangent_size == 0 && value != output_;
-    for (const Step& s : steps_) {
-      for (int input : s.input)
-        if (input == value) ++readers, in_place &= s.op == Op::kBatchNormReluPool;
-      if (s.output == value) in_place &= reads_unpadded(s.op);
-    }
-    return in_place && readers == 1 && value != 0;
-  };
-  // A pointwise step works in place if nobody else reads its input and the step that wrote that does not look back at it.
-  const auto in_place = [&](const Step& s) {
-    const int value = s.input[0];
-    int readers = 0;
-    bool writer_looks_back = value == 0;
-    for (const Step& other : steps_) {
-      for (int input : other.input) readers += input == value;
-      if (other.output == value) writer_looks_back |= is_pointwise(other.op);
-    }
-    return !for_device && slope_from_output(s) && readers == 1 && value != output_ && !writer_looks_back;
-  };
-  Value& input = b.value_list[0];
-  if (!b.input_is_direct) input.activation = take(b.tape_size, examples * input.rows * input.ld);
+void Program::Planner::count_readers() {
+  value_readers_.resize(b_.value_list.size());
+  parameter_readers_.resize(b_.parameter_list.size());
+  writer_.resize(b_.value_list.size());
+  for (const Step& s : steps_) {
+    for (int input : s.input)
+      if (input >= 0) ++value_readers_[size_t(input)];
+    for (int p : s.parameter)
+      if (p >= 0) ++parameter_readers_[size_t(p)];
+    writer_[size_t(s.output)] = &s;
+  }
+}
+
+// A pointwise step works in place if nobody else reads its input and the step that wrote that does not look back at it.
+bool Program::Planner::in_place(const Step& s) const {
+  const int value = s.input[0];
+  const Step* writer = writer_[size_t(value)];
+  return !for_device_ && slope_from_output(s) && value_readers_[size_t(value)] == 1 && value != b_.output && writer &&
+         !is_pointwise(writer->op);
+}
+
+// Without a tangent pass, a cotangent may overwrite its activation if the one step that reads it works in place and the
+// one that wrote it does not look at it again.
+bool Program::Planner::overwrites_activation(int value) const {
+  if (for_device_ || b_.tangent_size != 0 || value == b_.output || value_readers_[size_t(value)] != 1) return false;
+  for (const Step& s : steps_)
+    for (int input : s.input)
+      if (input == value && s.op != Op::kBatchNormReluPool) return false;
+  return reads_unpadded(writer_[size_t(value)]->op);
+}
+
+void Program::Planner::place_values() {
+  Value& input = value(0);
+  if (!b_.input_is_direct) input.activation = take(b_.tape_size, examples_ * input.rows * input.ld);
   if (input.has_cotangent) {
-    input.cotangent = take(b.tape_size, examples * input.rows * input.cold);
-    input.cotangent_dot = take(b.tangent_size_total, examples * input.rows * input.cold);
+    input.cotangent = take(b_.tape_size, examples_ * input.rows * input.cold);
+    input.cotangent_dot = take(b_.tangent_size_total, examples_ * input.rows * input.cold);
   }
   for (const Step& s : steps_) {
-    Value& v = b.value_list[size_t(s.output)];
-    const int64_t n = examples * v.rows;
-    const Value* same = in_place(s) ? &b.value_list[size_t(s.input[0])] : nullptr;
-    v.activation = same ? same->activation : take(b.tape_size, n * v.ld);
-    if (v.has_tangent) v.activation_dot = same ? same->activation_dot : take(b.tangent_size_total, n * v.ld);
+    Value& v = value(s.output);
+    const int64_t n = examples_ * v.rows;
+    const Value* same = in_place(s) ? &value(s.input[0]) : nullptr;
+    v.activation = same ? same->activation : take(b_.tape_size, n * v.ld);
+    if (v.has_tangent) v.activation_dot = same ? same->activation_dot : take(b_.tangent_size_total, n * v.ld);
     if (!v.has_cotangent) continue;
-    v.cotangent_dot = same ? same->cotangent_dot : take(b.tangent_size_total, n * v.cold);
-    v.cotangent = same && is_straight(s.op) ? same->cotangent
-                  : overwrites(s.output)    ? v.activation
-                                            : take(b.tape_size, n * v.cold);
+    v.cotangent_dot = same ? same->cotangent_dot : take(b_.tangent_size_total, n * v.cold);
+    v.cotangent = same && is_straight(s.op)         ? same->cotangent
+                  : overwrites_activation(s.output) ? v.activation
+                                                    : take(b_.tape_size, n * v.cold);
   }
-  b.loss.saved = take(b.tape_size, examples);
-  const Value& z = b.value_list[size_t(output_)];
-  b.loss.kept = take(b.tape_size, examples * z.cold);
-  if (in_packs) b.scratch_size = examples * (5 * z.channels + 7);  // copies of one lane, padded: LossOnLanes
+  const Value& z = value(b_.output);
+  b_.loss.saved = take(b_.tape_size, examples_);
+  b_.loss.kept = take(b_.tape_size, examples_ * z.cold);
+  if (in_packs_) b_.scratch_size = examples_ * (5 * z.channels + 7);  // copies of one lane, padded: LossOnLanes
+}
 
-  std::vector<bool> parameter_written(parameters_.size(), false), value_written(values_.size(), false);
-  b.step_list = steps_;
-  if (first_form != FirstLinearForm::kPlain) {
-    Step& first = b.step_list[size_t(first_layer_step() - steps_.data())];
-    first.op = first_form == FirstLinearForm::kByGram ? Op::kFirstLinear : Op::kGivenLinear;
-  }
-  for (auto s = b.step_list.rbegin(); s != b.step_list.rend(); ++s) {
-    const Value& out = b.value_list[size_t(s->output)];
+void Program::Planner::choose_first_form() {
+  if (first_form_ == FirstLinearForm::kPlain) return;
+  Step& first = b_.step_list[size_t(program_.first_layer_step() - steps_.data())];
+  first.op = first_form_ == FirstLinearForm::kByGram ? Op::kFirstLinear : Op::kGivenLinear;
+}
+
+// The reverse pass writes a gradient where it comes to it first, and adds to it later.
+void Program::Planner::order_gradients() {
+  std::vector<bool> parameter_written(b_.parameter_list.size()), value_written(b_.value_list.size());
+  const auto mode = [](bool wanted, std::vector<bool>& written, int i) {
+    if (!wanted) return GradientMode::kIgnore;
+    const bool before = written[size_t(i)];
+    written[size_t(i)] = true;
+    return before ? GradientMode::kAccumulate : GradientMode::kOverwrite;
+  };
+  for (auto s = b_.step_list.rbegin(); s != b_.step_list.rend(); ++s) {
+    const bool reached = value(s->output).has_cotangent;
     for (int i = 0; i < 2; ++i) {
       const int v = s->input[i];
-      s->input_mode[i] = GradientMode::kIgnore;
-      if (v < 0 || !out.has_cotangent || !b.value_list[size_t(v)].has_cotangent) continue;
-      s->input_mode[i] = value_written[size_t(v)] ? GradientMode::kAccumulate : GradientMode::kOverwrite;
-      value_written[size_t(v)] = true;
+      s->input_mode[i] = mode(v >= 0 && reached && value(v).has_cotangent, value_written, v);
     }
     for (int i = 0; i < 4; ++i) {
       const int p = s->parameter[i];
-      s->parameter_mode[i] = GradientMode::kIgnore;
-      if (p < 0 || b.parameter_list[size_t(p)].offset >= b.gradient_size) continue;
-      s->parameter_mode[i] = parameter_written[size_t(p)] ? GradientMode::kAccumulate : GradientMode::kOverwrite;
-      parameter_written[size_t(p)] = true;
+      s->parameter_mode[i] = mode(p >= 0 && parameter(p).offset < b_.gradient_size, parameter_written, p);
     }
   }
+}
 
-  for (const Step& s : steps_) {
-    if (s.op != Op::kLinear) continue;
-    int readers = 0;
-    for (const Step& other : steps_)
-      for (int p : other.parameter) readers += p == s.parameter[0];
-    b.parameter_list[size_t(s.parameter[0])].read_once = readers == 1;
-  }
+// What the linear layers of packs do besides (primitives/packed_linear.h).
+void Program::Planner::merge_into_linear() {
+  if (!in_packs_) return;
+  for (const Step& s : steps_)
+    if (s.op == Op::kLinear) parameter(s.parameter[0]).read_once = parameter_readers_[size_t(s.parameter[0])] == 1;
 
-  for (Step& s : b.step_list) {
-    if (!in_packs || s.op != Op::kRelu || !in_place(s) || s.output == output_) continue;
+  for (Step& s : b_.step_list) {
+    if (s.op != Op::kRelu || !in_place(s) || s.output == b_.output || value_readers_[size_t(s.output)] != 1) continue;
     Step *writer = nullptr, *reader = nullptr;
-    int readers = 0;
-    for (Step& other : b.step_list) {
+    for (Step& other : b_.step_list) {
       if (other.output == s.input[0]) writer = &other;
       for (int input : other.input)
-        if (input == s.output) reader = &other, ++readers;
+        if (input == s.output) reader = &other;
     }
-    if (!writer || readers != 1 || writer->op != Op::kLinear || reader->op != Op::kLinear) continue;
+    if (writer->op != Op::kLinear || reader->op != Op::kLinear) continue;
     writer->relu_follows = reader->relu_precedes = s.merged = true;
   }
+}
 
-  for (Step& s : b.step_list) {
-    s.bias_cancels = s.output != output_;
+void Program::Planner::place_extras() {
+  for (Step& s : b_.step_list) {
+    s.bias_cancels = s.output != b_.output;
     for (const Step& reader : steps_)
       for (int input : reader.input)
         if (input == s.output) s.bias_cancels &= reader.training && reader.op != Op::kAvgPool2d;
-    const Value &in = b.value_list[size_t(s.input[0])], &out = b.value_list[size_t(s.output)];
-    switch (s.op) {
-      case Op::kLinear:
-        if (for_device || in_packs) break;
-        b.scratch_size = std::max<int64_t>(b.scratch_size, in.ld);
-        s.saved = take(b.tape_size, int64_t(out.channels) * in.cold);
-        s.saved_dot = take(b.tangent_size_total, int64_t(out.channels) * in.cold);
-        break;
-      case Op::kConv2d: {
-        if (for_device) break;
-        if (prefers_winograd(s, in, out, b.examples, lanes)) {
-          s.op = Op::kWinogradConv2d;
-          const int64_t transformed = 16 * (int64_t(in.channels) * out.ld + int64_t(out.channels) * in.cold);
-          s.saved = take(b.tape_size, transformed);
-          s.saved_dot = take(b.tangent_size_total, transformed);
-          b.scratch_size = std::max({b.scratch_size, winograd_scratch(in.channels, in.ld, out.ld),
-                                     winograd_scratch(out.channels, out.ld, in.cold)});
-          break;
-        }
-        make_conv_tables(b, s);
-        const int64_t packed = int64_t(s.kernel[0]) * s.kernel[1] * out.channels * in.cold;
-        s.saved = take(b.tape_size, packed);
-        s.saved_dot = take(b.tangent_size_total, packed);
-        const ConvTables& c = s.conv;
-        b.scratch_size = std::max({b.scratch_size, int64_t(c.group) * c.padded_height * c.padded_width * in.ld,
-                                   int64_t(c.group) * c.adjoint_height * c.adjoint_width * out.ld});
+    place_extras(s);
+  }
+}
+
+// Algorithm, tables, scratch and what is kept for later passes.
+void Program::Planner::place_extras(Step& s) {
+  const Value &in = value(s.input[0]), &out = value(s.output);
+  switch (s.op) {
+    case Op::kLinear:
+      if (for_device_ || in_packs_) break;
+      b_.scratch_size = std::max<int64_t>(b_.scratch_size, in.ld);
+      s.saved = take(b_.tape_size, int64_t(out.channels) * in.cold);
+      s.saved_dot = take(b_.tangent_size_total, int64_t(out.channels) * in.cold);
+      break;
+    case Op::kConv2d: {
+      if (for_device_) break;
+      if (prefers_winograd(s, in, out, examples_, lanes_)) {
+        s.op = Op::kWinogradConv2d;
+        const int64_t transformed = 16 * (int64_t(in.channels) * out.ld + int64_t(out.channels) * in.cold);
+        s.saved = take(b_.tape_size, transformed);
+        s.saved_dot = take(b_.tangent_size_total, transformed);
+        b_.scratch_size = std::max({b_.scratch_size, winograd_scratch(in.channels, in.ld, out.ld),
+                                    winograd_scratch(out.channels, out.ld, in.cold)});
         break;
       }
-      case Op::kBatchNorm:
-        s.saved = take(b.tape_size, 4 * out.ld);
-        s.saved_dot = take(b.tangent_size_total, 2 * out.ld);
-        b.scratch_size = std::max(b.scratch_size, int64_t(4) * out.ld);
-        break;
-      case Op::kBatchNormReluPool:
-        s.saved = take(b.tape_size, 4 * out.ld + examples * out.rows * out.ld);
-        s.saved_dot = take(b.tangent_size_total, 2 * out.ld + examples * out.rows * out.ld);
-        b.scratch_size = std::max(b.scratch_size, int64_t(7) * out.ld);
-        break;
-      case Op::kMaxPool2d: s.saved = take(b.tape_size, examples * out.rows * out.ld); [[fallthrough]];
-      case Op::kAvgPool2d: make_pool_windows(b, s); break;
-      default: break;
+      make_conv_tables(b_, s);
+      const int64_t packed = int64_t(s.kernel[0]) * s.kernel[1] * out.channels * in.cold;
+      s.saved = take(b_.tape_size, packed);
+      s.saved_dot = take(b_.tangent_size_total, packed);
+      const ConvTables& c = s.conv;
+      b_.scratch_size = std::max({b_.scratch_size, int64_t(c.group) * c.padded_height * c.padded_width * in.ld,
+                                  int64_t(c.group) * c.adjoint_height * c.adjoint_width * out.ld});
+      break;
     }
+    case Op::kBatchNorm:
+      s.saved = take(b_.tape_size, 4 * out.ld);
+      s.saved_dot = take(b_.tangent_size_total, 2 * out.ld);
+      b_.scratch_size = std::max(b_.scratch_size, int64_t(4) * out.ld);
+      break;
+    case Op::kBatchNormReluPool:
+      s.saved = take(b_.tape_size, 4 * out.ld + examples_ * out.rows * out.ld);
+      s.saved_dot = take(b_.tangent_size_total, 2 * out.ld + examples_ * out.rows * out.ld);
+      b_.scratch_size = std::max(b_.scratch_size, int64_t(7) * out.ld);
+      break;
+    case Op::kMaxPool2d: s.saved = take(b_.tape_size, examples_ * out.rows * out.ld); [[fallthrough]];
+    case Op::kAvgPool2d: make_pool_windows(b_, s); break;
+    default: break;
   }
-
-  b.step_count = int32_t(b.step_list.size());
-  b.value_count = int32_t(b.value_list.size());
-  b.steps = b.step_list.data();
-  b.values = b.value_list.data();
-  b.parameters = b.parameter_list.data();
-  return made;
 }
 
-void Program::make_conv_tables(Batch& b, Step& s) const {
-  const Value &in = b.value_list[size_t(s.input[0])], &out = b.value_list[size_t(s.output)];
-  ConvTables& c = s.conv;
-  // Enough pixels for tiles of full height, few enough images to stay in cache.
-  c.group = int32_t(std::max<int64_t>(1, std::min<int64_t>(b.examples, 96 / std::min(out.rows, in.rows))));
-  c.padded_height = in.height + 2 * s.pad[0];
-  c.padded_width = in.width + 2 * s.pad[1];
-  const int32_t reach_h = s.dilation[0] * (s.kernel[0] - 1), reach_w = s.dilation[1] * (s.kernel[1] - 1);
-  c.adjoint_height = in.height + reach_h;
-  c.adjoint_width = in.width + reach_w;
-  c.adjoint_top = reach_h - s.pad[0];
-  c.adjoint_left = reach_w - s.pad[1];
-  require(int64_t(c.group) * c.padded_height * c.padded_width * in.ld < std::numeric_limits<int32_t>::max() &&
-              int64_t(c.group) * c.adjoint_height * c.adjoint_width * out.ld < std::numeric_limits<int32_t>::max(),
-          "conv2d: image too large");
-
-  const auto keep = [&](std::vector<int32_t> table) {
-    b.tables.push_back(std::move(table));
-    return b.tables.back().data();
-  };
-  const auto pixels = [&](int64_t height, int64_t width, int64_t stride_h, int64_t stride_w, int64_t buffer_h,
-                          int64_t buffer_w, int64_t ld) {
-    std::vector<int32_t> table;
-    for (int64_t image = 0; image < c.group; ++image)
-      for (int64_t h = 0; h < height; ++h)
-        for (int64_t w = 0; w < width; ++w)
-          table.push_back(int32_t(((image * buffer_h + h * stride_h) * buffer_w + w * stride_w) * ld));
-    return keep(std::move(table));
-  };
-  const auto taps = [&](int64_t buffer_w, int64_t channels, int64_t ld) {
-    std::vector<int32_t> table;
-    for (int64_t h = 0; h < s.kernel[0]; ++h)
-      for (int64_t w = 0; w < s.kernel[1]; ++w)
-        for (int64_t channel = 0; channel < channels; ++channel)
-          table.push_back(int32_t((h * s.dilation[0] * buffer_w + w * s.dilation[1]) * ld + channel));
-    return keep(std::move(table));
-  };
-  c.pixel = pixels(out.height, out.width, s.stride[0], s.stride[1], c.padded_height, c.padded_width, in.ld);
-  c.tap = taps(c.padded_width, in.channels, in.ld);
-  c.adjoint_pixel = pixels(in.height, in.width, 1, 1, c.adjoint_height, c.adjoint_width, out.ld);
-  c.adjoint_tap = taps(c.adjoint_width, out.channels, out.ld);
-}
-
-void Program::make_pool_windows(Batch& b, Step& s) const {
-  const Value &in = b.value_list[size_t(s.input[0])], &out = b.value_list[size_t(s.output)];
-  const bool adaptive = s.training;
-  if (adaptive) s.dilation[0] = s.dilation[1] = 1;
-  struct Range {
-    int32_t begin, end;
-    double length;
-  };
-  const auto range = [&](int axis, int64_t position, int64_t size, int64_t positions) -> Range {
-    if (adaptive) {
-      const int64_t begin = position * size / positions, end = ((position + 1) * size + positions - 1) / positions;
-      return {int32_t(begin), int32_t(end), double(end - begin)};
-    }
-    const int64_t start = position * s.stride[axis] - s.pad[axis];
-    const int64_t end = start + int64_t(s.dilation[axis]) * (s.kernel[axis] - 1) + 1;
-    int64_t begin = start;
-    while (begin < 0) begin += s.dilation[axis];
-    const int64_t clipped = std::min(end, size);
-    // Padding counts towards an average, but not what ceil_mode adds beyond it.
-    const double length =
-        s.attribute[0] != 0 ? double(std::min(end, size + s.pad[axis]) - start) : double(clipped - begin);
-    require(begin < clipped, "pooling: a window lies outside the input");
-    return {int32_t(begin), int32_t(clipped), length};
-  };
-  std::vector<PoolWindow> windows;
-  for (int32_t h = 0; h < out.height; ++h)
-    for (int32_t w = 0; w < out.width; ++w) {
-      const Range rows = range(0, h, in.height, out.height), columns = range(1, w, in.width, out.width);
-      windows.push_back({rows.begin, rows.end, columns.begin, columns.end, rows.length * columns.length});
-    }
-  b.pool_windows.push_back(std::move(windows));
-  s.windows = b.pool_windows.back().data();
+std::shared_ptr<const Program::Batch> Program::find_batch(const Key& key) const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const auto found = batches_.find(key);
+  if (found != batches_.end()) return found->second;
+  if (batches_.size() >= 64) batches_.clear();  // whoever still uses one holds it
+  return batches_[key] = Planner(*this, key).make();
 }
 
 }  // namespace metafast

@@ -77,6 +77,7 @@ class Program {
     bool used;
   };
   using Key = std::tuple<int64_t, int, Scope, Scope, bool, FirstLinearForm, bool, bool>;
+  class Planner;  // planner.cpp
 
   void add_step(const StepDescription& description);
   void drop_dead_steps();
@@ -84,9 +85,6 @@ class Program {
   void fuse_norm_pools();
   void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where);
   std::shared_ptr<const Batch> find_batch(const Key& key) const;
-  std::shared_ptr<Batch> make_batch(const Key& key) const;
-  void make_conv_tables(Batch& batch, Step& step) const;
-  void make_pool_windows(Batch& batch, Step& step) const;
 
   std::vector<Shape> values_;
   std::vector<ParameterInfo> parameters_;  // storage order
