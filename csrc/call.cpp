@@ -276,6 +276,10 @@ class CpuSession final : public Session {
 
     ThreadLayout& l = job_.layout;
     total = 0;
+    l.tape_stride = support_ ? aligned(support_->tape_size) : 0;
+    const int64_t tapes = l.tape_stride * std::max<int64_t>(call.steps, 1);
+    job_.keep = call.memory == Memory::kKeep || (call.memory == Memory::kAuto && call.sweep && !call.first_order &&
+                                                 tapes * width_ * int64_t(sizeof(T)) <= kKeepBytes);
     l.initial = take(job_.own_initial || width_ > 1 ? job_.parameter_size : 0);
     l.trajectory = take(call.steps * job_.adapted_size);
     l.gradient_stride = job_.want_rate_gradient ? job_.learnt_size : 0;
@@ -288,7 +292,8 @@ class CpuSession final : public Session {
       first.x_transposed = take(int64_t(first.inputs) * first.ld_rows);
       first.gram = take(first.support_rows * first.ld_rows);
       first.cross = take(first.query_rows * first.ld_rows);
-      first.trajectory = take((call.steps + 1) * size);
+      first.products = int32_t(job_.keep ? std::min<int64_t>(2, call.steps + 1) : call.steps + 1);
+      first.trajectory = take(first.products * size);
       first.z_query = take(first.query_rows * first.ld);
       for (int64_t* array : {&first.moved, &first.scaled, &first.mu, &first.tangent, &first.swept}) *array = take(size);
     }
@@ -305,10 +310,6 @@ class CpuSession final : public Session {
     l.support_packs = take(packs(support_));
     l.query_packs = take(packs(query_));
     l.scratch = take(std::max(support_ ? support_->scratch_size : 0, query_ ? query_->scratch_size : 0));
-    l.tape_stride = support_ ? aligned(support_->tape_size) : 0;
-    const int64_t tapes = l.tape_stride * std::max<int64_t>(call.steps, 1);
-    job_.keep = call.memory == Memory::kKeep || (call.memory == Memory::kAuto && call.sweep && !call.first_order &&
-                                                 tapes * width_ * int64_t(sizeof(T)) <= kKeepBytes);
     l.tapes = take(job_.keep ? tapes : l.tape_stride);
     // The query's tape is no longer needed when the first tangent is.
     const int64_t last =

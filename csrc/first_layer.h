@@ -25,7 +25,7 @@ struct FirstLayer {
   const T *x, *x_query;
 
   int64_t size() const { return n.support_rows * n.ld; }
-  T* z(int32_t k) const { return base + n.trajectory + k * size(); }
+  T* z(int32_t k) const { return base + n.trajectory + k % n.products * size(); }
   T* z_query() const { return base + n.z_query; }
   T* moved() const { return base + n.moved; }  // sum_k a_k D_k
   T* mu() const { return base + n.mu; }        // X lambda

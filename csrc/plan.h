@@ -103,7 +103,7 @@ struct Step {
 struct LossPlan {
   LossKind kind;
   double attribute[2];
-  int64_t saved, kept;  // offsets in the tape: loss of each example; what the loss keeps of each
+  int64_t saved, kept;  // offsets in the tape: loss of each example; what cross-entropy keeps of each
 };
 
 // A Program for batches of `examples`.
@@ -146,6 +146,7 @@ struct FirstLayerPlan {
   int32_t parameter;  // in storage order; -1: the layer is treated like any other
   int32_t output;     // the value it writes
   int32_t inputs, ld, ld_rows;
+  int32_t products;  // X W_k that are kept: all, or two in turns where tapes hold what is made of them
   int64_t support_rows, query_rows;
   int64_t x_transposed, gram, cross, trajectory, z_query, moved, scaled, mu, tangent, swept;
 };

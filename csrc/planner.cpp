@@ -236,7 +236,7 @@ void Program::Planner::place_values() {
   }
   const Value& z = value(b_.output);
   b_.loss.saved = take(b_.tape_size, examples_);
-  b_.loss.kept = take(b_.tape_size, examples_ * z.cold);
+  if (b_.loss.kind == LossKind::kCrossEntropy) b_.loss.kept = take(b_.tape_size, examples_ * z.cold);
   if (in_packs_) b_.scratch_size = examples_ * (5 * z.channels + 7);  // copies of one lane, padded: LossOnLanes
 }
 

@@ -43,7 +43,7 @@ MF_HD int64_t place_of(int64_t c, int32_t channels, int64_t ld) {
 template <class T>
 struct Outputs {
   const T *value, *dot;
-  T* kept;  // room for one number per output, from forward to the later passes; used where there is one position
+  T* kept;  // cross-entropy's, at one position: room for a number per output, from forward to the later passes
   int32_t channels, ld;
   int64_t count;
   METAFAST_HD int64_t at(int64_t c) const { return place_of(c, channels, ld); }
