@@ -57,7 +57,7 @@ struct ParameterPlan {
   int64_t offset;
   int64_t size;  // taps * inputs * ld
   int32_t outputs, inputs, taps, ld;
-  bool read_once = false;  // by one linear layer
+  bool read_once = false;  // on packs: by one linear layer
   int64_t numel() const { return int64_t(outputs) * inputs * taps; }
 };
 

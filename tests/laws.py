@@ -344,7 +344,7 @@ def all_bits(case: Case, problem: Problem) -> Tensors:
     return out | {f"{kind}:{name}": value for kind in kinds for name, value in pulled[kind].items()}
 
 
-@law(dtypes=(torch.float32,))
+@law(dtypes=EITHER)
 def threads_do_not_change_bits(case: Case) -> None:
     threads = torch.get_num_threads()
     try:
