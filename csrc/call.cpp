@@ -311,6 +311,9 @@ class CpuSession final : public Session {
     l.query_packs = take(packs(query_));
     l.scratch = take(std::max(support_ ? support_->scratch_size : 0, query_ ? query_->scratch_size : 0));
     l.tapes = take(job_.keep ? tapes : l.tape_stride);
+    const bool per_step = job_.keep && job_.want_rate_gradient && job_.first.parameter >= 0;
+    l.passing_stride = per_step ? aligned(support_->passing_size) : 0;
+    l.passing = take(support_ ? support_->passing_size + (call.steps > 0 ? call.steps - 1 : 0) * l.passing_stride : 0);
     // The query's tape is no longer needed when the first tangent is.
     const int64_t last =
         std::max(support_ && call.sweep ? support_->tangent_size_total : 0, query_ ? query_->tape_size : 0);

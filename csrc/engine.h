@@ -113,6 +113,7 @@ struct TaskRun : TaskData<T> {
   Frame<T> support_frame(int32_t k) const {
     const int64_t tape = job.keep ? k * job.layout.tape_stride : 0;
     Frame<T> f = frame(job.support_plan, base + job.layout.tapes + tape, theta_at(k));
+    f.passing = base + job.layout.passing + k * job.layout.passing_stride;
     bring(f, job.support, k);
     f.gradient = base + job.layout.gradient + k * job.layout.gradient_stride;
     if (has_first()) f.first = first().z(k);

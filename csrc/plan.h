@@ -50,6 +50,7 @@ struct Value {
   int64_t activation, cotangent;          // offsets in the tape
   int64_t activation_dot, cotangent_dot;  // offsets in the tangent tape
   bool has_tangent, has_cotangent;
+  bool cotangent_passes;  // no tangent pass reads it: all steps have one place for it, at this offset among such
 };
 
 // A parameter of shape [outputs, inputs, taps] with the user, [taps][inputs][ld] inside. A vector has inputs = taps = 1.
@@ -119,7 +120,7 @@ struct BatchPlan {
   int64_t adapted_size, gradient_size, tangent_size;
   bool gradient_has_gaps;  // some parameter is used by no step: its gradient is zero and must be written
   bool input_is_direct;    // activations of value 0 are read where the user, or a pack of tasks, has them
-  int64_t tape_size, tangent_size_total, scratch_size;
+  int64_t tape_size, tangent_size_total, passing_size, scratch_size;
 };
 
 // One set of examples as the user has it. Strides count elements; step_stride is 0 if every inner step sees the same.
@@ -164,6 +165,7 @@ struct ThreadLayout {
   int64_t support_packs, query_packs;  // their data, where tasks run in packs
   int64_t tapes, tape_stride;          // of the support passes: one per step if kept
   int64_t tangent_tape, query_tape, scratch;
+  int64_t passing, passing_stride;  // cotangents that no tangent pass reads: one per step if a gradient of rates does
   int64_t total;
 };
 

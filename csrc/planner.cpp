@@ -84,6 +84,7 @@ class Program::Planner {
   int64_t size_of(Scope scope) const;
   bool in_place(const Step& pointwise) const;
   bool overwrites_activation(int value) const;
+  bool cotangent_passes(int value) const;
   Value& value(int v) { return b_.value_list[size_t(v)]; }
   ParameterPlan& parameter(int p) { return b_.parameter_list[size_t(p)]; }
   static int64_t take(int64_t& top, int64_t n) {
@@ -215,6 +216,13 @@ bool Program::Planner::overwrites_activation(int value) const {
   return reads_unpadded(writer_[size_t(value)]->op);
 }
 
+// A tangent pass multiplies the cotangent of a layer's output by tangents of its input, if that has any.
+bool Program::Planner::cotangent_passes(int value) const {
+  const Step& writer = *writer_[size_t(value)];
+  const Value& in = b_.value_list[size_t(writer.input[0])];
+  return !for_device_ && b_.tangent_size != 0 && reads_unpadded(writer.op) && !in.has_tangent && !in.has_cotangent;
+}
+
 void Program::Planner::place_values() {
   Value& input = value(0);
   if (!b_.input_is_direct) input.activation = take(b_.tape_size, examples_ * input.rows * input.ld);
@@ -230,9 +238,15 @@ void Program::Planner::place_values() {
     if (v.has_tangent) v.activation_dot = same ? same->activation_dot : take(b_.tangent_size_total, n * v.ld);
     if (!v.has_cotangent) continue;
     v.cotangent_dot = same ? same->cotangent_dot : take(b_.tangent_size_total, n * v.cold);
-    v.cotangent = same && is_straight(s.op)         ? same->cotangent
-                  : overwrites_activation(s.output) ? v.activation
-                                                    : take(b_.tape_size, n * v.cold);
+    if (same && is_straight(s.op)) {
+      v.cotangent_passes = same->cotangent_passes;
+      v.cotangent = same->cotangent;
+    } else {
+      v.cotangent_passes = cotangent_passes(s.output);
+      v.cotangent = v.cotangent_passes                ? take(b_.passing_size, n * v.cold)
+                    : overwrites_activation(s.output) ? v.activation
+                                                      : take(b_.tape_size, n * v.cold);
+    }
   }
   const Value& z = value(b_.output);
   b_.loss.saved = take(b_.tape_size, examples_);

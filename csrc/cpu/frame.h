@@ -5,7 +5,8 @@
 //   backward          reads the output's cotangent; writes those of its inputs and parameters
 //   tangent_forward   writes the tangent of the output's activation
 //   tangent_backward  writes the tangents of what backward writes
-// The tangent passes read the activations and cotangents that the first two left in the tape.
+// The tangent passes read the activations and cotangents that the first two left in the tape; of what a layer makes of the
+// data alone, only the activations (Value::cotangent_passes).
 #pragma once
 
 #include <stddef.h>
@@ -38,6 +39,7 @@ struct Frame {
   T* given_gradient_dot;       // that of its gradient, as the user has them
   const T* vector;             // tangent of the parameters, or null
   T *gradient, *gradient_dot;  // of the learnt parameters; null where only those of the values are wanted
+  T* passing;                  // cotangents that need not last
   T* scratch;
   Descent<T> descent;
 
@@ -47,7 +49,7 @@ struct Frame {
 
   const T* activation(int v) const { return v == 0 && plan->input_is_direct ? x : tape + plan->values[v].activation; }
   T* activation_out(int v) const { return tape + plan->values[v].activation; }
-  T* cotangent(int v) const { return tape + plan->values[v].cotangent; }
+  T* cotangent(int v) const { return (plan->values[v].cotangent_passes ? passing : tape) + plan->values[v].cotangent; }
   // Null where the tangent is known to be zero.
   T* activation_dot(int v) const {
     return plan->values[v].has_tangent ? tangent_tape + plan->values[v].activation_dot : nullptr;

@@ -94,8 +94,27 @@ static void row_of_tiles(const PackProduct<T>& p, int64_t m) {
   pack_tiles<T, MR, 1>(p, m, n, p.n - n);
 }
 
+// Depth one, the outer products about layers of one unit: over sooner than a tile has begun.
+template <class T>
+static void outer_product(const PackProduct<T>& p) {
+  const T *a1 = p.terms > 1 ? p.a[1] : nullptr, *b1 = p.terms > 1 ? p.b[1] : nullptr;
+  for (int64_t i = 0; i < p.m; ++i) {
+    const T x0 = p.a[0][i * p.row], x1 = a1 ? a1[i * p.row] : T(0);
+    const T* gate = p.gate ? p.gate + i * p.ldc : nullptr;
+    T* c = p.c + i * p.ldc;
+    for (int64_t j = 0; j < p.n; ++j) {
+      T sum = p.start == Start::kBias ? p.bias[j] : T(0);
+      sum += x0 * p.b[0][j * p.stepb];
+      if (a1) sum += x1 * b1[j * p.stepb];
+      if (gate) sum = gated(sum, gate[j]);
+      c[j] = p.clip ? clipped(sum) : sum;
+    }
+  }
+}
+
 template <class T>
 static void rows_of_tiles(const PackProduct<T>& p) {
+  if (p.k == 1 && !p.from && (p.start == Start::kZero || p.start == Start::kBias)) return outer_product(p);
   int64_t m = 0;
   for (int64_t left = (p.m + kPackHeight - 1) / kPackHeight; left > 0; --left) {  // nearly equal heights
     const int64_t height = quotient(p.m - m + left - 1, left);
