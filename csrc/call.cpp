@@ -292,10 +292,12 @@ class CpuSession final : public Session {
       first.x_transposed = take(int64_t(first.inputs) * first.ld_rows);
       first.gram = take(first.support_rows * first.ld_rows);
       first.cross = take(first.query_rows * first.ld_rows);
-      first.products = int32_t(job_.keep ? std::min<int64_t>(2, call.steps + 1) : call.steps + 1);
-      first.trajectory = take(first.products * size);
-      first.z_query = take(first.query_rows * first.ld);
-      for (int64_t* array : {&first.moved, &first.scaled, &first.mu, &first.tangent, &first.swept}) *array = take(size);
+      first.steps = call.steps;
+      first.changes = job_.keep ? 1 : call.steps;
+      first.change = take(first.changes * size);
+      for (int64_t* array : {&first.query_start, &first.query_change}) *array = take(first.query_rows * first.ld);
+      for (int64_t* array : {&first.start, &first.moved, &first.mu_start, &first.mu_change, &first.swept})
+        *array = take(size);
     }
     const auto targets = [&](const std::shared_ptr<const Program::Batch>& b) {
       return b ? b->examples * b->values[b->output].rows * b->values[b->output].cold : 0;

@@ -257,10 +257,15 @@ struct TaskRun : TaskData<T> {
     if (one_rate(k)) {  // H is linear: the product is scaled instead of the vector
       const T rate = job.rate_table[k * job.adapted_count];
       f.vector = lambda;
+      if (has_first()) f.first_dot = first().mu(T(1));
       f.descent = descent(lambda, lambda, k);
       support_tangent_pass(f, k, out);
       for (int32_t p = 0; p < job.learnt_count; ++p) {
         if (f.descends(p)) continue;
+        if (p == job.first.parameter) {
+          first().reverse(k, rate, f.cotangent_dot(job.first.output));
+          continue;
+        }
         const T* __restrict h = f.gradient_dot + plan(p).offset;
         T* __restrict l = lambda + plan(p).offset;
         for (int64_t i = 0; i < plan(p).size; ++i) l[i] -= rate * h[i];
@@ -270,8 +275,7 @@ struct TaskRun : TaskData<T> {
     T* v = base + job.layout.vector;
     for (int32_t a = 0; a < job.adapted_count; ++a) {
       if (a == job.first.parameter) {
-        first().make_tangent(job.rate_table[k * job.adapted_count + a]);
-        f.first_dot = first().tangent();
+        f.first_dot = first().mu(job.rate_table[k * job.adapted_count + a]);
         continue;
       }
       const int64_t at = plan(a).offset, n = plan(a).size;
@@ -288,7 +292,7 @@ struct TaskRun : TaskData<T> {
     support_tangent_pass(f, k, out);
     for (int32_t p = 0; p < job.learnt_count; ++p) {
       if (p == job.first.parameter) {
-        first().reverse(f.cotangent_dot(job.first.output));
+        first().reverse(k, T(1), f.cotangent_dot(job.first.output));
         continue;
       }
       const T* __restrict h = f.gradient_dot + plan(p).offset;
@@ -300,7 +304,7 @@ struct TaskRun : TaskData<T> {
 
   // Does one number move all that is learnt at step k?
   bool one_rate(int32_t k) const {
-    if (has_first() || job.learnt_count != job.adapted_count) return false;
+    if (job.learnt_count != job.adapted_count) return false;
     const E* rates = job.rate_table + k * job.adapted_count;
     for (int32_t a = 0; a < job.adapted_count; ++a)
       if (job.elementwise[a] || rates[a] != rates[0]) return false;

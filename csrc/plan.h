@@ -146,10 +146,11 @@ struct ParameterSource {
 struct FirstLayerPlan {
   int32_t parameter;  // in storage order; -1: the layer is treated like any other
   int32_t output;     // the value it writes
-  int32_t inputs, ld, ld_rows;
-  int32_t products;  // X W_k that are kept: all, or two in turns where tapes hold what is made of them
+  int32_t inputs, ld, ld_rows, steps;
+  int32_t changes;  // X (W_k - W_0) that are kept: of all steps, or one where tapes hold what is made of them
   int64_t support_rows, query_rows;
-  int64_t x_transposed, gram, cross, trajectory, z_query, moved, scaled, mu, tangent, swept;
+  int64_t x_transposed, gram, cross;                                                    // X', -X X', -X_q X'
+  int64_t start, change, moved, query_start, query_change, mu_start, mu_change, swept;  // see there
 };
 
 // Where a thread keeps what it needs for one task: offsets in its part of the workspace.

@@ -28,13 +28,20 @@ struct Descent {
   int32_t count;
 };
 
+// X W of a kFirstLinear, or its tangent: factor * (start + change).
+template <class T>
+struct FirstProduct {
+  const T *start, *change;
+  T factor;
+};
+
 template <class T>
 struct Frame {
   const BatchPlan* plan;
   T *tape, *tangent_tape;
-  const T* x;                  // activations of value 0 if the plan says they are direct
-  const T *initial, *theta;    // all parameters at step 0; the adapted ones at this step
-  const T *first, *first_dot;  // X W of a kFirstLinear, and its tangent
+  const T* x;                // activations of value 0 if the plan says they are direct
+  const T *initial, *theta;  // all parameters at step 0; the adapted ones at this step
+  FirstProduct<T> first, first_dot;
   const T *given, *given_dot;  // weight of a kGivenLinear, its tangent and
   T* given_gradient_dot;       // that of its gradient, as the user has them
   const T* vector;             // tangent of the parameters, or null

@@ -9,10 +9,13 @@ namespace METAFAST_ISA {
 
 template <class T>
 struct FirstLinear {
-  static void add_bias(const Frame<T>& f, const Step& s, const T* z, const T* bias, T* y) {
+  static void add_bias(const Frame<T>& f, const Step& s, const FirstProduct<T>& z, const T* bias, T* out) {
     const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < ld; ++c) y[r * ld + c] = z[r * ld + c] + (bias ? bias[c] : T(0));
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* __restrict start = z.start + r * ld, * __restrict change = z.change + r * ld;
+      T* __restrict y = out + r * ld;
+      for (int64_t c = 0; c < ld; ++c) y[c] = z.factor * (start[c] + change[c]) + (bias ? bias[c] : T(0));
+    }
   }
   static void bias_gradient(const Frame<T>& f, const Step& s, const T* dy, T* gradient) {
     const int64_t ld = f.value(s.output).ld;
