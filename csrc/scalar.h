@@ -56,63 +56,75 @@ struct Bits<double> {
   static constexpr int kExpDegree = 13, kLogTerms = 18;
 };
 
-// x = k log 2 + r with |r| <= log(2) / 2. Gives expm1(r) in p, and 2^k as a product of two, since 2^k alone may
-// overflow or be denormal where the product with 1 + p is not.
+// x = k log 2 + r with |r| <= log(2) / 2. Gives k, and expm1(r) in p.
 template <class T>
 struct ExpParts {
-  T p, scale1, scale2;
+  using Int = typename Bits<T>::Int;
+  using Unsigned = typename Bits<T>::Unsigned;  // where x is NaN, k is any number: only unsigned arithmetic may wrap
+  Int k;
+  T p;
+
+  MF_HD static T power_of_two(Int n) {
+    return __builtin_bit_cast(T, (Unsigned(n) + Unsigned(Bits<T>::kBias)) << Bits<T>::kMantissa);
+  }
+  // 2^k as a product of two, since 2^k alone may overflow or be denormal where the product with 1 + p is not.
+  MF_HD T scale1() const { return power_of_two(k >> 1); }
+  MF_HD T scale2() const { return power_of_two(k - (k >> 1)); }
 };
 
 template <class T>
 MF_HD ExpParts<T> exp_parts(T x) {
   using B = Bits<T>;
-  using Int = typename B::Int;
-  using Unsigned = typename B::Unsigned;  // where x is NaN, k is any number: only unsigned arithmetic may wrap
-  x = x < B::kLowest ? B::kLowest : x;    // NaN fails both comparisons and passes through
-  x = x > B::kHighest ? B::kHighest : x;
+  using Unsigned = typename B::Unsigned;
   const T shifted = x * T(1.44269504088896340736) + B::kRound;
   const T kf = shifted - B::kRound;
-  const Int k = Int(__builtin_bit_cast(Unsigned, shifted) - __builtin_bit_cast(Unsigned, B::kRound));
+  const auto k = typename B::Int(__builtin_bit_cast(Unsigned, shifted) - __builtin_bit_cast(Unsigned, B::kRound));
   const T r = (x - kf * B::kLog2Hi) - kf * B::kLog2Lo;
-  T inverse = T(1), q = T(0);
+  T inverse = T(1);
   // Taylor's polynomial (expm1(r) - r) / r^2 by Horner's rule; the coefficients 1/n! are built as constants.
   T coefficient[16];
   METAFAST_UNROLL for (int n = 1; n <= B::kExpDegree; ++n) {
     inverse /= T(n);
     coefficient[n] = inverse;
   }
-  METAFAST_UNROLL for (int n = B::kExpDegree; n >= 2; --n) q = q * r + coefficient[n];
-  const T p = r + r * r * q;
-  const Int half = k >> 1;
-  return {p, __builtin_bit_cast(T, Unsigned(half + B::kBias) << B::kMantissa),
-          __builtin_bit_cast(T, Unsigned(k - half + B::kBias) << B::kMantissa)};
+  T q = coefficient[B::kExpDegree];
+  METAFAST_UNROLL for (int n = B::kExpDegree - 1; n >= 2; --n) q = q * r + coefficient[n];
+  return {k, r + r * r * q};
+}
+
+// NaN fails both comparisons and passes through.
+template <class T>
+MF_HD T within_exp(T x) {
+  x = x < Bits<T>::kLowest ? Bits<T>::kLowest : x;
+  return x > Bits<T>::kHighest ? Bits<T>::kHighest : x;
 }
 
 template <class T>
 MF_HD T exp(T x) {
-  const ExpParts<T> e = exp_parts(x);
-  return (e.scale1 + e.scale1 * e.p) * e.scale2;
+  const ExpParts<T> e = exp_parts(within_exp(x));
+  return (e.scale1() + e.scale1() * e.p) * e.scale2();
 }
 
 template <class T>
 MF_HD T expm1(T x) {
-  const ExpParts<T> e = exp_parts(x);
-  const T scale = e.scale1 * e.scale2;
+  const ExpParts<T> e = exp_parts(within_exp(x));
+  const T scale = e.scale1() * e.scale2();
   return scale * e.p + (scale - T(1));
 }
 
-template <class T>
-MF_HD T magnitude(T x) {
-  return x < T(0) ? -x : x;
-}
+MF_HD float magnitude(float x) { return __builtin_fabsf(x); }
+MF_HD double magnitude(double x) { return __builtin_fabs(x); }
+MF_HD float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
+MF_HD double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
 
 template <class T>
 MF_HD T tanh(T x) {
   T a = magnitude(x);
   a = a > T(20) ? T(20) : a;  // tanh(20) rounds to 1
-  const T m = expm1(T(2) * a);
-  const T y = m / (m + T(2));
-  return x < T(0) ? -y : y;
+  const ExpParts<T> e = exp_parts(T(2) * a);
+  const T scale = ExpParts<T>::power_of_two(e.k);
+  const T m = scale * e.p + (scale - T(1));  // expm1(2 a)
+  return with_sign(m / (m + T(2)), x);
 }
 
 template <class T>
