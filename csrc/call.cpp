@@ -37,7 +37,7 @@ class CpuSession final : public Session {
     small_ = could_run_in_packs(call, program_, kernels_.lanes, sizeof(T));
     width_ = small_ && run_in_packs(call, program_, kernels_.lanes, sizeof(T)) ? kernels_.lanes : 1;
     runs_ = (call.tasks + width_ - 1) / width_;
-    plans_ = program_.parameter_plans(plan_lanes());
+    plans_ = program_.parameter_plans(plan_lanes(), true);
     sources_.resize(plans_.size());
     vectors_.resize(call.vectors.size());
     adapted_cotangent_.resize(call.adapted_cotangent.size());

@@ -13,7 +13,7 @@ constexpr double kFirstLayerSaving = 0.2;
 
 int64_t elements(const Program& program) {
   int64_t total = 0;
-  for (const ParameterPlan& p : program.parameter_plans(1)) total += p.size;
+  for (const ParameterPlan& p : program.parameter_plans(1, true)) total += p.size;
   return total;
 }
 

@@ -32,9 +32,10 @@ enum class Op : int32_t {
   kAdd,
   kFirstLinear,  // a linear layer on the input, kept as its product with the support set
   kGivenLinear,  // a linear layer on the input, its weight left where the user has it
-  // Made by the planner: of three steps; of a convolution that prefers it.
+  // Made by the planner: of three steps; of a convolution that prefers it; of a linear layer whose weight is a row.
   kBatchNormReluPool,
   kWinogradConv2d,
+  kOneOutputLinear,
 };
 
 enum class LossKind : int32_t { kNone, kCrossEntropy, kMse, kBceWithLogits, kHuber, kMultiMargin };
@@ -53,7 +54,8 @@ struct Value {
   bool cotangent_passes;  // no tangent pass reads it: all steps have one place for it, at this offset among such
 };
 
-// A parameter of shape [outputs, inputs, taps] with the user, [taps][inputs][ld] inside. A vector has inputs = taps = 1.
+// A parameter of shape [outputs, inputs, taps] with the user, [taps][inputs][ld] inside. A vector has inputs = taps = 1, and
+// so, on the CPU, has the weight [1, n] of linear layers behind others.
 struct ParameterPlan {
   int64_t offset;
   int64_t size;  // taps * inputs * ld

@@ -34,12 +34,14 @@ bool is_straight(Op op) { return op == Op::kRelu || op == Op::kLeakyRelu; }
 
 }  // namespace
 
-std::vector<ParameterPlan> Program::parameter_plans(int lanes) const {
+std::vector<ParameterPlan> Program::parameter_plans(int lanes, bool rows) const {
   std::vector<ParameterPlan> plans;
   int64_t offset = 0;
   for (const ParameterInfo& p : parameters_) {
-    const int64_t ld = round_up(p.outputs, lanes), size = ld * p.inputs * p.taps;
-    plans.push_back({offset, size, p.outputs, p.inputs, p.taps, int32_t(ld)});
+    const bool row = rows && p.row;
+    const int32_t outputs = row ? p.inputs : p.outputs, inputs = row ? 1 : p.inputs;
+    const int64_t ld = round_up(outputs, lanes), size = ld * inputs * p.taps;
+    plans.push_back({offset, size, outputs, inputs, p.taps, int32_t(ld)});
     offset += size;
   }
   return plans;
@@ -142,7 +144,7 @@ int64_t Program::Planner::size_of(Scope scope) const {
 
 // Shapes and leading dimensions.
 void Program::Planner::take_shapes() {
-  b_.parameter_list = program_.parameter_plans(lanes_);
+  b_.parameter_list = program_.parameter_plans(lanes_, !for_device_);
   b_.adapted_size = size_of(Scope::kAdapted);
   b_.gradient_size = size_of(gradient_);
   b_.tangent_size = size_of(tangent_);
@@ -316,8 +318,12 @@ void Program::Planner::place_extras(Step& s) {
   const Value &in = value(s.input[0]), &out = value(s.output);
   switch (s.op) {
     case Op::kLinear:
-      if (for_device_ || in_packs_) break;
-      b_.scratch_size = std::max<int64_t>(b_.scratch_size, in.ld);
+      if (for_device_) break;
+      if (program_.parameters_[size_t(s.parameter[0])].row) {
+        s.op = Op::kOneOutputLinear;
+        break;
+      }
+      if (in_packs_) break;
       s.saved = take(b_.tape_size, int64_t(out.channels) * in.cold);
       s.saved_dot = take(b_.tangent_size_total, int64_t(out.channels) * in.cold);
       break;

@@ -62,7 +62,7 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
         stored_at_[i] = int(parameters_.size());
         const int64_t n = product(parameters[i].first);
         require(n > 0 && n < (int64_t(1) << 31), "parameter " + std::to_string(i) + " is empty or too large");
-        parameters_.push_back({n, int32_t(n), 1, 1, false});
+        parameters_.push_back({n, int32_t(n), 1, 1, false, false});
         parameter_shapes_.push_back(parameters[i].first);
       }
     if (role == Role::kAdapted) adapted_count_ = int(parameters_.size());
@@ -88,6 +88,7 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
   drop_dead_steps();
   drop_leading_flatten();
   fuse_norm_pools();
+  find_rows();
 }
 
 void Program::use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where) {
@@ -96,7 +97,7 @@ void Program::use_parameter(int parameter, int64_t outputs, int64_t inputs, int6
   require(info.numel == outputs * inputs * taps, where + ": a parameter has the wrong size");
   require(!info.used || (info.outputs == outputs && info.inputs == inputs && info.taps == taps),
           where + ": a tied parameter is used in two different layouts");
-  info = {info.numel, int32_t(outputs), int32_t(inputs), int32_t(taps), true};
+  info = {info.numel, int32_t(outputs), int32_t(inputs), int32_t(taps), true, false};
 }
 
 void Program::add_step(const StepDescription& d) {
@@ -245,6 +246,14 @@ void Program::fuse_norm_pools() {
     norm.output = pool.output;
     steps_.erase(steps_.begin() + int64_t(i) + 1, steps_.begin() + int64_t(i) + 3);
   }
+}
+
+void Program::find_rows() {
+  for (ParameterInfo& p : parameters_) p.row = p.outputs == 1 && p.inputs > 1 && p.taps == 1;
+  for (const Step& s : steps_)
+    for (int i = 0; i < 4; ++i)
+      if (s.parameter[i] >= 0)
+        parameters_[size_t(s.parameter[i])].row &= s.op == Op::kLinear && i == 0 && s.input[0] != 0;
 }
 
 int64_t Program::input_size() const { return product(values_[0]); }

@@ -59,8 +59,8 @@ class Program {
   const Step* first_layer_step() const;
   const Shape& value_shape(int value) const { return values_[size_t(value)]; }
 
-  // In storage order: adapted, meta, constant.
-  std::vector<ParameterPlan> parameter_plans(int lanes) const;
+  // In storage order: adapted, meta, constant. With `rows`, weights of one output stand as vectors.
+  std::vector<ParameterPlan> parameter_plans(int lanes, bool rows) const;
   int parameter_count() const { return int(parameters_.size()); }
   int adapted_count() const { return adapted_count_; }
   int learnt_count() const { return learnt_count_; }
@@ -74,7 +74,7 @@ class Program {
   struct ParameterInfo {
     int64_t numel;
     int32_t outputs, inputs, taps;
-    bool used;
+    bool used, row;  // by some step; as the one row of linear layers' weights, behind other layers
   };
   using Key = std::tuple<int64_t, int, Scope, Scope, bool, FirstLinearForm, bool, bool>;
   class Planner;  // planner.cpp
@@ -83,6 +83,7 @@ class Program {
   void drop_dead_steps();
   void drop_leading_flatten();
   void fuse_norm_pools();
+  void find_rows();
   void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where);
   std::shared_ptr<const Batch> find_batch(const Key& key) const;
 

@@ -58,6 +58,18 @@ class Tied(nn.Module):
         return self.second(F.silu(self.first(x)))
 
 
+class TwoHeads(nn.Module):
+    """A layer of one output at two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = L(3, 5), L(5, 5), L(5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        return self.head(h) + self.head(torch.tanh(self.second(h)))  # type: ignore[no-any-return]
+
+
 class Functional(nn.Module):
     """Written with functions and methods instead of modules, as the original Conv-4 codes are."""
 

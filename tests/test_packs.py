@@ -150,7 +150,7 @@ class Fork(nn.Module):
 
 
 #: Models with five inputs: ReLUs between linear layers, behind one, before one and two in a row; tied weights; a fork;
-#: more units than a sum takes at once.
+#: more units than a sum takes at once; a single one.
 MODELS = {
     "between": lambda: nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 11), nn.ReLU(), nn.Linear(11, 2)),
     "no bias": lambda: nn.Sequential(nn.Linear(5, 9, bias=False), nn.ReLU(), nn.Linear(9, 2, bias=False)),
@@ -160,6 +160,7 @@ MODELS = {
     "tied": Twice,
     "fork": Fork,
     "wide": lambda: nn.Sequential(nn.Linear(5, 2), nn.ReLU(), nn.Linear(2, 300), nn.ReLU(), nn.Linear(300, 2)),
+    "one unit": lambda: nn.Sequential(nn.Linear(5, 19), nn.ReLU(), nn.Linear(19, 1), nn.ReLU(), nn.Linear(1, 2)),
 }
 OPTIONS: dict[str, dict[str, Any]] = {
     "one rate": {},

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "pack.h"
+#include "transpose.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -26,6 +27,7 @@ struct PackProduct {
   T rate = T(0);
   const T* gate = nullptr;
   bool clip = false;
+  bool inner = false;  // n is 1, and sums are made as in one_output_linear.h
 
   // A product of which a factor is missing is zero.
   void add(const T* one, const T* other) {
@@ -112,6 +114,31 @@ static void outer_product(const PackProduct<T>& p) {
   }
 }
 
+// Starts from zero or a bias.
+template <class T>
+static void inner_products(const PackProduct<T>& p) {
+  constexpr int L = kTasks<T>, S = Block<Element<T>>::kSize;
+  for (int64_t i = 0; i < p.m; ++i) {
+    T* c = p.c + i * p.ldc;
+    T total = p.start == Start::kBias ? p.bias[0] : T(0);
+    for (int t = 0; t < p.terms; ++t) {
+      const T *a = p.a[t] + i * p.row, *b = p.b[t];
+      T part[L] = {};
+      for (int64_t k = 0; k < p.k; k += L)
+#pragma GCC unroll 16
+        for (int j = 0; j < L; ++j)
+          if (k + j < p.k) part[j] += a[(k + j) * p.col] * b[(k + j) * p.ldb];
+#pragma GCC unroll 16
+      for (int j = S; j < L; ++j) part[j % S] += part[j];
+#pragma GCC unroll 16
+      for (int j = 1; j < S; ++j) part[0] += part[j];
+      total += part[0];
+    }
+    if (p.gate) total = gated(total, p.gate[i * p.ldc]);
+    *c = p.clip ? clipped(total) : total;
+  }
+}
+
 template <class T>
 static void rows_of_tiles(const PackProduct<T>& p) {
   if (p.k == 1 && !p.from && (p.start == Start::kZero || p.start == Start::kBias)) return outer_product(p);
@@ -132,6 +159,7 @@ static void rows_of_tiles(const PackProduct<T>& p) {
 // Long sums take two products one after the other, and must not have a `from`.
 template <class T>
 METAFAST_OUTLINED static void multiply_packs(const PackProduct<T>& p) {
+  if (p.inner) return inner_products(p);
   if (p.terms > 0 && p.k <= kDepth) return rows_of_tiles(p);
   PackProduct<T> part = p;
   if (p.terms == 0) {

@@ -9,6 +9,7 @@
 #include "../primitives/given_linear.h"
 #include "../primitives/linear.h"
 #include "../primitives/losses.h"
+#include "../primitives/one_output_linear.h"
 #include "../primitives/packed_linear.h"
 #include "../primitives/pooling.h"
 #include "../primitives/shape_and_sum.h"
@@ -29,7 +30,8 @@
 
 #define METAFAST_PACKED_PRIMITIVES(X) \
   METAFAST_SHARED_PRIMITIVES(X)       \
-  X(kLinear, PackedLinear<T>)
+  X(kLinear, PackedLinear<T>)         \
+  X(kOneOutputLinear, PackedLinear<T>)
 
 #define METAFAST_PRIMITIVES(X)                \
   METAFAST_SHARED_PRIMITIVES(X)               \
@@ -42,7 +44,8 @@
   X(kFirstLinear, FirstLinear<T>)             \
   X(kGivenLinear, GivenLinear<T>)             \
   X(kBatchNormReluPool, BatchNormReluPool<T>) \
-  X(kWinogradConv2d, WinogradConv2d<T>)
+  X(kWinogradConv2d, WinogradConv2d<T>)       \
+  X(kOneOutputLinear, OneOutputLinear<T>)
 
 namespace metafast {
 namespace METAFAST_ISA {

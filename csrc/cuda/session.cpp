@@ -87,7 +87,7 @@ class DeviceSession final : public Session {
         shared_program_(std::move(program)),
         program_(*shared_program_),
         on_(on),
-        parameters_(program_.parameter_plans(kDeviceLanes)) {
+        parameters_(program_.parameter_plans(kDeviceLanes, false)) {
     check(call, program_);
     make_plans();
     fill_shape();

@@ -1,7 +1,7 @@
 // The four passes of y = x * W + b for any product * that is linear in x and in W. A primitive supplies
 //   product(f, s, x, W, y, start, bias)    weight_gradient(f, s, x, dy, dW, start)
 //   turn(f, s, W, room)                    input_gradient(f, s, dy, turned, dx, start)
-// where turn puts W into room in the order that input_gradient wants;
+// where turn says where W stands in the order that input_gradient wants, having put it into room if need be;
 // and the tangents follow: each is the same function called twice, (x * W)' = x' * W + x * W'.
 #pragma once
 
@@ -23,6 +23,12 @@ static void bias_gradient(const Frame<T>& f, const Step& s, const T* dy, T* db) 
 
 template <class T, class Primitive>
 struct Bilinear {
+  // One sum after the other, where Start::kAccumulate would fold the second into the first.
+  static Start in_line(Start start) { return start == Start::kAccumulate ? Start::kContinue : start; }
+
+  // Where backward has left W turned.
+  static const T* turned(const Frame<T>& f, const Step& s) { return f.tape + s.saved; }
+
   static void forward(const Frame<T>& f, const Step& s) {
     const T* bias = f.parameter(s.parameter[1]);
     Primitive::product(f, s, f.activation(s.input[0]), f.parameter(s.parameter[0]), f.activation_out(s.output),
@@ -37,9 +43,8 @@ struct Bilinear {
     if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
     if (wanted(s.input_mode[0])) {
       const T* w = f.parameter(s.parameter[0]);
-      T* room = f.tape + s.saved;
-      Primitive::turn(f, s, w, room);
-      Primitive::input_gradient(f, s, dy, room, f.cotangent(s.input[0]), begin_with(s.input_mode[0]));
+      const T* turned = Primitive::turn(f, s, w, f.tape + s.saved);
+      Primitive::input_gradient(f, s, dy, turned, f.cotangent(s.input[0]), begin_with(s.input_mode[0]));
     }
   }
 
@@ -76,11 +81,10 @@ struct Bilinear {
     if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
     if (wanted(s.input_mode[0])) {
       T* dx_dot = f.cotangent_dot(s.input[0]);
-      Primitive::input_gradient(f, s, dy_dot, f.tape + s.saved, dx_dot, begin_with(s.input_mode[0]));
+      Primitive::input_gradient(f, s, dy_dot, Primitive::turned(f, s), dx_dot, begin_with(s.input_mode[0]));
       if (const T* w_dot = f.parameter_dot(s.parameter[0])) {
-        T* room = f.tangent_tape + s.saved_dot;
-        Primitive::turn(f, s, w_dot, room);
-        Primitive::input_gradient(f, s, dy, room, dx_dot, Start::kAccumulate);
+        const T* turned = Primitive::turn(f, s, w_dot, f.tangent_tape + s.saved_dot);
+        Primitive::input_gradient(f, s, dy, turned, dx_dot, Start::kAccumulate);
       }
     }
   }

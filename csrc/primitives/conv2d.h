@@ -67,11 +67,12 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
   }
 
   // W as [taps, flipped][outputs][ld(inputs)].
-  static void turn(const Frame<T>& f, const Step& s, const T* w, T* turned) {
+  static const T* turn(const Frame<T>& f, const Step& s, const T* w, T* turned) {
     const Shape n(f, s);
     for (int64_t tap = 0; tap < n.taps; ++tap)
       transpose(w + tap * n.x.channels * n.y.ld, n.y.ld, n.x.channels, n.y.channels,
                 turned + (n.taps - 1 - tap) * n.y.channels * n.x.cold, n.x.cold);
+    return turned;
   }
 
   static void input_gradient(const Frame<T>& f, const Step& s, const T* dy, const T* turned, T* dx, Start start) {

@@ -69,7 +69,9 @@ struct PackedLinear {
   static PackProduct<T> outputs(const Frame<T>& f, const Step& s, const T* bias, T* y) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const Start start = bias ? Start::kBias : Start::kZero;
-    return {f.rows(s.output), out.ld, in.channels, in.ld, 1, out.ld, 1, y, out.ld, start, bias};
+    PackProduct<T> p{f.rows(s.output), out.ld, in.channels, in.ld, 1, out.ld, 1, y, out.ld, start, bias};
+    p.inner = s.op == Op::kOneOutputLinear;
+    return p;
   }
 
   static PackProduct<T> weight_gradient(const Frame<T>& f, const Step& s, T* dw) {
