@@ -56,6 +56,7 @@ def test_elementary_functions_at_the_ends(dtype: type) -> None:
         "sigmoid": [nan, one, zero, 0.5],
     }.items():
         np.testing.assert_array_equal(evaluate(name, x), np.array(want, dtype), err_msg=name)
+    assert np.signbit(evaluate("tanh", np.array([-0.0, 0.0], dtype))).tolist() == [True, False]
 
 
 def linear(values: list[list[int]], inputs: list[int], parameters: list[int]) -> _native.Program:
