@@ -51,7 +51,7 @@ struct Value {
   int64_t activation, cotangent;          // offsets in the tape
   int64_t activation_dot, cotangent_dot;  // offsets in the tangent tape
   bool has_tangent, has_cotangent;
-  bool cotangent_passes;  // no tangent pass reads it: all steps have one place for it, at this offset among such
+  bool cotangent_passes;  // it is not kept: all steps have one place for it, at this offset among such
 };
 
 // A parameter of shape [outputs, inputs, taps] with the user, [taps][inputs][ld] inside. A vector has inputs = taps = 1, and
@@ -99,6 +99,8 @@ struct Step {
   int64_t saved, saved_dot;  // offsets of what the step keeps for later passes, in the tape and the tangent tape
   ConvTables conv;
   const PoolWindow* windows;
+  // The tangent pass makes the cotangent of the input `again`; a linear layer's tangent pass turns its weight again.
+  bool again, turns_again;
   // On packs, a ReLU between two linear layers is `merged` into them.
   bool relu_follows, relu_precedes, merged;
 };

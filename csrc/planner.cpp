@@ -18,6 +18,10 @@ bool prefers_winograd(const Step& s, const Value& in, const Value& out, int64_t 
          16 * tiles < 7 * out.rows;
 }
 
+// Turning a weight takes as long as products with some five rows: with so many it is sooner turned again than fetched from a
+// long tape.
+constexpr int64_t kRowsToTurnAgain = 32;
+
 bool reads_unpadded(Op op) { return op == Op::kLinear || op == Op::kConv2d; }
 
 bool is_pointwise(Op op) { return op >= Op::kRelu && op <= Op::kSoftplus; }
@@ -86,7 +90,8 @@ class Program::Planner {
   int64_t size_of(Scope scope) const;
   bool in_place(const Step& pointwise) const;
   bool overwrites_activation(int value) const;
-  bool cotangent_passes(int value) const;
+  bool cotangent_unread(int value) const;
+  bool cotangent_cheap(int value) const;
   Value& value(int v) { return b_.value_list[size_t(v)]; }
   ParameterPlan& parameter(int p) { return b_.parameter_list[size_t(p)]; }
   static int64_t take(int64_t& top, int64_t n) {
@@ -105,7 +110,7 @@ class Program::Planner {
   std::shared_ptr<Batch> made_ = std::make_shared<Batch>();
   Batch& b_ = *made_;
   std::vector<int> value_readers_, parameter_readers_;  // how often steps read each
-  std::vector<const Step*> writer_;                     // of each value; null for the input
+  std::vector<const Step*> writer_, reader_;            // of each value; null for the input; the last
 };
 
 Program::Planner::Planner(const Program& program, const Key& key) : program_(program), steps_(program.steps_) {
@@ -191,9 +196,10 @@ void Program::Planner::count_readers() {
   value_readers_.resize(b_.value_list.size());
   parameter_readers_.resize(b_.parameter_list.size());
   writer_.resize(b_.value_list.size());
+  reader_.resize(b_.value_list.size());
   for (const Step& s : steps_) {
     for (int input : s.input)
-      if (input >= 0) ++value_readers_[size_t(input)];
+      if (input >= 0) ++value_readers_[size_t(input)], reader_[size_t(input)] = &s;
     for (int p : s.parameter)
       if (p >= 0) ++parameter_readers_[size_t(p)];
     writer_[size_t(s.output)] = &s;
@@ -219,10 +225,18 @@ bool Program::Planner::overwrites_activation(int value) const {
 }
 
 // A tangent pass multiplies the cotangent of a layer's output by tangents of its input, if that has any.
-bool Program::Planner::cotangent_passes(int value) const {
+bool Program::Planner::cotangent_unread(int value) const {
   const Step& writer = *writer_[size_t(value)];
   const Value& in = b_.value_list[size_t(writer.input[0])];
-  return !for_device_ && b_.tangent_size != 0 && reads_unpadded(writer.op) && !in.has_tangent && !in.has_cotangent;
+  return reads_unpadded(writer.op) && !in.has_tangent && !in.has_cotangent;
+}
+
+// Made of the reader's by a multiplication or two for each element: sooner made again than fetched from a long tape.
+bool Program::Planner::cotangent_cheap(int value) const {
+  if (in_packs_ || value == 0 || value == b_.output || value_readers_[size_t(value)] != 1) return false;
+  const Step& reader = *reader_[size_t(value)];
+  return reader.op == Op::kLinear ? program_.parameters_[size_t(reader.parameter[0])].row
+                                  : is_pointwise(reader.op) && slope_from_output(reader) && !is_straight(reader.op);
 }
 
 void Program::Planner::place_values() {
@@ -244,7 +258,8 @@ void Program::Planner::place_values() {
       v.cotangent_passes = same->cotangent_passes;
       v.cotangent = same->cotangent;
     } else {
-      v.cotangent_passes = cotangent_passes(s.output);
+      v.cotangent_passes =
+          !for_device_ && b_.tangent_size != 0 && (cotangent_unread(s.output) || cotangent_cheap(s.output));
       v.cotangent = v.cotangent_passes                ? take(b_.passing_size, n * v.cold)
                     : overwrites_activation(s.output) ? v.activation
                                                       : take(b_.tape_size, n * v.cold);
@@ -309,6 +324,8 @@ void Program::Planner::place_extras() {
     for (const Step& reader : steps_)
       for (int input : reader.input)
         if (input == s.output) s.bias_cancels &= reader.training && reader.op != Op::kAvgPool2d;
+    const int in = s.input[0];
+    s.again = in != 0 && value(in).cotangent_passes && cotangent_cheap(in) && !cotangent_unread(in);
     place_extras(s);
   }
 }
@@ -324,7 +341,8 @@ void Program::Planner::place_extras(Step& s) {
         break;
       }
       if (in_packs_) break;
-      s.saved = take(b_.tape_size, int64_t(out.channels) * in.cold);
+      s.turns_again = b_.tangent_size != 0 && examples_ * out.rows >= kRowsToTurnAgain;
+      s.saved = take(s.turns_again ? b_.passing_size : b_.tape_size, int64_t(out.channels) * in.cold);
       s.saved_dot = take(b_.tangent_size_total, int64_t(out.channels) * in.cold);
       break;
     case Op::kConv2d: {

@@ -5,8 +5,8 @@
 //   backward          reads the output's cotangent; writes those of its inputs and parameters
 //   tangent_forward   writes the tangent of the output's activation
 //   tangent_backward  writes the tangents of what backward writes
-// The tangent passes read the activations and cotangents that the first two left in the tape; of what a layer makes of the
-// data alone, only the activations (Value::cotangent_passes).
+// The tangent passes read the activations and cotangents that the first two left in the tape; cotangents only where
+// they are read and not sooner made again (Value::cotangent_passes).
 #pragma once
 
 #include <stddef.h>

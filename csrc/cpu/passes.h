@@ -97,21 +97,28 @@ METAFAST_OUTLINED static void tangent_forward(const Frame<T>& f) {
 }
 
 template <class T>
-METAFAST_OUTLINED static void backward(const Frame<T>& f) {
+METAFAST_OUTLINED static void backward(const Frame<T>& f, const Step& s) {
+  with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::backward(f, s); });
+}
+
+template <class T>
+static void backward(const Frame<T>& f) {
   if (f.gradient && f.plan->gradient_has_gaps) memset(f.gradient, 0, size_t(f.plan->gradient_size) * sizeof(T));
   for (int i = f.plan->step_count - 1; i >= 0; --i) {
     const Step& s = f.plan->steps[i];
-    if (!f.value(s.output).has_cotangent) continue;
-    with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::backward(f, s); });
+    if (f.value(s.output).has_cotangent) backward(f, s);
   }
 }
 
 template <class T>
 METAFAST_OUTLINED static void tangent_backward(const Frame<T>& f) {
   if (f.plan->gradient_has_gaps) memset(f.gradient_dot, 0, size_t(f.plan->gradient_size) * sizeof(T));
+  Frame<T> values = f;
+  values.gradient = nullptr;
   for (int i = f.plan->step_count - 1; i >= 0; --i) {
     const Step& s = f.plan->steps[i];
     if (!f.value(s.output).has_cotangent) continue;
+    if (s.again) backward(values, s);
     with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::tangent_backward(f, s); });
   }
 }

@@ -26,8 +26,12 @@ struct Bilinear {
   // One sum after the other, where Start::kAccumulate would fold the second into the first.
   static Start in_line(Start start) { return start == Start::kAccumulate ? Start::kContinue : start; }
 
+  static T* room(const Frame<T>& f, const Step& s) { return (s.turns_again ? f.passing : f.tape) + s.saved; }
+
   // Where backward has left W turned.
-  static const T* turned(const Frame<T>& f, const Step& s) { return f.tape + s.saved; }
+  static const T* turned(const Frame<T>& f, const Step& s) {
+    return s.turns_again ? Primitive::turn(f, s, f.parameter(s.parameter[0]), room(f, s)) : room(f, s);
+  }
 
   static void forward(const Frame<T>& f, const Step& s) {
     const T* bias = f.parameter(s.parameter[1]);
@@ -43,7 +47,7 @@ struct Bilinear {
     if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
     if (wanted(s.input_mode[0])) {
       const T* w = f.parameter(s.parameter[0]);
-      const T* turned = Primitive::turn(f, s, w, f.tape + s.saved);
+      const T* turned = Primitive::turn(f, s, w, room(f, s));
       Primitive::input_gradient(f, s, dy, turned, f.cotangent(s.input[0]), begin_with(s.input_mode[0]));
     }
   }
