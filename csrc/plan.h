@@ -170,7 +170,7 @@ struct ThreadLayout {
   int64_t support_packs, query_packs;  // their data, where tasks run in packs
   int64_t tapes, tape_stride;          // of the support passes: one per step if kept
   int64_t tangent_tape, query_tape, scratch;
-  int64_t passing, passing_stride;  // cotangents that no tangent pass reads: one per step if a gradient of rates does
+  int64_t passing, passing_stride;  // what tapes leave out: a place for each step only if a gradient of rates reads it
   int64_t total;
 };
 

@@ -46,7 +46,7 @@ struct Frame {
   T* given_gradient_dot;       // that of its gradient, as the user has them
   const T* vector;             // tangent of the parameters, or null
   T *gradient, *gradient_dot;  // of the learnt parameters; null where only those of the values are wanted
-  T* passing;                  // cotangents that need not last
+  T* passing;                  // what need not last
   T* scratch;
   Descent<T> descent;
 
