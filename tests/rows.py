@@ -105,6 +105,15 @@ LINEAR = [
         ]
     ),
     Row("linear/sequence", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (5, 3)),
+    Row(  # by way of its inputs, turned weights made again
+        "linear/wide-inputs-rates",
+        lambda: seq(L(96, 16), nn.Tanh(), L(16, 12), nn.Tanh(), L(12, 1)),
+        (96,),
+        shots=40,
+        steps=3,
+        lr_form="per_tensor",
+        weighted=True,
+    ),
     Row("linear/identity", lambda: seq(nn.Identity(), L(3, 4), nn.Identity(), nn.Tanh(), L(4, 2), nn.Identity())),
     Row("linear/only", lambda: L(3, 2), steps=3),
     Row("linear/only-one-output", lambda: L(3, 1), steps=3),
