@@ -233,7 +233,7 @@ bool Program::Planner::cotangent_unread(int value) const {
 
 // Made of the reader's by a multiplication or two for each element: sooner made again than fetched from a long tape.
 bool Program::Planner::cotangent_cheap(int value) const {
-  if (in_packs_ || value == 0 || value == b_.output || value_readers_[size_t(value)] != 1) return false;
+  if (in_packs_ || value == b_.output || value_readers_[size_t(value)] != 1) return false;
   const Step& reader = *reader_[size_t(value)];
   return reader.op == Op::kLinear ? program_.parameters_[size_t(reader.parameter[0])].row
                                   : is_pointwise(reader.op) && slope_from_output(reader) && !is_straight(reader.op);
@@ -325,7 +325,7 @@ void Program::Planner::place_extras() {
       for (int input : reader.input)
         if (input == s.output) s.bias_cancels &= reader.training && reader.op != Op::kAvgPool2d;
     const int in = s.input[0];
-    s.again = in != 0 && value(in).cotangent_passes && cotangent_cheap(in) && !cotangent_unread(in);
+    s.again = value(in).cotangent_passes && cotangent_cheap(in) && !cotangent_unread(in);
     place_extras(s);
   }
 }
