@@ -73,7 +73,7 @@ struct Prepared {
 using DeviceTuple = std::tuple<int, int, int64_t, bool, bool>;
 
 std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool is_double, int64_t tasks, int64_t steps,
-                                  int threads, bool first_order, bool sweep, int memory, int packing,
+                                  int threads, bool first_order, bool sweep, int memory, int packing, int sharing,
                                   bool hessian_vector, double loss_cotangent, const std::optional<SetTuple>& support,
                                   const std::optional<SetTuple>& query, const std::vector<bool>& parameters,
                                   size_t vectors, const std::vector<bool>& elementwise, size_t adapted_cotangent,
@@ -84,7 +84,7 @@ std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool i
   Call call{};
   call.first_order = first_order, call.sweep = sweep, call.hessian_vector = hessian_vector;
   call.memory = Memory(memory);
-  call.packing = Packing(packing);
+  call.packing = Choice(packing), call.sharing = Choice(sharing);
   call.tasks = tasks, call.steps = steps, call.threads = threads;
   call.loss_cotangent_all = loss_cotangent;
   call.support = set(support), call.query = set(query);
@@ -212,10 +212,10 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
   py::class_<Prepared>(m, "Session", py::module_local())
       .def(py::init(&prepare), py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"),
            py::arg("threads"), py::arg("first_order"), py::arg("sweep"), py::arg("memory"), py::arg("packing"),
-           py::arg("hessian_vector"), py::arg("loss_cotangent"), py::arg("support"), py::arg("query"),
-           py::arg("parameters"), py::arg("vectors"), py::arg("elementwise"), py::arg("adapted_cotangent"),
-           py::arg("adapted"), py::arg("gradients"), py::arg("elementwise_gradient"), py::arg("inputs"),
-           py::arg("outputs"), py::arg("empty_like"), py::arg("zeros_like"), py::arg("device"))
+           py::arg("sharing"), py::arg("hessian_vector"), py::arg("loss_cotangent"), py::arg("support"),
+           py::arg("query"), py::arg("parameters"), py::arg("vectors"), py::arg("elementwise"),
+           py::arg("adapted_cotangent"), py::arg("adapted"), py::arg("gradients"), py::arg("elementwise_gradient"),
+           py::arg("inputs"), py::arg("outputs"), py::arg("empty_like"), py::arg("zeros_like"), py::arg("device"))
       .def_property_readonly("bytes", [](const Prepared& p) { return p.session->bytes(); })
       .def_property_readonly("tasks_at_once", [](const Prepared& p) { return p.session->tasks_at_once(); })
       .def_property_readonly("constants_bytes", [](const Prepared& p) { return p.session->constants_bytes(); })

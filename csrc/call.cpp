@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "choices.h"
+#include "cpu/crew.h"
 #include "cpu/pool.h"
 #include "dispatch.h"
 
@@ -27,6 +28,9 @@ constexpr int64_t kKeepBytes = int64_t(256) << 20;
 
 // Fewer additions than this are done before a second thread has woken up.
 constexpr int64_t kWorthSharing = 65536;
+
+// Tasks whose forward passes take fewer multiply-adds share no loops: these are over before others have come.
+constexpr double kWorthHelping = 1e6;
 
 template <class T>
 class CpuSession final : public Session {
@@ -50,6 +54,7 @@ class CpuSession final : public Session {
     choose_first_layer();
     choose_given();
     make_batches();
+    choose_offers();
     lay_out();
   }
 
@@ -59,17 +64,18 @@ class CpuSession final : public Session {
   void run(Address workspace, void*) override {
     bind();
     T* base = at<T>((workspace + 63) / 64 * 64);
-    job_.workspace = base + threads_at_;
+    job_.scratch = base + work_at_;
+    job_.places = job_.scratch + job_.scratch_stride * width_ * call.threads;
     prepare(base);
     T* sums = base + sums_at_;
     const auto run_one = width_ > 1 ? kernels_.run_pack : kernels_.run_task;
     for (int64_t begin = 0; begin < runs_; begin += wave_) {
       const int64_t count = std::min(wave_, runs_ - begin);
-      std::atomic<int64_t> next{0};
-      const int threads = int(std::min<int64_t>(call.threads, count));
+      const int threads = offers_ == Crew::Offers::kNever ? int(std::min<int64_t>(call.threads, count)) : call.threads;
+      Crew crew(threads, count, offers_);
+      job_.helpers = crew.helpers();
       parallel(threads, [&](int thread) {
-        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;)
-          run_one(job_, begin + i, i, thread);
+        crew.work(thread, [&](int64_t i) { run_one(job_, {begin + i, i, few_runs() ? i : thread, thread}); });
       });
       if (!job_.gradients) continue;
       add_up(sums, count, begin > 0);
@@ -78,6 +84,9 @@ class CpuSession final : public Session {
   }
 
  private:
+  // Then each has a place of its own, else each thread.
+  bool few_runs() const { return runs_ < call.threads; }
+
   // A pack has no pads.
   int plan_lanes() const { return width_ > 1 ? 1 : kernels_.lanes; }
 
@@ -190,6 +199,15 @@ class CpuSession final : public Session {
     }
   }
 
+  void choose_offers() {
+    if (width_ > 1 || call.sharing == Choice::kNever) return;
+    const auto products = [](const std::shared_ptr<const Program::Batch>& b) { return b ? b->products : 0; };
+    if (call.sharing == Choice::kAlways)
+      offers_ = Crew::Offers::kAll;
+    else if (std::max(products(support_), products(query_)) >= kWorthHelping)
+      offers_ = Crew::Offers::kToIdle;
+  }
+
   void fill_rates() {
     const size_t count = size_t(job_.adapted_count);
     elementwise_.assign(count, nullptr);
@@ -272,7 +290,7 @@ class CpuSession final : public Session {
       if (small_ && width_ == 1) wave_ = (wave_ + kernels_.lanes - 1) / kernels_.lanes * kernels_.lanes;
       waves_at_ = take(wave_ * block);
     }
-    threads_at_ = total;  // so far elements; what follows counts packs
+    work_at_ = total;  // so far elements; what follows counts packs
 
     ThreadLayout& l = job_.layout;
     total = 0;
@@ -311,7 +329,6 @@ class CpuSession final : public Session {
     };
     l.support_packs = take(packs(support_));
     l.query_packs = take(packs(query_));
-    l.scratch = take(std::max(support_ ? support_->scratch_size : 0, query_ ? query_->scratch_size : 0));
     l.tapes = take(job_.keep ? tapes : l.tape_stride);
     const bool per_step = job_.keep && job_.want_rate_gradient && job_.first.parameter >= 0;
     l.passing_stride = per_step ? aligned(support_->passing_size) : 0;
@@ -320,8 +337,12 @@ class CpuSession final : public Session {
     const int64_t last =
         std::max(support_ && call.sweep ? support_->tangent_size_total : 0, query_ ? query_->tape_size : 0);
     l.tangent_tape = l.query_tape = take(last);
-    l.total = total + 16;  // off a power of two, so that threads' parts do not fall on the same cache sets
-    total_ = threads_at_ + l.total * width_ * call.threads;
+    const int64_t scratch = std::max(support_ ? support_->scratch_size : 0, query_ ? query_->scratch_size : 0);
+    constexpr int64_t kOff = 16;  // a power of two, so that places do not fall on the same cache sets
+    l.total = total + kOff;
+    job_.scratch_stride = aligned(scratch) + kOff;
+    total_ =
+        work_at_ + (job_.scratch_stride * call.threads + l.total * std::min<int64_t>(runs_, call.threads)) * width_;
   }
 
   void prepare(T* base) {
@@ -377,8 +398,9 @@ class CpuSession final : public Session {
   std::vector<T*> adapted_, shared_gradient_, own_gradient_;
   std::shared_ptr<const Program::Batch> support_, query_;
   int64_t width_ = 1, runs_ = 0;  // tasks at a time, and how many times
-  int64_t shared_at_ = 0, elementwise_at_ = 0, sums_at_ = 0, waves_at_ = 0, threads_at_ = 0, total_ = 0, wave_ = 0;
+  int64_t shared_at_ = 0, elementwise_at_ = 0, sums_at_ = 0, waves_at_ = 0, work_at_ = 0, total_ = 0, wave_ = 0;
   bool sums_ = false, small_ = false;
+  Crew::Offers offers_ = Crew::Offers::kNever;
 };
 
 }  // namespace

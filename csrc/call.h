@@ -28,14 +28,15 @@ struct Tensor {
   bool own;  // differs per task (or, for a rate, per step); otherwise shared
 };
 
-// Whether tasks run in packs, one in each lane of a SIMD register, rather than one after the other.
-enum class Packing : int { kAuto, kNever, kAlways };  // always: where it is possible
+// Whether something that changes no result is done: where it pays, or, for tests, nowhere or wherever it is possible.
+enum class Choice : int { kAuto, kNever, kAlways };
 
 // Until the first call an address says only whether the tensor is there.
 struct Call {
   bool first_order, sweep, hessian_vector;
   Memory memory;
-  Packing packing;
+  Choice packing;  // of tasks, one in each lane of a SIMD register
+  Choice sharing;  // of a task's loops by threads (cpu/crew.h)
   int64_t tasks, steps;
   int threads;
   double loss_cotangent_all;  // of every task's loss, where loss_cotangent is absent

@@ -64,14 +64,14 @@ bool first_layer_by_gram(const Call& call, const Program& program) {
 
 bool could_run_in_packs(const Call& call, const Program& program, int lanes, size_t element_bytes) {
   if (!program.packable()) return false;
-  if (call.packing == Packing::kAlways) return true;
+  if (call.packing == Choice::kAlways) return true;
   if (pack_bytes(call, program, lanes, element_bytes) > kPackBytes) return false;
   const Products first = first_layer_products(call, program);
   return first.plain - first.by_gram <= kFirstLayerSaving * first.all;
 }
 
 bool run_in_packs(const Call& call, const Program& program, int lanes, size_t element_bytes) {
-  if (call.packing != Packing::kAuto) return call.packing == Packing::kAlways;
+  if (call.packing != Choice::kAuto) return call.packing == Choice::kAlways;
   const auto turns = [&](int64_t runs) { return double((runs + call.threads - 1) / call.threads); };
   const int64_t packs = (call.tasks + lanes - 1) / lanes;
   const double fill = double(pack_bytes(call, program, lanes, element_bytes)) / double(kPackBytes);

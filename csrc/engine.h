@@ -27,14 +27,16 @@ struct TaskRun : TaskData<T> {
   T* const lambda;  // the meta-gradient of this task, then that of its rates
   E* const row;     // where it is to stand for the sum over tasks
   const T* initial;
+  const Sharing<T> share;
 
-  TaskRun(const Job<E>& j, int64_t run, int64_t slot, int64_t thread)
-      : Data{j, run * kWidth, int(j.tasks - run * kWidth < kWidth ? j.tasks - run * kWidth : kWidth),
-             reinterpret_cast<T*>(j.workspace) + thread * j.layout.total},
-        lambda(j.gradients && !kIsPack<T> ? reinterpret_cast<T*>(j.gradients) + slot * j.gradient_stride
+  TaskRun(const Job<E>& j, const Turn& turn)
+      : Data{j, turn.run * kWidth, int(j.tasks - turn.run * kWidth < kWidth ? j.tasks - turn.run * kWidth : kWidth),
+             reinterpret_cast<T*>(j.places) + turn.place * j.layout.total},
+        lambda(j.gradients && !kIsPack<T> ? reinterpret_cast<T*>(j.gradients) + turn.row * j.gradient_stride
                                           : base + j.layout.meta_gradient),
-        row(j.gradients + slot * j.gradient_stride),
-        initial(kIsPack<T> ? nullptr : reinterpret_cast<const T*>(j.shared_initial)) {}
+        row(j.gradients + turn.row * j.gradient_stride),
+        initial(kIsPack<T> ? nullptr : reinterpret_cast<const T*>(j.shared_initial)),
+        share{j.helpers, turn.thread, reinterpret_cast<T*>(j.scratch), j.scratch_stride} {}
 
   void run() {
     gather_initial();
@@ -83,7 +85,7 @@ struct TaskRun : TaskData<T> {
     const auto rows = [&](const Examples<E>& set) {  // packs never take this way
       return reinterpret_cast<const T*>(set.x + task * set.x_task_stride);
     };
-    return {job.first, base, rows(job.support), rows(job.query)};
+    return {job.first, base, rows(job.support), rows(job.query), share};
   }
 
   void gather_initial() {
@@ -106,7 +108,8 @@ struct TaskRun : TaskData<T> {
     f.tape = tape;
     f.initial = initial;
     f.theta = theta;
-    f.scratch = base + job.layout.scratch;
+    f.scratch = share.scratch_of(share.thread);
+    f.share = share;
     return f;
   }
 

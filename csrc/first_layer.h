@@ -21,8 +21,9 @@ namespace METAFAST_ISA {
 template <class T>
 struct FirstLayer {
   const FirstLayerPlan& n;
-  T* const base;  // this thread's part of the workspace
+  T* const base;  // its place in the workspace
   const T *x, *x_query;
+  const Sharing<T>& share;
 
   // X W_k.
   FirstProduct<T> z(int32_t k) const { return {base + n.start, change(k), T(1)}; }
@@ -54,8 +55,8 @@ struct FirstLayer {
   void query_adjoint(const T* d, T* gradient) const {
     weight_gradient(x_query, n.query_rows, d, gradient, Start::kZero);
     T* mu = base + n.mu_start;
-    multiply<T>({base + n.cross, nullptr, nullptr, 1, n.ld_rows}, d, n.ld, mu, n.ld, n.support_rows, n.ld, n.query_rows,
-                Start::kZero);
+    multiply<T>(share, {base + n.cross, nullptr, nullptr, 1, n.ld_rows}, d, n.ld, mu, n.ld, n.support_rows, n.ld,
+                n.query_rows, Start::kZero);
     for (int64_t i = 0; i < size(); ++i) mu[i] = -mu[i];
   }
 
@@ -88,19 +89,20 @@ struct FirstLayer {
     for (int64_t i = 0; i < size(); ++i) sum[i] += factor * d[i];
   }
   void product(const T* rows, int64_t count, const T* w, T* out) const {
-    multiply<T>({rows, nullptr, nullptr, n.inputs, 1}, w, n.ld, out, n.ld, count, n.ld, n.inputs, Start::kZero);
+    multiply<T>(share, {rows, nullptr, nullptr, n.inputs, 1}, w, n.ld, out, n.ld, count, n.ld, n.inputs, Start::kZero);
   }
   void weight_gradient(const T* rows, int64_t count, const T* d, T* gradient, Start start) const {
-    multiply<T>({rows, nullptr, nullptr, 1, n.inputs}, d, n.ld, gradient, n.ld, n.inputs, n.ld, count, start);
+    multiply<T>(share, {rows, nullptr, nullptr, 1, n.inputs}, d, n.ld, gradient, n.ld, n.inputs, n.ld, count, start);
   }
   // out = - rows X', so that changes are sums.
   void negative_gram(const T* rows, int64_t count, T* out) const {
-    multiply<T>({rows, nullptr, nullptr, n.inputs, 1}, base + n.x_transposed, n.ld_rows, out, n.ld_rows, count,
+    multiply<T>(share, {rows, nullptr, nullptr, n.inputs, 1}, base + n.x_transposed, n.ld_rows, out, n.ld_rows, count,
                 n.ld_rows, n.inputs, Start::kZero);
     for (int64_t i = 0; i < count * n.ld_rows; ++i) out[i] = -out[i];
   }
   void by_gram(const T* gram, int64_t count, const T* d, T* out) const {
-    multiply<T>({gram, nullptr, nullptr, n.ld_rows, 1}, d, n.ld, out, n.ld, count, n.ld, n.support_rows, Start::kZero);
+    multiply<T>(share, {gram, nullptr, nullptr, n.ld_rows, 1}, d, n.ld, out, n.ld, count, n.ld, n.support_rows,
+                Start::kZero);
   }
 };
 

@@ -87,6 +87,12 @@ constexpr int64_t winograd_scratch(int64_t inputs, int64_t ld, int64_t out_ld) {
   return 2 * (ld + out_ld) + 16 * (kWinogradTiles * (ld + out_ld) + 32 + inputs * out_ld);
 }
 
+// Elements of scratch for a normalisation of `rows` rows: arrays of one element for each channel, and sums of blocks of rows.
+constexpr int64_t kNormArrays = 8, kMomentRows = 128;
+constexpr int64_t norm_scratch(int64_t rows, int64_t ld) {
+  return (kNormArrays + 2 * ((rows + kMomentRows - 1) / kMomentRows)) * ld;
+}
+
 struct Step {
   Op op;
   int32_t input[2], output;
@@ -145,8 +151,8 @@ struct ParameterSource {
   int64_t task_stride;  // 0: shared by all tasks
 };
 
-// The first layer kept as its products with the data instead of its weight (first_layer.h). Offsets are into a thread's
-// part of the workspace.
+// The first layer kept as its products with the data instead of its weight (first_layer.h). Offsets are into a task's
+// place in the workspace.
 struct FirstLayerPlan {
   int32_t parameter;  // in storage order; -1: the layer is treated like any other
   int32_t output;     // the value it writes
@@ -157,7 +163,7 @@ struct FirstLayerPlan {
   int64_t start, change, moved, query_start, query_change, mu_start, mu_change, swept;  // see there
 };
 
-// Where a thread keeps what it needs for one task: offsets in its part of the workspace.
+// Where what one task needs is kept: offsets in its place in the workspace.
 struct ThreadLayout {
   int64_t initial;     // all parameters at step 0, if some differ per task
   int64_t trajectory;  // [steps][adapted_size]: the adapted parameters after each step
@@ -169,13 +175,28 @@ struct ThreadLayout {
   int64_t targets, target_gradient, weight_gradient;
   int64_t support_packs, query_packs;  // their data, where tasks run in packs
   int64_t tapes, tape_stride;          // of the support passes: one per step if kept
-  int64_t tangent_tape, query_tape, scratch;
+  int64_t tangent_tape, query_tape;
   int64_t passing, passing_stride;  // what tapes leave out: a place for each step only if a gradient of rates reads it
   int64_t total;
 };
 
-// One call: what the tasks have in common. Where tasks run in packs (cpu/pack.h), a thread's part of the workspace holds
-// packs, and offsets into it count those; what is shared or summed stays as it is.
+// One task, or pack of tasks, and where it runs: the row for what is summed over tasks, the place for the rest, the thread.
+struct Turn {
+  int64_t run, row, place, thread;
+};
+
+// How a task's loop is offered to idle threads (cpu/crew.h).
+using Part = void (*)(const void* context, int64_t part, int64_t thread);
+struct Helpers {
+  void* crew;     // null: nobody will ever help
+  int64_t worth;  // multiply-adds that are worth handing over
+  int64_t (*idle)(const void* crew);
+  // Calls part(context, i, thread that does it) for i = 0 .. parts - 1 and returns when all are done.
+  void (*share)(void* crew, int64_t thread, int64_t parts, Part part, const void* context);
+};
+
+// One call: what the tasks have in common. Where tasks run in packs (cpu/pack.h), places and scratch hold packs, and
+// offsets into them count those; what is shared or summed stays as it is.
 template <class T>
 struct Job {
   int64_t tasks;
@@ -223,7 +244,9 @@ struct Job {
   ThreadLayout layout;
   FirstLayerPlan first;
   int32_t given;  // the weight of a kGivenLinear, or -1
-  T* workspace;
+  Helpers helpers;
+  T *scratch, *places;     // of thread 0, for loops; the first place
+  int64_t scratch_stride;  // from thread to thread
 };
 
 }  // namespace metafast

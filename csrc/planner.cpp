@@ -325,6 +325,8 @@ void Program::Planner::place_extras() {
       for (int input : reader.input)
         if (input == s.output) s.bias_cancels &= reader.training && reader.op != Op::kAvgPool2d;
     const int in = s.input[0];
+    if (reads_unpadded(s.op) || s.op == Op::kFirstLinear || s.op == Op::kGivenLinear)
+      b_.products += double(examples_) * double(value(s.output).rows) * double(parameter(s.parameter[0]).numel());
     s.again = value(in).cotangent_passes && cotangent_cheap(in) && !cotangent_unread(in);
     place_extras(s);
   }
@@ -368,12 +370,12 @@ void Program::Planner::place_extras(Step& s) {
     case Op::kBatchNorm:
       s.saved = take(b_.tape_size, 4 * out.ld);
       s.saved_dot = take(b_.tangent_size_total, 2 * out.ld);
-      b_.scratch_size = std::max(b_.scratch_size, int64_t(4) * out.ld);
+      b_.scratch_size = std::max(b_.scratch_size, norm_scratch(examples_ * in.rows, out.ld));
       break;
     case Op::kBatchNormReluPool:
       s.saved = take(b_.tape_size, 4 * out.ld + examples_ * out.rows * out.ld);
       s.saved_dot = take(b_.tangent_size_total, 2 * out.ld + examples_ * out.rows * out.ld);
-      b_.scratch_size = std::max(b_.scratch_size, int64_t(7) * out.ld);
+      b_.scratch_size = std::max(b_.scratch_size, norm_scratch(examples_ * in.rows, out.ld));
       break;
     case Op::kMaxPool2d: s.saved = take(b_.tape_size, examples_ * out.rows * out.ld); [[fallthrough]];
     case Op::kAvgPool2d: make_pool_windows(b_, s); break;

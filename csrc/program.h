@@ -45,6 +45,7 @@ class Program {
     std::vector<ParameterPlan> parameter_list;
     std::vector<std::vector<int32_t>> tables;
     std::vector<std::vector<PoolWindow>> pool_windows;
+    double products = 0;  // multiply-adds of a forward pass
   };
   std::shared_ptr<const Batch> batch(int64_t examples, int lanes, Scope gradient, Scope tangent, bool input_gradient,
                                      FirstLinearForm first, bool packed) const;

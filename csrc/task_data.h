@@ -18,7 +18,7 @@ struct TaskData {
   const Job<E>& job;
   const int64_t task;  // the first of this run
   const int count;     // how many there are; the lanes that are left repeat the last one
-  T* const base;       // this thread's part of the workspace
+  T* const base;       // its place in the workspace
 
   // Calls body(task, lane): for every lane, to fill it; for every task, to write what it came to.
   template <class Body>

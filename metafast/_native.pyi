@@ -46,6 +46,7 @@ class Session:
         sweep: bool,
         memory: int,
         packing: int,
+        sharing: int,
         hessian_vector: bool,
         loss_cotangent: float,
         support: _Set | None,

@@ -25,10 +25,13 @@ build_info = _native.build_info
 
 MEMORY = {"auto": 0, "keep": 1, "recompute": 2}
 
-PACKING = {"auto": 0, "never": 1, "always": 2}
+CHOICE = {"auto": 0, "never": 1, "always": 2}
 
 #: Whether small tasks run several at a time, one in each lane of a SIMD register; not "auto" only in tests.
 packing = "auto"
+
+#: Whether threads that have no task help others with theirs; not "auto" only in tests.
+sharing = "auto"
 
 #: A workspace larger than this is given back after the call instead of being kept for the next one.
 KEEP_WORKSPACE_BYTES = 1 << 30
@@ -217,7 +220,8 @@ class Prepared:
             first_order=first_order,
             sweep=sweeps,
             memory=MEMORY[memory],
-            packing=PACKING[packing],
+            packing=CHOICE[packing],
+            sharing=CHOICE[sharing],
             hessian_vector=vectors,
             loss_cotangent=cotangents.loss,
             support=set_counts(support, stepwise),
@@ -306,6 +310,7 @@ def run(
         first_order,
         memory,
         packing,
+        sharing,
         stepwise,
         want_adapted,
         gradients_per_task,

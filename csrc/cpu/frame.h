@@ -15,6 +15,7 @@
 #include "../scalar.h"
 #include "gemm.h"
 #include "pack.h"
+#include "share.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -47,7 +48,8 @@ struct Frame {
   const T* vector;             // tangent of the parameters, or null
   T *gradient, *gradient_dot;  // of the learnt parameters; null where only those of the values are wanted
   T* passing;                  // what need not last
-  T* scratch;
+  T* scratch;                  // for what is not shared
+  Sharing<T> share;
   Descent<T> descent;
 
   int64_t examples() const { return plan->examples; }

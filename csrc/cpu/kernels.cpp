@@ -13,13 +13,9 @@ namespace {
 
 using Real = METAFAST_REAL;
 
-void run_task(const Job<Real>& job, int64_t task, int64_t slot, int64_t thread) {
-  TaskRun<Real>(job, task, slot, thread).run();
-}
+void run_task(const Job<Real>& job, const Turn& turn) { TaskRun<Real>(job, turn).run(); }
 
-void run_pack(const Job<Real>& job, int64_t pack, int64_t slot, int64_t thread) {
-  TaskRun<Pack<Real>>(job, pack, slot, thread).run();
-}
+void run_pack(const Job<Real>& job, const Turn& turn) { TaskRun<Pack<Real>>(job, turn).run(); }
 
 void add_rows(const Real* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate,
               Real* __restrict total) {

@@ -14,8 +14,8 @@ struct AdamStep {
 template <class T>
 struct Kernels {
   int32_t lanes;  // elements of a SIMD register: leading dimensions are multiples of it
-  void (*run_task)(const Job<T>&, int64_t task, int64_t slot, int64_t thread);
-  void (*run_pack)(const Job<T>&, int64_t pack, int64_t slot, int64_t thread);  // of `lanes` tasks
+  void (*run_task)(const Job<T>&, const Turn&);
+  void (*run_pack)(const Job<T>&, const Turn&);  // of `lanes` tasks
   // total[begin .. end) (+)= sum over `count` rows, in order; or by groups of `lanes`, in the order in which a pack is
   // summed. The ends are multiples of 16.
   void (*add_rows)(const T* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate, T* total);

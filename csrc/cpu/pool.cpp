@@ -10,14 +10,10 @@
 #include <thread>
 #include <vector>
 
+#include "spin.h"
+
 namespace metafast {
 namespace {
-
-inline void relax() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 // A round is open from the call of run() until the caller has done all it can by itself. Workers enter an open round and
 // only those that did are waited for: a worker that sleeps, or whose core another program has, delays nobody.
@@ -38,8 +34,7 @@ class Pool {
     if (sleeping_.load(std::memory_order_acquire) > 0) wake_.notify_all();
     body(0);
     const uint64_t entered = gate_.fetch_and(~kOpen, std::memory_order_acq_rel) & kEntered;
-    for (int spins = 0; left_.load(std::memory_order_acquire) < entered; ++spins)
-      spins < 4096 ? relax() : std::this_thread::yield();
+    for (Spin spin; left_.load(std::memory_order_acquire) < entered;) spin.once();
   }
 
  private:

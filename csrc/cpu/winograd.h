@@ -13,14 +13,14 @@
 //   weight gradient 0.6 to 1.3 (each block's sum is begun anew: one long sum was eight times worse).
 // Tangents: x' * g + x * g' is one sum of two terms in the transformed domain, so either product takes several terms and
 //   transforms its result once.
-// Usage: transform_weights(g, ..., u); Winograd<T> n{shapes, scratch}; n.product({{x, u}, {more, terms}}, y, start, bias);
+// Usage: transform_weights(g, ..., u); Winograd<T> n{shapes, share}; n.product({{x, u}, {more, terms}}, y, start, bias);
 //   n.weight_gradient({{x, dy}, ...}, dw, start). winograd_scratch of plan.h says how much scratch; all leading
 //   dimensions are whole vectors.
 #pragma once
 
 #include <string.h>
 
-#include "gemm.h"
+#include "share.h"
 #include "transpose.h"
 
 namespace metafast {
@@ -33,12 +33,11 @@ static inline __attribute__((always_inline)) void input_transform(V& a, V& b, V&
   a = a0, b = b0, c = c0, d = d0;
 }
 
-// [taps][inputs][ld] to G g G' as [16][inputs][ld].
+// Elements begin .. end of each slice of w, [9][slice], to G g G', [16][slice].
 template <class T>
-static void transform_weights(const T* w, int64_t inputs, int64_t ld, T* u) {
+static void transform_weights(const T* w, int64_t slice, int64_t begin, int64_t end, T* u) {
   constexpr int L = kLanes<T>;
-  const int64_t slice = inputs * ld;
-  for (int64_t i = 0; i < slice; i += L) {
+  for (int64_t i = begin; i < end; i += L) {
     Vector<T> rows[4][3];
 #pragma GCC unroll 3
     for (int j = 0; j < 3; ++j) {
@@ -60,10 +59,9 @@ static void transform_weights(const T* w, int64_t inputs, int64_t ld, T* u) {
 
 // The adjoint: dg (+)= G' u G.
 template <class T>
-static void transform_weight_gradient(const T* u, int64_t inputs, int64_t ld, T* dw, bool accumulate) {
+static void transform_weight_gradient(const T* u, int64_t slice, int64_t begin, int64_t end, T* dw, bool accumulate) {
   constexpr int L = kLanes<T>;
-  const int64_t slice = inputs * ld;
-  for (int64_t i = 0; i < slice; i += L) {
+  for (int64_t i = begin; i < end; i += L) {
     Vector<T> rows[3][4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
@@ -84,14 +82,14 @@ static void transform_weight_gradient(const T* u, int64_t inputs, int64_t ld, T*
   }
 }
 
-// Transformed weights [16][inputs][ld] to those of the input gradient, [16][outputs][ld_inputs].
+// Slices begin .. end of those of the input gradient, [16][outputs][ld_inputs], from transformed weights [16][inputs][ld].
 template <class T>
-static void flip_weights(const T* u, int64_t inputs, int64_t ld, int64_t outputs, int64_t ld_inputs, T* flipped) {
+static void flip_weights(const T* u, int64_t inputs, int64_t ld, int64_t outputs, int64_t ld_inputs, int64_t begin,
+                         int64_t end, T* flipped) {
   constexpr int kMirror[4] = {3, 1, 2, 0};
-  for (int r = 0; r < 4; ++r)
-    for (int c = 0; c < 4; ++c)
-      transpose(u + (4 * kMirror[r] + kMirror[c]) * inputs * ld, ld, inputs, outputs,
-                flipped + (4 * r + c) * outputs * ld_inputs, ld_inputs);
+  for (int64_t s = begin; s < end; ++s)
+    transpose(u + (4 * kMirror[s / 4] + kMirror[s % 4]) * inputs * ld, ld, inputs, outputs,
+              flipped + s * outputs * ld_inputs, ld_inputs);
 }
 
 template <class T>
@@ -100,7 +98,7 @@ struct Winograd {
   int64_t height, width, channels, ld;    // of what is convolved
   int64_t out_height, out_width, out_ld;  // of the result
   int64_t top, left;                      // zero padding
-  T* scratch;
+  const Sharing<T>& share;
 
   static constexpr int64_t kTiles = kWinogradTiles, kPad = 64 / int64_t(sizeof(T));
 
@@ -115,38 +113,49 @@ struct Winograd {
 
   // y (=, = bias +, +=) sum of x * g over terms (x, transformed g).
   void product(const Term (&terms)[2], T* y, Start start, const T* bias) const {
-    const Parts p(*this);
-    for_blocks([&](int64_t begin, int64_t end) {
-      Start first = Start::kZero;
-      for (const Term& term : terms) {
-        if (!term.x) continue;
-        gather_inputs(term.x, begin, end, p);
-        for (int s = 0; s < 16; ++s)
-          multiply<T>({p.inputs + s * p.input_slice, nullptr, nullptr, int32_t(ld), 1}, term.by + s * channels * out_ld,
-                      out_ld, p.outputs + s * p.output_slice, out_ld, end - begin, out_ld, channels, first);
-        first = Start::kAccumulate;
-      }
-      if (first == Start::kZero) memset(p.outputs, 0, size_t(16 * p.output_slice) * sizeof(T));  // no terms
-      scatter_outputs(p, begin, end, y, start, bias);
+    share(tiles(), 16 * channels * out_ld, [&](int64_t some, int64_t more, T* scratch) {
+      const Parts p(*this, scratch);
+      for_blocks(some, more, [&](int64_t begin, int64_t end) {
+        Start first = Start::kZero;
+        for (const Term& term : terms) {
+          if (!term.x) continue;
+          gather_inputs(term.x, begin, end, 0, ld, p);
+          for (int s = 0; s < 16; ++s)
+            multiply<T>({p.inputs + s * p.input_slice, nullptr, nullptr, int32_t(ld), 1},
+                        term.by + s * channels * out_ld, out_ld, p.outputs + s * p.output_slice, out_ld, end - begin,
+                        out_ld, channels, first);
+          first = Start::kAccumulate;
+        }
+        if (first == Start::kZero) memset(p.outputs, 0, size_t(16 * p.output_slice) * sizeof(T));  // no terms
+        scatter_outputs(p, begin, end, y, start, bias);
+      });
     });
   }
 
   // dw (=, +=) the sum of weight gradients over terms (x, dy), [9][channels][out_ld].
+  // Parts are input channels: the sums over tiles must have their order, and cotangents, transformed once by each
+  // part, are the smaller half of what there is to do.
   void weight_gradient(const Term (&terms)[2], T* dw, Start start) const {
-    const Parts p(*this);
-    Start first = Start::kZero;
-    for_blocks([&](int64_t begin, int64_t end) {
-      for (const Term& term : terms) {
-        if (!term.x) continue;
-        gather_inputs(term.x, begin, end, p);
-        gather_cotangents(term.by, begin, end, p);
-        for (int s = 0; s < 16; ++s)
-          multiply<T>({p.inputs + s * p.input_slice, nullptr, nullptr, 1, int32_t(ld)}, p.outputs + s * p.output_slice,
-                      out_ld, p.weights + s * channels * out_ld, out_ld, channels, out_ld, end - begin, first);
-        first = Start::kAccumulate;
-      }
+    constexpr int64_t L = kLanes<T>;
+    share(ld / L, 16 * L * out_ld * tiles(), [&](int64_t some, int64_t more, T* scratch) {
+      const Parts p(*this, scratch);
+      const int64_t from = some * L, to = more * L < channels ? more * L : channels;
+      Start first = Start::kZero;
+      for_blocks(0, tiles(), [&](int64_t begin, int64_t end) {
+        for (const Term& term : terms) {
+          if (!term.x) continue;
+          gather_inputs(term.x, begin, end, from, more * L, p);
+          gather_cotangents(term.by, begin, end, p);
+          for (int s = 0; s < 16; ++s)
+            multiply<T>({p.inputs + s * p.input_slice + from, nullptr, nullptr, 1, int32_t(ld)},
+                        p.outputs + s * p.output_slice, out_ld, p.weights + (s * channels + from) * out_ld, out_ld,
+                        to - from, out_ld, end - begin, first);
+          first = Start::kAccumulate;
+        }
+      });
+      transform_weight_gradient(p.weights, channels * out_ld, from * out_ld, to * out_ld, dw,
+                                start == Start::kAccumulate);
     });
-    transform_weight_gradient(p.weights, channels, out_ld, dw, start == Start::kAccumulate);
   }
 
  private:
@@ -154,19 +163,19 @@ struct Winograd {
   struct Parts {
     int64_t input_slice, output_slice;
     T *zeros, *dump, *inputs, *outputs, *weights;
-    explicit Parts(const Winograd& n) : input_slice(kTiles * n.ld + kPad), output_slice(kTiles * n.out_ld + kPad) {
+    Parts(const Winograd& n, T* scratch) : input_slice(kTiles * n.ld + kPad), output_slice(kTiles * n.out_ld + kPad) {
       const int64_t wide = n.ld > n.out_ld ? n.ld : n.out_ld;
-      zeros = n.scratch, dump = zeros + wide, inputs = dump + wide;
+      zeros = scratch, dump = zeros + wide, inputs = dump + wide;
       outputs = inputs + 16 * input_slice, weights = outputs + 16 * output_slice;
       memset(zeros, 0, size_t(2 * wide) * sizeof(T));
     }
   };
 
-  // Blocks of nearly equal size.
+  // Tiles begin .. end in blocks of nearly equal size.
   template <class Body>
-  void for_blocks(Body body) const {
-    const int64_t total = tiles(), blocks = (total + kTiles - 1) / kTiles;
-    for (int64_t b = 0; b < blocks; ++b) body(b * total / blocks, (b + 1) * total / blocks);
+  void for_blocks(int64_t begin, int64_t end, Body body) const {
+    const int64_t total = end - begin, blocks = (total + kTiles - 1) / kTiles;
+    for (int64_t b = 0; b < blocks; ++b) body(begin + b * total / blocks, begin + (b + 1) * total / blocks);
   }
 
   // Calls body(image, tile's row, tile's column) for tiles begin .. end.
@@ -183,8 +192,9 @@ struct Winograd {
     }
   }
 
-  // B' d B of each tile. What lies outside the image is read from zeros.
-  void gather_inputs(const T* x, int64_t begin, int64_t end, const Parts& p) const {
+  // B' d B of each tile, of some channels. What lies outside the image is read from zeros.
+  void gather_inputs(const T* x, int64_t begin, int64_t end, int64_t from_channel, int64_t to_channel,
+                     const Parts& p) const {
     constexpr int L = kLanes<T>;
     T* out = p.inputs;
     for_tiles(begin, end, [&](int64_t image, int64_t row, int64_t column) {
@@ -195,7 +205,7 @@ struct Winograd {
           const bool inside = h >= 0 && h < height && w >= 0 && w < width;
           from[4 * i + j] = inside ? x + ((image * height + h) * width + w) * ld : p.zeros;
         }
-      for (int64_t c = 0; c < ld; c += L) {
+      for (int64_t c = from_channel; c < to_channel; c += L) {
         Vector<T> d[16];
 #pragma GCC unroll 4
         for (int j = 0; j < 4; ++j) {

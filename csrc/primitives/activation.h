@@ -55,32 +55,46 @@ struct Activation {
   static bool keep(const Step& s) { return s.input_mode[0] == GradientMode::kAccumulate; }
 
   static void forward(const Frame<T>& f, const Step& s) {
-    Loops::forward(Function(s), count(f, s), x(f, s), elements(f.activation_out(s.output)));
+    const E* in = x(f, s);
+    E* out = elements(f.activation_out(s.output));
+    each_part(f, s, [&](int64_t at, int64_t n) { Loops::forward(Function(s), n, in + at, out + at); });
   }
 
   static void backward(const Frame<T>& f, const Step& s) {
-    if (wanted(s.input_mode[0]))
-      Loops::scale(Function(s), count(f, s), x(f, s), y(f, s), elements(f.cotangent(s.output)),
-                   elements(f.cotangent(s.input[0])), keep(s));
+    if (wanted(s.input_mode[0])) scale(f, s, f.cotangent(s.output), f.cotangent(s.input[0]), keep(s));
   }
 
   static void tangent_forward(const Frame<T>& f, const Step& s) {
-    if (const T* x_dot = f.activation_dot(s.input[0]))
-      Loops::scale(Function(s), count(f, s), x(f, s), y(f, s), elements(x_dot), elements(f.activation_dot(s.output)),
-                   false);
+    if (const T* x_dot = f.activation_dot(s.input[0])) scale(f, s, x_dot, f.activation_dot(s.output), false);
   }
 
   static void tangent_backward(const Frame<T>& f, const Step& s) {
     if (!wanted(s.input_mode[0])) return;
-    const E* dy_dot = elements(f.cotangent_dot(s.output));
+    const E* x_dot = kStraight<Function> ? nullptr : elements(f.activation_dot(s.input[0]));
+    if (!x_dot) return scale(f, s, f.cotangent_dot(s.output), f.cotangent_dot(s.input[0]), keep(s));
+    const E *x0 = x(f, s), *y0 = y(f, s), *y_dot = elements(f.activation_dot(s.output));
+    const E *dy = elements(f.cotangent(s.output)), *dy_dot = elements(f.cotangent_dot(s.output));
     E* dx_dot = elements(f.cotangent_dot(s.input[0]));
-    const T* x_dot = kStraight<Function> ? nullptr : f.activation_dot(s.input[0]);
-    if (x_dot)
-      Loops::scale_tangent(Function(s), count(f, s), x(f, s), y(f, s), elements(x_dot),
-                           elements(f.activation_dot(s.output)), elements(f.cotangent(s.output)), dy_dot, dx_dot,
+    each_part(f, s, [&](int64_t at, int64_t n) {
+      Loops::scale_tangent(Function(s), n, x0 + at, y0 + at, x_dot + at, y_dot + at, dy + at, dy_dot + at, dx_dot + at,
                            keep(s));
-    else
-      Loops::scale(Function(s), count(f, s), x(f, s), y(f, s), dy_dot, dx_dot, keep(s));
+    });
+  }
+
+ private:
+  // Calls body(first element, how many).
+  template <class Body>
+  static void each_part(const Frame<T>& f, const Step& s, Body body) {
+    const int64_t n = count(f, s);
+    if constexpr (kIsPack<T>) return body(0, n);
+    f.share(n / kLanes<E>, 8 * kLanes<E>,
+            [&](int64_t begin, int64_t end, T*) { body(begin * kLanes<E>, (end - begin) * kLanes<E>); });
+  }
+  static void scale(const Frame<T>& f, const Step& s, const T* in, T* out, bool keep) {
+    const E *x0 = x(f, s), *y0 = y(f, s), *from = elements(in);
+    E* to = elements(out);
+    each_part(f, s,
+              [&](int64_t at, int64_t n) { Loops::scale(Function(s), n, x0 + at, y0 + at, from + at, to + at, keep); });
   }
 };
 

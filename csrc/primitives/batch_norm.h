@@ -9,68 +9,101 @@
 namespace metafast {
 namespace METAFAST_ISA {
 
-// out[s][0 .. ld) = sum over rows of term(first element of a vector, its column)[s]. Four vectors side by side use
-// whole cache lines; partial sums of kDepth rows keep float32 sums short.
+// Sums over rows are folded from those of blocks of rows, in order: float32 sums stay short, and idle threads can take blocks.
+// Four vectors side by side use whole cache lines.
+
+// out[s][j ..] = the sum over rows r0 .. r1 of term(first element of a vector, its column)[s]; the next j.
 template <class T, int SUMS, int WIDE, class Term>
-static int64_t column_reduce_wide(int64_t j, int64_t ld, int64_t rows, T* const (&out)[SUMS], Term term) {
+static int64_t block_sums(int64_t j, int64_t ld, int64_t r0, int64_t r1, T* out, Term term) {
   constexpr int L = kLanes<T>;
   for (; j + WIDE * L <= ld; j += WIDE * L) {
-    Vector<T> total[WIDE][SUMS] = {};
-    for (int64_t r0 = 0; r0 < rows; r0 += kDepth) {
-      const int64_t r1 = r0 + kDepth < rows ? r0 + kDepth : rows;
-      Vector<T> part[WIDE][SUMS] = {};
-      for (int64_t r = r0; r < r1; ++r) {
+    Vector<T> part[WIDE][SUMS] = {};
+    for (int64_t r = r0; r < r1; ++r) {
 #pragma GCC unroll 4
-        for (int w = 0; w < WIDE; ++w) term(r * ld + j + w * L, j + w * L, part[w]);
-      }
-      for (int w = 0; w < WIDE; ++w)
-        for (int s = 0; s < SUMS; ++s) total[w][s] += part[w][s];
+      for (int w = 0; w < WIDE; ++w) term(r * ld + j + w * L, j + w * L, part[w]);
     }
     for (int w = 0; w < WIDE; ++w)
-      for (int s = 0; s < SUMS; ++s) store(out[s] + j + w * L, total[w][s]);
+      for (int s = 0; s < SUMS; ++s) store(out + s * ld + j + w * L, part[w][s]);
   }
   return j;
 }
 
-template <class T, int SUMS, class Term>
-static void column_reduce(int64_t ld, int64_t rows, T* const (&out)[SUMS], Term term) {
-  const int64_t j = column_reduce_wide<T, SUMS, 4>(0, ld, rows, out, term);
-  column_reduce_wide<T, SUMS, 1>(j, ld, rows, out, term);
+// Where the sums of blocks stand in the scratch.
+template <class T>
+static T* sums_of_blocks(const Frame<T>& f, int64_t ld) {
+  return f.scratch + kNormArrays * ld;
 }
 
-// mean[0 .. ld) and the sum of squared deviations from it, in one pass over memory: blocks that fit into the first-level
-// cache are read twice and joined.
+// out[s][0 .. ld) = the sum over all rows.
+template <class T, int SUMS, class Term>
+static void column_reduce(const Frame<T>& f, int64_t ld, int64_t rows, T* const (&out)[SUMS], Term term) {
+  T* const sums = sums_of_blocks(f, ld);
+  const int64_t blocks = (rows + kDepth - 1) / kDepth;
+  f.share(blocks, 4 * kDepth * ld, [&](int64_t begin, int64_t end, T*) {
+    const Term own = term;
+    for (int64_t b = begin; b < end; ++b) {
+      const int64_t r0 = b * kDepth, r1 = r0 + kDepth < rows ? r0 + kDepth : rows;
+      const int64_t j = block_sums<T, SUMS, 4>(0, ld, r0, r1, sums + b * SUMS * ld, own);
+      block_sums<T, SUMS, 1>(j, ld, r0, r1, sums + b * SUMS * ld, own);
+    }
+  });
+  for (int s = 0; s < SUMS; ++s)
+    for (int64_t c = 0; c < ld; c += kLanes<T>) {
+      Vector<T> total{};
+      for (int64_t b = 0; b < blocks; ++b) total += load(sums + (b * SUMS + s) * ld + c);
+      store(out[s] + c, total);
+    }
+}
+
+// out[0][j ..] = the mean over rows r0 .. r1, out[1] the sum of squared deviations from it; the next j. What fits into the
+// first-level cache is read twice.
 template <class T, int WIDE>
-static int64_t column_moments_wide(int64_t j, int64_t ld, int64_t rows, const T* x, T* mean, T* squares) {
+static int64_t block_moments(int64_t j, int64_t ld, int64_t r0, int64_t r1, const T* x, T* out) {
   constexpr int L = kLanes<T>;
-  constexpr int64_t kBlock = 128;
   for (; j + WIDE * L <= ld; j += WIDE * L) {
-    Vector<T> centre[WIDE] = {}, spread[WIDE] = {};
-    for (int64_t r0 = 0; r0 < rows; r0 += kBlock) {
-      const int64_t r1 = r0 + kBlock < rows ? r0 + kBlock : rows;
-      Vector<T> sum[WIDE], local[WIDE], square[WIDE];
+    Vector<T> sum[WIDE], mean[WIDE], square[WIDE];
 #pragma GCC unroll 4
-      for (int w = 0; w < WIDE; ++w) sum[w] = square[w] = Vector<T>{};
-      for (int64_t r = r0; r < r1; ++r) {
+    for (int w = 0; w < WIDE; ++w) sum[w] = square[w] = Vector<T>{};
+    for (int64_t r = r0; r < r1; ++r) {
 #pragma GCC unroll 4
-        for (int w = 0; w < WIDE; ++w) sum[w] += load(x + r * ld + j + w * L);
-      }
-#pragma GCC unroll 4
-      for (int w = 0; w < WIDE; ++w) local[w] = sum[w] / T(r1 - r0);
-      for (int64_t r = r0; r < r1; ++r) {
-#pragma GCC unroll 4
-        for (int w = 0; w < WIDE; ++w) {
-          const Vector<T> centred = load(x + r * ld + j + w * L) - local[w];
-          square[w] += centred * centred;
-        }
-      }
-#pragma GCC unroll 4
-      for (int w = 0; w < WIDE; ++w) join_moments(centre[w], spread[w], T(r0), local[w], square[w], T(r1 - r0));
+      for (int w = 0; w < WIDE; ++w) sum[w] += load(x + r * ld + j + w * L);
     }
 #pragma GCC unroll 4
-    for (int w = 0; w < WIDE; ++w) store(mean + j + w * L, centre[w]), store(squares + j + w * L, spread[w]);
+    for (int w = 0; w < WIDE; ++w) mean[w] = sum[w] / T(r1 - r0);
+    for (int64_t r = r0; r < r1; ++r) {
+#pragma GCC unroll 4
+      for (int w = 0; w < WIDE; ++w) {
+        const Vector<T> centred = load(x + r * ld + j + w * L) - mean[w];
+        square[w] += centred * centred;
+      }
+    }
+#pragma GCC unroll 4
+    for (int w = 0; w < WIDE; ++w) store(out + j + w * L, mean[w]), store(out + ld + j + w * L, square[w]);
   }
   return j;
+}
+
+// The mean over all rows and the sum of squared deviations from it, in one pass over memory.
+template <class T>
+static void column_moments(const Frame<T>& f, int64_t ld, int64_t rows, const T* x, T* mean, T* squares) {
+  T* const moments = sums_of_blocks(f, ld);
+  const int64_t blocks = (rows + kMomentRows - 1) / kMomentRows;
+  const auto last = [&](int64_t b) { return (b + 1) * kMomentRows < rows ? (b + 1) * kMomentRows : rows; };
+  f.share(blocks, 4 * kMomentRows * ld, [&](int64_t begin, int64_t end, T*) {
+    for (int64_t b = begin; b < end; ++b) {
+      T* const out = moments + 2 * b * ld;
+      const int64_t j = block_moments<T, 4>(0, ld, b * kMomentRows, last(b), x, out);
+      block_moments<T, 1>(j, ld, b * kMomentRows, last(b), x, out);
+    }
+  });
+  for (int64_t c = 0; c < ld; c += kLanes<T>) {
+    Vector<T> centre{}, spread{};
+    for (int64_t b = 0; b < blocks; ++b) {
+      const T* from = moments + 2 * b * ld + c;
+      join_moments(centre, spread, T(b * kMomentRows), load(from), load(from + ld), T(last(b) - b * kMomentRows));
+    }
+    store(mean + c, centre), store(squares + c, spread);
+  }
 }
 
 template <class T>
@@ -91,17 +124,28 @@ struct BatchNorm {
     }
   };
 
-  static void batch_statistics(const Step& s, const T* x, int64_t ld, int64_t rows, const Saved& k) {
-    const int64_t j = column_moments_wide<T, 4>(0, ld, rows, x, k.mean, k.inverse_deviation);
-    column_moments_wide<T, 1>(j, ld, rows, x, k.mean, k.inverse_deviation);
+  // Calls body(index of an element, its channel) for all, in any order.
+  template <class Body>
+  static void each_element(const Frame<T>& f, int64_t rows, int64_t ld, const Body& body) {
+    f.share(rows, 8 * ld, [&](int64_t begin, int64_t end, T*) {
+      const Body own = body;  // here, where no store can change what it has captured
+      for (int64_t r = begin; r < end; ++r)
+#pragma GCC ivdep
+        for (int64_t c = 0; c < ld; ++c) own(r * ld + c, c);
+    });
+  }
+
+  static void batch_statistics(const Frame<T>& f, const Step& s, const T* x, int64_t ld, int64_t rows, const Saved& k) {
+    column_moments(f, ld, rows, x, k.mean, k.inverse_deviation);
     for (int64_t c = 0; c < ld; ++c) k.inverse_deviation[c] = inverse_deviation(s, k.inverse_deviation[c] / T(rows));
   }
 
   // mean' = average of x'; var' = 2 average of (x - mean) x'. Both are zero where x' is absent.
-  static void batch_statistics_tangent(const T* x, const T* x_dot, int64_t ld, int64_t rows, const Saved& k) {
+  static void batch_statistics_tangent(const Frame<T>& f, const T* x, const T* x_dot, int64_t ld, int64_t rows,
+                                       const Saved& k) {
     for (int64_t c = 0; c < ld; ++c) k.mean_dot[c] = k.inverse_deviation_dot[c] = T(0);
     if (!x_dot) return;
-    column_reduce<T, 2>(ld, rows, {k.mean_dot, k.inverse_deviation_dot}, [&](int64_t i, int64_t c, V* sum) {
+    column_reduce<T, 2>(f, ld, rows, {k.mean_dot, k.inverse_deviation_dot}, [=](int64_t i, int64_t c, V* sum) {
       const V d = load(x_dot + i);
       sum[0] += d;
       sum[1] += d * (load(x + i) - load(k.mean + c));
@@ -127,33 +171,31 @@ struct BatchNorm {
 
   static void forward(const Frame<T>& f, const Step& s) {
     const Saved k(f, s);
-    const T* __restrict x = f.activation(s.input[0]);
+    const T* x = f.activation(s.input[0]);
     const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
     if (s.training) {
-      batch_statistics(s, x, ld, rows, k);
+      batch_statistics(f, s, x, ld, rows, k);
     } else {
       const T *mean = f.parameter(s.parameter[2]), *variance = f.parameter(s.parameter[3]);
       for (int64_t c = 0; c < ld; ++c) k.mean[c] = mean[c], k.inverse_deviation[c] = inverse_deviation(s, variance[c]);
     }
     const T *gamma = f.parameter(s.parameter[0]), *beta = f.parameter(s.parameter[1]);
-    T* __restrict scale = f.scratch;
-    T* __restrict shift = f.scratch + ld;
+    T *scale = f.scratch, *shift = f.scratch + ld;
     for (int64_t c = 0; c < ld; ++c) {
       scale[c] = gamma ? gamma[c] * k.inverse_deviation[c] : k.inverse_deviation[c];
       shift[c] = beta ? beta[c] : T(0);
     }
-    T* __restrict y = f.activation_out(s.output);
-    const T* __restrict mean = k.mean;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < ld; ++c) y[r * ld + c] = normalised(x[r * ld + c], mean[c], scale[c], shift[c]);
+    T* y = f.activation_out(s.output);
+    const T* mean = k.mean;
+    each_element(f, rows, ld, [=](int64_t i, int64_t c) { y[i] = normalised(x[i], mean[c], scale[c], shift[c]); });
   }
 
   static void backward(const Frame<T>& f, const Step& s) {
     const Saved k(f, s);
-    const T* __restrict x = f.activation(s.input[0]);
-    const T* __restrict dy = f.cotangent(s.output);
+    const T* x = f.activation(s.input[0]);
+    const T* dy = f.cotangent(s.output);
     const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
-    column_reduce<T, 2>(ld, rows, {k.mean_dy, k.mean_dy_xhat}, [&](int64_t i, int64_t c, V* sum) {
+    column_reduce<T, 2>(f, ld, rows, {k.mean_dy, k.mean_dy_xhat}, [=](int64_t i, int64_t c, V* sum) {
       const V g = load(dy + i);
       sum[0] += g;
       sum[1] += g * normalised(load(x + i), load(k.mean + c), load(k.inverse_deviation + c));
@@ -165,55 +207,47 @@ struct BatchNorm {
     }
     if (!wanted(s.input_mode[0])) return;
     const T* gamma = f.parameter(s.parameter[0]);
-    T* __restrict scale = f.scratch;
+    T* scale = f.scratch;
     for (int64_t c = 0; c < ld; ++c) scale[c] = gamma ? gamma[c] * k.inverse_deviation[c] : k.inverse_deviation[c];
-    const T* __restrict mean = k.mean, * __restrict inverse = k.inverse_deviation;
-    const T* __restrict mean_dy = k.mean_dy, * __restrict mean_dy_xhat = k.mean_dy_xhat;
-    T* __restrict dx = f.cotangent(s.input[0]);
+    T* dx = f.cotangent(s.input[0]);
     const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < ld; ++c) {
-        const int64_t i = r * ld + c;
-        const T xhat = normalised(x[i], mean[c], inverse[c]);
-        dx[i] =
-            (accumulate ? dx[i] : T(0)) + normalised_input_gradient(dy[i], xhat, scale[c], mean_dy[c], mean_dy_xhat[c]);
-      }
+    each_element(f, rows, ld, [=](int64_t i, int64_t c) {
+      const T xhat = normalised(x[i], k.mean[c], k.inverse_deviation[c]);
+      const T d = normalised_input_gradient(dy[i], xhat, scale[c], k.mean_dy[c], k.mean_dy_xhat[c]);
+      dx[i] = (accumulate ? dx[i] : T(0)) + d;
+    });
   }
 
   static void tangent_forward(const Frame<T>& f, const Step& s) {
-    T* __restrict y_dot = f.activation_dot(s.output);
+    T* y_dot = f.activation_dot(s.output);
     if (!y_dot) return;
     const Saved k(f, s);
-    const T* __restrict x = f.activation(s.input[0]);
-    const T* __restrict x_dot = f.activation_dot(s.input[0]);
+    const T* x = f.activation(s.input[0]);
+    const T* x_dot = f.activation_dot(s.input[0]);
     const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
-    batch_statistics_tangent(x, s.training ? x_dot : nullptr, ld, rows, k);
-    T* __restrict a = f.scratch, * __restrict b = a + ld, * __restrict shift = b + ld;
+    batch_statistics_tangent(f, x, s.training ? x_dot : nullptr, ld, rows, k);
+    T *a = f.scratch, *b = a + ld, *shift = b + ld;
     tangent_coefficients(f, s, ld, k, a, b, shift);
-    const T* __restrict mean = k.mean;
+    const T* mean = k.mean;
     if (x_dot)
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < ld; ++c) {
-          const int64_t i = r * ld + c;
-          y_dot[i] = a[c] * x_dot[i] + b[c] * (x[i] - mean[c]) + shift[c];
-        }
+      each_element(f, rows, ld,
+                   [=](int64_t i, int64_t c) { y_dot[i] = a[c] * x_dot[i] + b[c] * (x[i] - mean[c]) + shift[c]; });
     else
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < ld; ++c) y_dot[r * ld + c] = b[c] * (x[r * ld + c] - mean[c]) + shift[c];
+      each_element(f, rows, ld, [=](int64_t i, int64_t c) { y_dot[i] = b[c] * (x[i] - mean[c]) + shift[c]; });
   }
 
   static void tangent_backward(const Frame<T>& f, const Step& s) {
     const Saved k(f, s);
-    const T* __restrict x = f.activation(s.input[0]);
-    const T* __restrict x_dot = f.activation_dot(s.input[0]);
-    const T* __restrict dy = f.cotangent(s.output);
-    const T* __restrict dy_dot = f.cotangent_dot(s.output);
+    const T* x = f.activation(s.input[0]);
+    const T* x_dot = f.activation_dot(s.input[0]);
+    const T* dy = f.cotangent(s.output);
+    const T* dy_dot = f.cotangent_dot(s.output);
     const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
     if (!f.activation_dot(s.output))  // tangent_forward had nothing to do here
       for (int64_t c = 0; c < ld; ++c) k.mean_dot[c] = k.inverse_deviation_dot[c] = T(0);
 
     T *sum_dy_dot = f.scratch, *sum_dy_xhat_dot = sum_dy_dot + ld;
-    column_reduce<T, 2>(ld, rows, {sum_dy_dot, sum_dy_xhat_dot}, [&](int64_t i, int64_t c, V* sum) {
+    column_reduce<T, 2>(f, ld, rows, {sum_dy_dot, sum_dy_xhat_dot}, [=](int64_t i, int64_t c, V* sum) {
       const V centred = load(x + i) - load(k.mean + c), inverse = load(k.inverse_deviation + c);
       V xhat_dot = centred * load(k.inverse_deviation_dot + c) - load(k.mean_dot + c) * inverse;
       if (x_dot) xhat_dot += load(x_dot + i) * inverse;
@@ -225,8 +259,8 @@ struct BatchNorm {
     if (!wanted(s.input_mode[0])) return;
 
     const T *gamma = f.parameter(s.parameter[0]), *gamma_dot = f.parameter_dot(s.parameter[0]);
-    T* __restrict scale = sum_dy_xhat_dot + ld, * __restrict scale_dot = scale + ld;
-    T* __restrict mean_dy_dot = sum_dy_dot, * __restrict mean_dy_xhat_dot = sum_dy_xhat_dot;
+    T *scale = sum_dy_xhat_dot + ld, *scale_dot = scale + ld;
+    T *mean_dy_dot = sum_dy_dot, *mean_dy_xhat_dot = sum_dy_xhat_dot;
     for (int64_t c = 0; c < ld; ++c) {
       const Dual<T> a =
           channel(gamma, gamma_dot, c, T(1)) * Dual<T>(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
@@ -234,20 +268,17 @@ struct BatchNorm {
       mean_dy_dot[c] = s.training ? mean_dy_dot[c] / T(rows) : T(0);
       mean_dy_xhat_dot[c] = s.training ? mean_dy_xhat_dot[c] / T(rows) : T(0);
     }
-    const T* __restrict mean = k.mean, * __restrict mean_dot = k.mean_dot;
-    const T* __restrict inverse = k.inverse_deviation, * __restrict inverse_dot = k.inverse_deviation_dot;
-    const T* __restrict mean_dy = k.mean_dy, * __restrict mean_dy_xhat = k.mean_dy_xhat;
-    T* __restrict dx_dot = f.cotangent_dot(s.input[0]);
+    T* dx_dot = f.cotangent_dot(s.input[0]);
     const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
-    for (int64_t r = 0; r < rows; ++r)
-      for (int64_t c = 0; c < ld; ++c) {
-        using S = Dual<T>;
-        const int64_t i = r * ld + c;
-        const S xhat = S(x[i] - mean[c], (x_dot ? x_dot[i] : T(0)) - mean_dot[c]) * S(inverse[c], inverse_dot[c]);
-        const S dx = normalised_input_gradient(S(dy[i], dy_dot[i]), xhat, S(scale[c], scale_dot[c]),
-                                               S(mean_dy[c], mean_dy_dot[c]), S(mean_dy_xhat[c], mean_dy_xhat_dot[c]));
-        dx_dot[i] = (accumulate ? dx_dot[i] : T(0)) + dx.d;
-      }
+    each_element(f, rows, ld, [=](int64_t i, int64_t c) {
+      using S = Dual<T>;
+      const S centred(x[i] - k.mean[c], (x_dot ? x_dot[i] : T(0)) - k.mean_dot[c]);
+      const S xhat = centred * S(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
+      const S mean_dy(k.mean_dy[c], mean_dy_dot[c]), mean_dy_xhat(k.mean_dy_xhat[c], mean_dy_xhat_dot[c]);
+      const S dx =
+          normalised_input_gradient(S(dy[i], dy_dot[i]), xhat, S(scale[c], scale_dot[c]), mean_dy, mean_dy_xhat);
+      dx_dot[i] = (accumulate ? dx_dot[i] : T(0)) + dx.d;
+    });
   }
 
   // The gradients of gamma and beta are sums that the input gradient needs as well.

@@ -27,7 +27,7 @@ struct BatchNormReluPool {
     const Saved k(f, s);
     const Shape n(f, s);
     const T* x = f.activation(s.input[0]);
-    Norm::batch_statistics(s, x, n.ld, n.rows, k);
+    Norm::batch_statistics(f, s, x, n.ld, n.rows, k);
     const T *gamma = f.parameter(s.parameter[0]), *beta = f.parameter(s.parameter[1]);
     T *scale = f.scratch, *shift = scale + n.ld;
     for (int64_t c = 0; c < n.ld; ++c) {
@@ -35,7 +35,7 @@ struct BatchNormReluPool {
       shift[c] = beta ? beta[c] : T(0);
     }
     T *y = f.activation_out(s.output), *peaks = f.tape + s.saved + 4 * n.ld;
-    n.for_windows([&](int64_t in, int64_t out) {
+    n.for_windows(f, [=](int64_t in, int64_t out) {
       for (int64_t c = 0; c < n.ld; c += L) {
         const V mean = load(k.mean + c), by = load(scale + c), plus = load(shift + c);
         V peak = load(x + in + c), best = normalised(peak, mean, by, plus);
@@ -54,7 +54,7 @@ struct BatchNormReluPool {
     const Saved k(f, s);
     const Shape n(f, s);
     const T *dy = f.cotangent(s.output), *peaks = f.tape + s.saved + 4 * n.ld;
-    column_reduce<T, 2>(n.ld, n.pooled_rows, {k.mean_dy, k.mean_dy_xhat}, [&](int64_t i, int64_t c, V* sum) {
+    column_reduce<T, 2>(f, n.ld, n.pooled_rows, {k.mean_dy, k.mean_dy_xhat}, [=](int64_t i, int64_t c, V* sum) {
       const V peak = load(peaks + i), g = load(dy + i);
       const V xhat = (peak - load(k.mean + c)) * load(k.inverse_deviation + c);
       sum[0] += peak == peak ? g : V{};
@@ -78,7 +78,7 @@ struct BatchNormReluPool {
     const T* x = f.activation(s.input[0]);
     T* dx = f.cotangent(s.input[0]);  // may be where x is
     const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
-    n.for_windows([&](int64_t in, int64_t out) {
+    n.for_windows(f, [=](int64_t in, int64_t out) {
       for (int64_t c = 0; c < n.ld; c += L) {
         const V mean = load(k.mean + c), plus = load(a + c), by = load(b + c), peak = load(peaks + out + c);
         V g = load(scale + c) * load(dy + out + c);
@@ -108,10 +108,10 @@ struct BatchNormReluPool {
     const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
     const T* peaks = f.tape + s.saved + 4 * n.ld;
     T* peaks_dot = f.tangent_tape + s.saved_dot + 2 * n.ld;
-    Norm::batch_statistics_tangent(x, x_dot, n.ld, n.rows, k);
+    Norm::batch_statistics_tangent(f, x, x_dot, n.ld, n.rows, k);
     T *scale = f.scratch, *scale_dot = scale + n.ld, *shift = scale_dot + n.ld;
     Norm::tangent_coefficients(f, s, n.ld, k, scale, scale_dot, shift);
-    n.for_windows([&](int64_t in, int64_t out) {
+    n.for_windows(f, [=](int64_t in, int64_t out) {
       for (int64_t c = 0; c < n.ld; c += L) {
         const V peak = load(peaks + out + c);
         V d{};
@@ -140,7 +140,7 @@ struct BatchNormReluPool {
       for (int64_t c = 0; c < n.ld; ++c) k.mean_dot[c] = k.inverse_deviation_dot[c] = T(0);
 
     T *sum_dot = f.scratch, *sum_xhat_dot = sum_dot + n.ld;
-    column_reduce<T, 2>(n.ld, n.pooled_rows, {sum_dot, sum_xhat_dot}, [&](int64_t i, int64_t c, V* sum) {
+    column_reduce<T, 2>(f, n.ld, n.pooled_rows, {sum_dot, sum_xhat_dot}, [=](int64_t i, int64_t c, V* sum) {
       const V peak = load(peaks + i), g_dot = load(dy_dot + i);
       const V centred = peak - load(k.mean + c), inverse = load(k.inverse_deviation + c);
       const V moved = (peaks_dot ? load(peaks_dot + i) : V{}) - load(k.mean_dot + c);
@@ -172,12 +172,12 @@ struct BatchNormReluPool {
     const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
     T* dx_dot = f.cotangent_dot(s.input[0]);
     const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
-    const auto smooth = [&](int64_t i, int64_t c, V at) {
+    const auto smooth = [=](int64_t i, int64_t c, V at) {
       V d = load(a_dot + c) + load(b_dot + c) * (at - load(k.mean + c));
       if (x_dot) d += load(b + c) * load(x_dot + i);
       return accumulate ? load(dx_dot + i) + d : d;
     };
-    n.for_windows([&](int64_t in, int64_t out) {
+    n.for_windows(f, [=](int64_t in, int64_t out) {
       for (int64_t c = 0; c < n.ld; c += L) {
         const V peak = load(peaks + out + c);
         V g = load(scale + c) * load(dy_dot + out + c) + load(scale_dot + c) * load(dy + out + c);
@@ -212,11 +212,15 @@ struct BatchNormReluPool {
 
     // Calls body(first element of a window in x, first element of its output).
     template <class Body>
-    void for_windows(Body body) const {
-      for (int64_t n = 0; n < examples; ++n)
-        for (int64_t h = 0; h < y.height; ++h)
+    void for_windows(const Frame<T>& f, const Body& body) const {
+      f.share(examples * y.height, 16 * y.width * ld, [&](int64_t begin, int64_t end, T*) {
+        const Body own = body;  // here, where no store can change what it has captured
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t n = i / y.height, h = i % y.height;
           for (int64_t w = 0; w < y.width; ++w)
-            body((n * x.rows + 2 * h * x.width + 2 * w) * ld, (n * y.rows + h * y.width + w) * ld);
+            own((n * x.rows + 2 * h * x.width + 2 * w) * ld, (n * y.rows + h * y.width + w) * ld);
+        }
+      });
     }
 
     // Calls body(first element of a position) for the last row and column of an odd image, which no window covers.

@@ -52,7 +52,7 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
   static void product(const Frame<T>& f, const Step& s, const T* x, const T* w, T* y, Start start, const T* bias) {
     const Shape n(f, s);
     for_groups(f, s, n, x, [&](int64_t i, int64_t images, const T* data) {
-      multiply<T>({data, n.tables.pixel, n.tables.tap, 0, 0}, w, n.y.ld, y + i * n.y.rows * n.y.ld, n.y.ld,
+      multiply<T>(f.share, {data, n.tables.pixel, n.tables.tap, 0, 0}, w, n.y.ld, y + i * n.y.rows * n.y.ld, n.y.ld,
                   images * n.y.rows, n.y.ld, n.taps * n.x.channels, start, bias);
     });
   }
@@ -60,7 +60,7 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
   static void weight_gradient(const Frame<T>& f, const Step& s, const T* x, const T* dy, T* dw, Start start) {
     const Shape n(f, s);
     for_groups(f, s, n, x, [&](int64_t i, int64_t images, const T* data) {
-      multiply<T>({data, n.tables.tap, n.tables.pixel, 0, 0}, dy + i * n.y.rows * n.y.ld, n.y.ld, dw, n.y.ld,
+      multiply<T>(f.share, {data, n.tables.tap, n.tables.pixel, 0, 0}, dy + i * n.y.rows * n.y.ld, n.y.ld, dw, n.y.ld,
                   n.taps * n.x.channels, n.y.ld, images * n.y.rows, start);
       start = Start::kAccumulate;
     });
@@ -82,7 +82,7 @@ struct Conv2d : Bilinear<T, Conv2d<T>> {
     for (int64_t i = 0; i < n.examples; i += n.tables.group) {
       const int64_t images = n.examples - i < n.tables.group ? n.examples - i : n.tables.group;
       for (int64_t j = 0; j < images; ++j) spread(s, n, dy + (i + j) * n.y.rows * n.y.ld, f.scratch + j * buffer);
-      multiply<T>({f.scratch, n.tables.adjoint_pixel, n.tables.adjoint_tap, 0, 0}, turned, n.x.cold,
+      multiply<T>(f.share, {f.scratch, n.tables.adjoint_pixel, n.tables.adjoint_tap, 0, 0}, turned, n.x.cold,
                   dx + i * n.x.rows * n.x.cold, n.x.cold, images * n.x.rows, n.x.cold, n.taps * n.y.channels, start);
     }
   }

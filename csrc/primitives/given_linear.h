@@ -13,9 +13,12 @@ struct GivenLinear {
   static void product(const Frame<T>& f, const Step& s, const T* w, const T* bias, T* y) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const int64_t rows = f.rows(s.output);
-    multiply_rows<T>(f.activation(s.input[0]), in.ld, w, in.channels, y, out.ld, rows, out.channels, in.channels,
-                     bias ? Start::kBias : Start::kZero, bias);
-    for (int64_t r = 0; r < rows; ++r) zero_pads(y + r * out.ld, out.channels, out.ld);
+    const T* x = f.activation(s.input[0]);
+    f.share(rows, in.channels * out.channels, [&](int64_t begin, int64_t end, T*) {
+      multiply_rows<T>(x + begin * in.ld, in.ld, w, in.channels, y + begin * out.ld, out.ld, end - begin, out.channels,
+                       in.channels, bias ? Start::kBias : Start::kZero, bias);
+      for (int64_t r = begin; r < end; ++r) zero_pads(y + r * out.ld, out.channels, out.ld);
+    });
   }
 
   static void forward(const Frame<T>& f, const Step& s) {
@@ -28,7 +31,7 @@ struct GivenLinear {
   static void tangent_backward(const Frame<T>& f, const Step& s) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const T* dy_dot = f.cotangent_dot(s.output);
-    multiply<T>({dy_dot, nullptr, nullptr, 1, out.ld}, f.activation(s.input[0]), in.ld, f.given_gradient_dot,
+    multiply<T>(f.share, {dy_dot, nullptr, nullptr, 1, out.ld}, f.activation(s.input[0]), in.ld, f.given_gradient_dot,
                 in.channels, out.channels, in.channels, f.rows(s.output), Start::kZero);
     if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
   }

@@ -8,10 +8,12 @@ namespace METAFAST_ISA {
 
 // Calls body(window of an output position, first element of its output row, first element of its image).
 template <class T, class Body>
-static void for_windows(const Frame<T>& f, const Step& s, Body body) {
+static void for_windows(const Frame<T>& f, const Step& s, const Body& body) {
   const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-  for (int64_t n = 0; n < f.examples(); ++n)
-    for (int64_t r = 0; r < out.rows; ++r) body(s.windows[r], (n * out.rows + r) * out.ld, n * in.rows * in.ld);
+  f.share(f.examples(), 16 * in.rows * in.ld, [&](int64_t begin, int64_t end, T*) {
+    for (int64_t n = begin; n < end; ++n)
+      for (int64_t r = 0; r < out.rows; ++r) body(s.windows[r], (n * out.rows + r) * out.ld, n * in.rows * in.ld);
+  });
 }
 
 template <class T>

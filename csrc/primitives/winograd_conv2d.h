@@ -13,7 +13,7 @@ struct WinogradConv2d {
   static void forward(const Frame<T>& f, const Step& s) {
     const Shape n(f, s);
     const T* bias = f.parameter(s.parameter[1]);
-    transform_weights(f.parameter(s.parameter[0]), n.x.channels, n.y.ld, n.weights(f.tape + s.saved));
+    n.transform(f, f.parameter(s.parameter[0]), n.weights(f.tape + s.saved));
     n.along.product({{f.activation(s.input[0]), n.weights(f.tape + s.saved)}}, f.activation_out(s.output),
                     bias ? Start::kBias : Start::kZero, bias);
   }
@@ -26,7 +26,7 @@ struct WinogradConv2d {
                               begin_with(s.parameter_mode[0]));
     if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
     if (!wanted(s.input_mode[0])) return;
-    n.flip(f.tape + s.saved);
+    n.flip(f, f.tape + s.saved);
     n.against.product({{dy, n.flipped(f.tape + s.saved)}}, f.cotangent(s.input[0]), begin_with(s.input_mode[0]),
                       nullptr);
   }
@@ -39,7 +39,7 @@ struct WinogradConv2d {
     T* transformed = nullptr;
     if (w_dot) {
       transformed = n.weights(f.tangent_tape + s.saved_dot);
-      transform_weights(w_dot, n.x.channels, n.y.ld, transformed);
+      n.transform(f, w_dot, transformed);
     }
     n.along.product({{f.activation_dot(s.input[0]), n.weights(f.tape + s.saved)},
                      {w_dot ? f.activation(s.input[0]) : nullptr, transformed}},
@@ -57,7 +57,7 @@ struct WinogradConv2d {
     const bool moves = f.parameter_dot(s.parameter[0]) != nullptr;  // then tangent_forward has transformed its tangent
     T* tangent = nullptr;
     if (moves) {
-      n.flip(f.tangent_tape + s.saved_dot);
+      n.flip(f, f.tangent_tape + s.saved_dot);
       tangent = n.flipped(f.tangent_tape + s.saved_dot);
     }
     n.against.product({{dy_dot, n.flipped(f.tape + s.saved)}, {moves ? dy : nullptr, tangent}},
@@ -71,15 +71,25 @@ struct WinogradConv2d {
     Shape(const Frame<T>& f, const Step& s)
         : x(f.value(s.input[0])),
           y(f.value(s.output)),
-          along{f.examples(), x.height, x.width,  x.channels, x.ld,     y.height,
-                y.width,      y.ld,     s.pad[0], s.pad[1],   f.scratch},
-          against{f.examples(), y.height, y.width,      y.channels,   y.ld,     x.height,
-                  x.width,      x.cold,   2 - s.pad[0], 2 - s.pad[1], f.scratch} {}
+          along{f.examples(), x.height, x.width,  x.channels, x.ld,   y.height,
+                y.width,      y.ld,     s.pad[0], s.pad[1],   f.share},
+          against{f.examples(), y.height, y.width,      y.channels,   y.ld,   x.height,
+                  x.width,      x.cold,   2 - s.pad[0], 2 - s.pad[1], f.share} {}
 
     // What the step saves: transformed weights, then those of the input gradient.
     T* weights(T* saved) const { return saved; }
     T* flipped(T* saved) const { return saved + 16 * x.channels * y.ld; }
-    void flip(T* saved) const { flip_weights(weights(saved), x.channels, y.ld, y.channels, x.cold, flipped(saved)); }
+    void transform(const Frame<T>& f, const T* w, T* out) const {
+      constexpr int64_t L = kLanes<T>;
+      const int64_t slice = x.channels * y.ld;
+      f.share(slice / L, 32 * L,
+              [&](int64_t begin, int64_t end, T*) { transform_weights(w, slice, begin * L, end * L, out); });
+    }
+    void flip(const Frame<T>& f, T* saved) const {
+      f.share(16, 8 * x.channels * y.ld, [&](int64_t begin, int64_t end, T*) {
+        flip_weights(weights(saved), x.channels, y.ld, y.channels, x.cold, begin, end, flipped(saved));
+      });
+    }
   };
 };
 
