@@ -23,13 +23,13 @@ SCHEMA = 1
 #: A rival that has not answered once by then is given up.
 PATIENCE = 240
 #: Workloads on which speed-up from one to two threads is measured, and the one whose memory is.
-SCALED, REMEMBERED = ("W2", "W3", "W4", "W5"), "W5"
+SCALED, REMEMBERED = ("W2", "W3", "W3-1", "W4", "W5"), "W5"
 #: One library of the loop's kind is timed on every workload, the others where that takes seconds.
 LIKE_THE_LOOP = "the loop stands for it here; --all times it"
 COMPILES = "compiles for minutes; --all waits for it"
 SLOW: dict[str, dict[str, str]] = {
-    "higher": dict.fromkeys(("W2", "W3", "W4", "W5", "W6-100", "W6-1000", "W6-10000"), LIKE_THE_LOOP),
-    "torchopt": dict.fromkeys(("W2", "W3", "W4", "W5", "W6-100", "W6-1000", "W6-10000"), LIKE_THE_LOOP),
+    "higher": dict.fromkeys(("W2", "W3", "W3-1", "W4", "W5", "W6-100", "W6-1000", "W6-10000"), LIKE_THE_LOOP),
+    "torchopt": dict.fromkeys(("W2", "W3", "W3-1", "W4", "W5", "W6-100", "W6-1000", "W6-10000"), LIKE_THE_LOOP),
     "learn2learn": dict.fromkeys(("W6-1000", "W6-10000"), LIKE_THE_LOOP),
     "torch loop": dict.fromkeys(("W6-1000", "W6-10000"), "takes many seconds a step; --all times it"),
     "torch.compile": dict.fromkeys((n for n in WORKLOADS if n not in ("W1", "W7")), COMPILES),

@@ -116,6 +116,7 @@ W3 = Workload(
     "W3", "Conv-4, 64 channels, 1x28x28, 5 steps", lambda: conv4(64, 5, 1, 28), (1, 28, 28), 5,
     tasks=8, support=5, query=75, steps=5, lr=0.4, loss="cross_entropy",
 )  # fmt: skip
+W3_1 = replace(W3, name="W3-1", title="W3 with 1 task", tasks=1)
 W4 = Workload(
     "W4", "Conv-4, 32 channels, 3x84x84, 5 steps", lambda: conv4(32, 5, 3, 84), (3, 84, 84), 5,
     tasks=4, support=5, query=75, steps=5, lr=0.01, loss="cross_entropy",
@@ -131,7 +132,7 @@ W6 = [
 W7 = replace(W2, name="W7", title="Hessian-vector products of W2's network", kind=HESSIAN_VECTOR, steps=0)
 FIRST_ORDER = [replace(w, name=f"{w.name}-fo", title=f"{w.title}, first order", first_order=True) for w in (W1, W3)]
 
-WORKLOADS = {w.name: w for w in (W1, W1b, W2, W3, W4, W5, *W6, W7, *FIRST_ORDER)}
+WORKLOADS = {w.name: w for w in (W1, W1b, W2, W3, W3_1, W4, W5, *W6, W7, *FIRST_ORDER)}
 #: For a GPU also sizes that fill it.
 FILLING = [
     replace(w, name=f"{w.name}-{tasks}", title=f"{w.title}, {tasks} tasks", tasks=tasks)
