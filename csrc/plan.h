@@ -188,9 +188,9 @@ struct Turn {
 // How a task's loop is offered to idle threads (cpu/crew.h).
 using Part = void (*)(const void* context, int64_t part, int64_t thread);
 struct Helpers {
-  void* crew;     // null: nobody will ever help
-  int64_t worth;  // multiply-adds that are worth handing over
-  int64_t (*idle)(const void* crew);
+  void* crew;                           // null: nobody will ever help
+  int64_t worth;                        // multiply-adds that are worth handing over
+  int64_t (*likely)(const void* crew);  // how many threads would come
   // Calls part(context, i, thread that does it) for i = 0 .. parts - 1 and returns when all are done.
   void (*share)(void* crew, int64_t thread, int64_t parts, Part part, const void* context);
 };

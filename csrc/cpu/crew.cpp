@@ -18,12 +18,16 @@ Crew::Crew(int threads, int64_t tasks, Offers offers)
       unfinished_(tasks),
       loops_(offers != Offers::kNever && threads > 1 ? new Loop[size_t(threads)] : nullptr) {}
 
-int64_t Crew::idle() const { return offers_ == Offers::kAll ? threads_ - 1 : idle_.load(std::memory_order_relaxed); }
+int64_t Crew::likely() const {
+  if (offers_ == Offers::kAll) return threads_ - 1;
+  const int64_t idle = idle_.load(std::memory_order_relaxed), busy = threads_ - idle;
+  return busy > 1 ? (idle + busy - 1) / busy : idle;
+}
 
 Helpers Crew::helpers() {
   if (!loops_) return {};
   return {this, offers_ == Offers::kAll ? 1 : kWorth,
-          [](const void* crew) { return static_cast<const Crew*>(crew)->idle(); },
+          [](const void* crew) { return static_cast<const Crew*>(crew)->likely(); },
           [](void* crew, int64_t thread, int64_t parts, Part part, const void* context) {
             static_cast<Crew*>(crew)->share(thread, parts, part, context);
           }};

@@ -48,7 +48,7 @@ class Crew {
   void share(int64_t thread, int64_t parts, Part part, const void* context);
   bool take_parts(Loop& loop, int64_t thread);
   void help(int64_t thread);
-  int64_t idle() const;
+  int64_t likely() const;  // how many would help one task, of the idle
 
   const int64_t threads_, tasks_;
   const Offers offers_;

@@ -17,7 +17,7 @@ struct Sharing {
   T* scratch_of(int64_t member) const { return scratch + member * stride; }
 
   // How many threads would take part.
-  int64_t members() const { return helpers.crew ? helpers.idle(helpers.crew) + 1 : 1; }
+  int64_t members() const { return helpers.crew ? helpers.likely(helpers.crew) + 1 : 1; }
 
   // Calls body(begin, end, scratch) for parts of 0 .. n, side by side where threads are idle and parts are worth it: `cost` is
   // about how many multiply-adds one of n takes. What a part computes must not depend on where it begins and ends.
