@@ -10,7 +10,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 // Sums over rows are folded from those of blocks of rows, in order: float32 sums stay short, and idle threads can take blocks.
-// Four vectors side by side use whole cache lines.
+// Columns are taken four vectors side by side, as far as there are so many: sums of one wait for each other.
 
 // out[s][j ..] = the sum over rows r0 .. r1 of term(first element of a vector, its column)[s]; the next j.
 template <class T, int SUMS, int WIDE, class Term>
@@ -43,8 +43,10 @@ static void column_reduce(const Frame<T>& f, int64_t ld, int64_t rows, T* const 
     const Term own = term;
     for (int64_t b = begin; b < end; ++b) {
       const int64_t r0 = b * kDepth, r1 = r0 + kDepth < rows ? r0 + kDepth : rows;
-      const int64_t j = block_sums<T, SUMS, 4>(0, ld, r0, r1, sums + b * SUMS * ld, own);
-      block_sums<T, SUMS, 1>(j, ld, r0, r1, sums + b * SUMS * ld, own);
+      T* const to = sums + b * SUMS * ld;
+      int64_t j = block_sums<T, SUMS, 4>(0, ld, r0, r1, to, own);
+      j = block_sums<T, SUMS, 2>(j, ld, r0, r1, to, own);
+      block_sums<T, SUMS, 1>(j, ld, r0, r1, to, own);
     }
   });
   for (int s = 0; s < SUMS; ++s)
@@ -92,7 +94,8 @@ static void column_moments(const Frame<T>& f, int64_t ld, int64_t rows, const T*
   f.share(blocks, 4 * kMomentRows * ld, [&](int64_t begin, int64_t end, T*) {
     for (int64_t b = begin; b < end; ++b) {
       T* const out = moments + 2 * b * ld;
-      const int64_t j = block_moments<T, 4>(0, ld, b * kMomentRows, last(b), x, out);
+      int64_t j = block_moments<T, 4>(0, ld, b * kMomentRows, last(b), x, out);
+      j = block_moments<T, 2>(j, ld, b * kMomentRows, last(b), x, out);
       block_moments<T, 1>(j, ld, b * kMomentRows, last(b), x, out);
     }
   });
