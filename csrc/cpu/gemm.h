@@ -33,6 +33,11 @@ template <class T>
 inline __attribute__((always_inline)) Vector<T> load(const T* p) {
   return *reinterpret_cast<const typename VectorOf<T>::unaligned*>(p);
 }
+// Asks for what stands n elements behind p, which may be outside the array.
+template <class T>
+inline __attribute__((always_inline)) void fetch_ahead(const T* p, int64_t n) {
+  __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + uintptr_t(n) * sizeof(T)));
+}
 template <class T>
 inline __attribute__((always_inline)) void store(T* p, Vector<T> v) {
   *reinterpret_cast<typename VectorOf<T>::unaligned*>(p) = v;
