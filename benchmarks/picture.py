@@ -46,7 +46,7 @@ def draw(result: Result, path: Path) -> None:
             if r == OURS or any(r == row["rival"] for line in result["workloads"] for row in _timed(line))
         ]
         handles = [Patch(color=COLOURS[r], label=r) for r in shown]
-        figure.legend(handles=handles, loc="outside upper center", ncols=len(shown), frameon=False, fontsize=9)
+        figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
     machine = result["machine"]
     figure.supxlabel(
         f"one exact meta-gradient, float32; {machine['cpu']}, {machine['threads']} threads; {result['date'][:10]}",
