@@ -245,7 +245,7 @@ struct Job {
   FirstLayerPlan first;
   int32_t given;  // the weight of a kGivenLinear, or -1
   Helpers helpers;
-  T *scratch, *places;     // of thread 0, for loops; the first place
+  T *scratch, *places;     // thread 0's scratch; the first place
   int64_t scratch_stride;  // from thread to thread
 };
 
