@@ -324,9 +324,9 @@ void Program::Planner::place_extras() {
     for (const Step& reader : steps_)
       for (int input : reader.input)
         if (input == s.output) s.bias_cancels &= reader.training && reader.op != Op::kAvgPool2d;
-    const int in = s.input[0];
     if (reads_unpadded(s.op) || s.op == Op::kFirstLinear || s.op == Op::kGivenLinear)
       b_.products += double(examples_) * double(value(s.output).rows) * double(parameter(s.parameter[0]).numel());
+    const int in = s.input[0];
     s.again = value(in).cotangent_passes && cotangent_cheap(in) && !cotangent_unread(in);
     place_extras(s);
   }
