@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "call.h"
+#include "cpu/relay.h"
 #include "cuda/session.h"
 #include "dispatch.h"
 #include "tensors.h"
@@ -84,7 +85,7 @@ std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool i
   Call call{};
   call.first_order = first_order, call.sweep = sweep, call.hessian_vector = hessian_vector;
   call.memory = Memory(memory);
-  call.packing = Choice(packing), call.sharing = Choice(sharing);
+  call.packing = Packing(packing), call.sharing = Choice(sharing);
   call.tasks = tasks, call.steps = steps, call.threads = threads;
   call.loss_cotangent_all = loss_cotangent;
   call.support = set(support), call.query = set(query);
@@ -202,6 +203,21 @@ py::dict build_info() {
   return info;
 }
 
+// For tests: (run, begin, end, after, handed) of each thread's legs.
+std::vector<std::vector<std::tuple<int64_t, int, int, int64_t, int64_t>>> legs_of_threads(
+    int threads, int64_t runs, const std::vector<double>& stages, double rest) {
+  const Legs found = legs(threads, runs, stages, rest);
+  std::vector<std::vector<std::tuple<int64_t, int, int, int64_t, int64_t>>> lists;
+  for (size_t thread = 0; thread + 1 < found.first.size(); ++thread) {
+    lists.emplace_back();
+    for (int64_t i = found.first[thread]; i < found.first[thread + 1]; ++i) {
+      const Leg& leg = found.all[size_t(i)];
+      lists.back().emplace_back(leg.run, leg.begin, leg.end, leg.after, leg.handed);
+    }
+  }
+  return lists;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(METAFAST_MODULE, m) {
@@ -218,6 +234,7 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
            py::arg("inputs"), py::arg("outputs"), py::arg("empty_like"), py::arg("zeros_like"), py::arg("device"))
       .def_property_readonly("bytes", [](const Prepared& p) { return p.session->bytes(); })
       .def_property_readonly("tasks_at_once", [](const Prepared& p) { return p.session->tasks_at_once(); })
+      .def_property_readonly("handed_over", [](const Prepared& p) { return p.session->handed_over(); })
       .def_property_readonly("constants_bytes", [](const Prepared& p) { return p.session->constants_bytes(); })
       .def(
           "upload",
@@ -226,6 +243,7 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
           },
           py::arg("constants"), py::arg("stream"))
       .def("run", &run, py::arg("inputs"), py::arg("workspace"), py::arg("stream") = 0);
+  m.def("legs", &legs_of_threads, py::arg("threads"), py::arg("runs"), py::arg("stages"), py::arg("rest"));
   m.def("facts", &facts, py::arg("tensors"));
   m.def("identical", &identical, py::arg("dictionaries"), py::arg("copies"));
   m.def("adam_step", &adam_step, py::arg("state"), py::arg("gradients"), py::arg("beta1"), py::arg("beta2"),

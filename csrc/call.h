@@ -31,11 +31,15 @@ struct Tensor {
 // Whether something that changes no result is done: where it pays, or, for tests, nowhere or wherever it is possible.
 enum class Choice : int { kAuto, kNever, kAlways };
 
+// Whether tasks run in packs, one in each lane of a SIMD register, or one by one: what is quickest, or, for tests, always one way.
+// Mixed: in small packs, and one by one what is left.
+enum class Packing : int { kAuto, kNever, kWhole, kSmall, kMixed };
+
 // Until the first call an address says only whether the tensor is there.
 struct Call {
   bool first_order, sweep, hessian_vector;
   Memory memory;
-  Choice packing;  // of tasks, one in each lane of a SIMD register
+  Packing packing;
   Choice sharing;  // of a task's loops by threads (cpu/crew.h)
   int64_t tasks, steps;
   int threads;
@@ -70,6 +74,7 @@ class Session {
   Call call;                                                       // to be filled with addresses before each run
   virtual int64_t bytes() const = 0;                               // of workspace
   virtual int64_t tasks_at_once() const { return 1; }              // one in each lane of a SIMD register
+  virtual int64_t handed_over() const { return 0; }                // runs that one thread begins and another finishes
   virtual void run(Address workspace, void* stream) = 0;           // by one thread at a time
   virtual int64_t constants_bytes() const { return 0; }            // of memory that lives as long as the session,
   virtual void upload(Address /*constants*/, void* /*stream*/) {}  // to be filled before the first run

@@ -1,5 +1,9 @@
 #include "choices.h"
 
+#include <algorithm>
+
+#include "cpu/relay.h"
+
 namespace metafast {
 namespace {
 
@@ -8,6 +12,8 @@ constexpr int64_t kPackBytes = int64_t(6) << 20;
 // A pack takes as long as this part of its lanes would one after the other, and so much more as it nears that limit: fitted to
 // networks of 40 to 100 units with 1 to 20 inner steps.
 constexpr double kPackTasks = 0.55, kPackTasksMore = 0.3;
+// A pack that does not fill its registers makes as many instructions and calls for fewer tasks.
+constexpr double kSmallPackMore = 1.05;
 // They do not if that would forgo a saving of this part of all products by first_layer.h.
 constexpr double kFirstLayerSaving = 0.2;
 
@@ -64,18 +70,43 @@ bool first_layer_by_gram(const Call& call, const Program& program) {
 
 bool could_run_in_packs(const Call& call, const Program& program, int lanes, size_t element_bytes) {
   if (!program.packable()) return false;
-  if (call.packing == Choice::kAlways) return true;
+  if (call.packing != Packing::kAuto && call.packing != Packing::kNever) return true;
   if (pack_bytes(call, program, lanes, element_bytes) > kPackBytes) return false;
   const Products first = first_layer_products(call, program);
   return first.plain - first.by_gram <= kFirstLayerSaving * first.all;
 }
 
-bool run_in_packs(const Call& call, const Program& program, int lanes, size_t element_bytes) {
-  if (call.packing != Choice::kAuto) return call.packing == Choice::kAlways;
-  const auto turns = [&](int64_t runs) { return double((runs + call.threads - 1) / call.threads); };
-  const int64_t packs = (call.tasks + lanes - 1) / lanes;
-  const double fill = double(pack_bytes(call, program, lanes, element_bytes)) / double(kPackBytes);
-  return (kPackTasks + kPackTasksMore * fill) * turns(packs) * double(lanes) < turns(call.tasks);
+Division divide(const Call& call, const Program& program, const PackSizes& sizes, size_t element_bytes) {
+  const Division alone{1, call.tasks, 0};
+  if (call.packing == Packing::kNever || !could_run_in_packs(call, program, sizes.lanes, element_bytes)) return alone;
+  if (call.packing == Packing::kWhole) return {sizes.lanes, call.tasks, 0};
+  if (call.packing == Packing::kSmall) return {sizes.group, call.tasks, 0};
+
+  // Times in those of one task by itself.
+  const int64_t threads = call.threads;
+  const auto turns = [&](int64_t runs) { return double((runs + threads - 1) / threads); };
+  double quickest = turns(call.tasks);
+  Division best = alone;
+  const auto consider = [&](int width, int64_t packs, int64_t rest) {
+    const double fill = double(pack_bytes(call, program, width, element_bytes)) / double(kPackBytes);
+    const double pack = (kPackTasks + kPackTasksMore * fill) * width * (width < sizes.lanes ? kSmallPackMore : 1);
+    const bool few = packs <= kFewRuns * threads, uneven = packs > threads && packs % threads > 0;
+    if (packs == 0 || (rest > 0 && !few)) return;
+    const bool handed = uneven && few && !call.hessian_vector;
+    const double of_packs = handed ? double(packs) / double(threads) + kHandOver : turns(packs);
+    const double time = std::max(pack * of_packs, (double(packs) * pack + double(rest)) / double(threads));
+    if (time >= quickest && call.packing != Packing::kMixed) return;
+    quickest = time;
+    best = {width, rest > 0 ? packs * width : call.tasks, double(rest) / pack};
+  };
+  if (call.packing == Packing::kMixed)
+    return consider(sizes.group, call.tasks / sizes.group, call.tasks % sizes.group), best;
+  for (const int width : {sizes.lanes, sizes.group}) {
+    if (width < sizes.lanes && !sizes.small_pay()) continue;
+    consider(width, (call.tasks + width - 1) / width, 0);
+    consider(width, call.tasks / width, call.tasks % width);
+  }
+  return best;
 }
 
 }  // namespace metafast

@@ -25,7 +25,7 @@ struct TaskRun : TaskData<T> {
   using Data::job, Data::task, Data::count, Data::base, Data::kWidth;
 
   T* const lambda;  // the meta-gradient of this task, then that of its rates
-  E* const row;     // where it is to stand for the sum over tasks
+  E* const row;     // where it is to stand for the sum over tasks; the sums of a pack's groups, row by row
   const T* initial;
   const Sharing<T> share;
 
@@ -38,29 +38,30 @@ struct TaskRun : TaskData<T> {
         initial(kIsPack<T> ? nullptr : reinterpret_cast<const T*>(j.shared_initial)),
         share{j.helpers, turn.thread, reinterpret_cast<T*>(j.scratch), j.scratch_stride} {}
 
-  void run() {
-    gather_initial();
+  // Stages [begin, end) of inner steps, query, reverse steps; all but the first find what others left in this task's place.
+  void run(int32_t begin, int32_t end) {
+    gather_initial(begin == 0);
     const T* result = lambda;
     if (job.hessian_vector) {
       result = hessian_vector();
     } else {
-      if (has_first()) first().begin(initial + plan(job.first.parameter).offset);
-      for (int32_t k = 0; k < job.steps; ++k) inner_step(k);
-      write_adapted();
-      if (job.has_query)
-        query();
-      else if (job.sweep)
-        memset(lambda, 0, size_t(job.learnt_size) * sizeof(T));
-      if (!job.sweep) return;
-      add_adapted_cotangent();
-      if (job.want_rate_gradient) memset(rate_gradient(), 0, size_t(job.rate_size) * sizeof(T));
-      for (int32_t k = job.steps - 1; k >= 0; --k) reverse_step(k);
+      if (begin == 0 && has_first()) first().begin(initial + plan(job.first.parameter).offset);
+      const int32_t steps = job.steps, all = 2 * steps + 1;
+      for (int32_t stage = begin; stage < end; ++stage) {
+        if (stage < steps)
+          inner_step(stage);
+        else if (stage == steps)
+          turn_round();
+        else if (job.sweep)
+          reverse_step(all - 1 - stage);
+      }
+      if (end < all || !job.sweep) return;
       if (has_first() && !job.first_order) first().finish(lambda + plan(job.first.parameter).offset);
     }
     for (int32_t p = 0; p < job.learnt_count; ++p)
       if (job.own_gradient[p] && p != job.given) to_user(plan(p), result + plan(p).offset, job.own_gradient[p]);
     if constexpr (kIsPack<T>)
-      if (job.gradients) sum_lanes(lambda, count, job.learnt_size + job.rate_size, row);
+      if (job.gradients) sum_lanes(lambda, count, job.learnt_size + job.rate_size, job.gradient_stride, row);
   }
 
  private:
@@ -88,9 +89,11 @@ struct TaskRun : TaskData<T> {
     return {job.first, base, rows(job.support), rows(job.query), share};
   }
 
-  void gather_initial() {
+  void gather_initial(bool begins) {
     if (!job.own_initial && !kIsPack<T>) return;
     T* mine = base + job.layout.initial;
+    initial = mine;
+    if (!begins) return;
     for (int32_t p = 0; p < job.parameter_count; ++p) {
       if (p == job.given) continue;
       const int64_t begin = plan(p).offset, end = begin + plan(p).size;
@@ -99,7 +102,6 @@ struct TaskRun : TaskData<T> {
       else
         for (int64_t i = begin; i < end; ++i) mine[i] = T(job.shared_initial[i]);
     }
-    initial = mine;
   }
 
   Frame<T> frame(const BatchPlan* batch, T* tape, const T* theta) const {
@@ -185,6 +187,18 @@ struct TaskRun : TaskData<T> {
     if (!job.adapted) return;
     for (int32_t a = 0; a < job.adapted_count; ++a)
       to_user(plan(a), theta_at(job.steps) + plan(a).offset, job.adapted[a]);
+  }
+
+  // Between the inner steps and the reverse sweep.
+  void turn_round() const {
+    write_adapted();
+    if (job.has_query)
+      query();
+    else if (job.sweep)
+      memset(lambda, 0, size_t(job.learnt_size) * sizeof(T));
+    if (!job.sweep) return;
+    add_adapted_cotangent();
+    if (job.want_rate_gradient) memset(rate_gradient(), 0, size_t(job.rate_size) * sizeof(T));
   }
 
   void query() const {
@@ -333,9 +347,10 @@ struct TaskRun : TaskData<T> {
   // Partial sums by the place in a register, whether a register is what the elements stand in or not.
   static T inner_product(const ParameterPlan& p, const T* __restrict a, const T* __restrict b) {
     if constexpr (kIsPack<T>) {
-      T parts[kWidth] = {};
+      constexpr int L = kLanes<E>;
+      T parts[L] = {};
       for (int64_t i = 0; i < p.size; i += p.ld)
-        for (int64_t o = 0; o < p.ld; ++o) parts[o % kWidth] += a[i + o] * b[i + o];
+        for (int64_t o = 0; o < p.ld; ++o) parts[o % L] += a[i + o] * b[i + o];
       T total = T(0);
       for (const T& part : parts) total += part;
       return total;

@@ -180,9 +180,11 @@ struct ThreadLayout {
   int64_t total;
 };
 
-// One task, or pack of tasks, and where it runs: the row for what is summed over tasks, the place for the rest, the thread.
+// One task, or pack of tasks, and where it runs: the first row for what is summed over tasks, the place for the rest, the
+// thread; and which of its stages: inner steps, query, reverse steps.
 struct Turn {
   int64_t run, row, place, thread;
+  int32_t begin, end;
 };
 
 // How a task's loop is offered to idle threads (cpu/crew.h).
@@ -238,7 +240,7 @@ struct Job {
   T *support_loss, *task_loss, *logits;
   T* const* adapted;       // per adapted parameter [tasks, shape]
   T* const* own_gradient;  // per learnt parameter [tasks, shape]; null: it is to be summed over tasks
-  T* gradients;            // [runs of a wave][gradient_stride]: what is summed; null if nothing is
+  T* gradients;  // [tasks, or groups of packs, of a wave][gradient_stride]: what is summed; null if nothing is
   int64_t gradient_stride;
 
   ThreadLayout layout;

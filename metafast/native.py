@@ -27,7 +27,9 @@ MEMORY = {"auto": 0, "keep": 1, "recompute": 2}
 
 CHOICE = {"auto": 0, "never": 1, "always": 2}
 
-#: Whether small tasks run several at a time, one in each lane of a SIMD register; not "auto" only in tests.
+PACKING = {"auto": 0, "never": 1, "whole": 2, "small": 3, "mixed": 4}
+
+#: Whether small tasks run several at a time, one in each lane of a SIMD register, and how; not "auto" only in tests.
 packing = "auto"
 
 #: Whether threads that have no task help others with theirs; not "auto" only in tests.
@@ -220,7 +222,7 @@ class Prepared:
             first_order=first_order,
             sweep=sweeps,
             memory=MEMORY[memory],
-            packing=CHOICE[packing],
+            packing=PACKING[packing],
             sharing=CHOICE[sharing],
             hessian_vector=vectors,
             loss_cotangent=cotangents.loss,

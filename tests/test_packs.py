@@ -61,7 +61,7 @@ def cases() -> Iterator[object]:
 
 @pytest.mark.parametrize(("law", "case"), list(cases()))
 def test_law(law: Law, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "packing", "always")
+    monkeypatch.setattr(native, "packing", "whole")
     law.check(case)
 
 
@@ -86,7 +86,8 @@ def small(dtype: torch.dtype, **options: Any) -> mf.MAML:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_many_tasks_of_a_small_network_run_in_packs(dtype: torch.dtype) -> None:
     threads = torch.get_num_threads()
-    assert at_once(small(dtype), 4 * threads * lanes(dtype), dtype) == lanes(dtype)
+    whole = lanes(dtype)
+    assert at_once(small(dtype), 4 * threads * whole, dtype) in (whole, whole // 2)  # small packs on some processors
     assert at_once(small(dtype), 1, dtype) == 1
     wide = nn.Sequential(nn.Linear(2, 1000), nn.Tanh(), nn.Linear(1000, 1)).to(dtype)  # larger than the cache
     deep = mf.MAML(
@@ -94,6 +95,9 @@ def test_many_tasks_of_a_small_network_run_in_packs(dtype: torch.dtype) -> None:
     )
     assert at_once(deep, 4 * threads * lanes(dtype), dtype) == 1
 
+
+#: All in one order; packs of half a register are whole ones where the instruction set has no use for them.
+PACKING = ["never", "whole", "small", "mixed"]
 
 LOSSES = ["mse", "huber", "bce_with_logits", "cross_entropy", "multi_margin", nn.CrossEntropyLoss(label_smoothing=0.1)]
 
@@ -117,13 +121,14 @@ def test_packs_change_no_bit(
     sets = batch(6), batch(4)
     lr = torch.tensor([0.3, 0.1, 0.2], dtype=dtype)
     found = []
-    for packing in ("never", "always"):
+    for packing in PACKING:
         monkeypatch.setattr(native, "packing", packing)
         maml = mf.MAML(model, lr=lr, steps=3, loss=loss, learn_lr=True)
         out = maml(*sets)
         found.append([*out, *torch.autograd.grad(out.loss, list(maml.parameters()))])
-    for one, packed in zip(*found, strict=True):
-        assert torch.equal(packed, one)
+    for one, *packed in zip(*found, strict=True):
+        for other in packed:
+            assert torch.equal(other, one)
 
 
 class Twice(nn.Module):
@@ -186,12 +191,13 @@ def test_packs_change_no_bit_where_work_is_merged(
         chosen["lr"] = {name: 0.05 + 0.1 * i for i, (name, _) in enumerate(network.named_parameters())}
     elif chosen["lr"] == "element":
         chosen["lr"] = {name: 0.1 * torch.rand_like(p) for name, p in network.named_parameters()}
-    sets = [(torch.randn(3, n, 5, dtype=dtype), torch.randn(3, n, 2, dtype=dtype)) for n in (examples, 4)]
+    sets = [(torch.randn(9, n, 5, dtype=dtype), torch.randn(9, n, 2, dtype=dtype)) for n in (examples, 4)]
     found = []
-    for packing in ("never", "always"):
+    for packing in PACKING:
         monkeypatch.setattr(native, "packing", packing)
         maml = mf.MAML(network, steps=2, loss="mse", strict=True, **chosen)
         out = maml(*sets)
         found.append([*out, *torch.autograd.grad(out.loss, list(network.parameters()))])
-    for one, packed in zip(*found, strict=True):
-        assert torch.equal(packed, one)
+    for one, *packed in zip(*found, strict=True):
+        for other in packed:
+            assert torch.equal(other, one)

@@ -16,13 +16,6 @@ from metafast import native
 from rows import ROWS
 
 
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def cases(law: str) -> Iterator[object]:
     for found in LAWS:
         if found.name == law:

@@ -1,6 +1,9 @@
 // Compiled once per instruction set and scalar type. Exports one table; everything else is inside.
 #include "kernels.h"
 
+#include <algorithm>
+#include <chrono>
+
 #include "../engine.h"
 
 #ifndef METAFAST_REAL
@@ -13,9 +16,44 @@ namespace {
 
 using Real = METAFAST_REAL;
 
-void run_task(const Job<Real>& job, const Turn& turn) { TaskRun<Real>(job, turn).run(); }
+void run_task(const Job<Real>& job, const Turn& turn) { TaskRun<Real>(job, turn).run(turn.begin, turn.end); }
 
-void run_pack(const Job<Real>& job, const Turn& turn) { TaskRun<Pack<Real>>(job, turn).run(); }
+void run_pack(const Job<Real>& job, const Turn& turn) { TaskRun<WholePack<Real>>(job, turn).run(turn.begin, turn.end); }
+
+void run_group(const Job<Real>& job, const Turn& turn) {
+  TaskRun<SmallPack<Real>>(job, turn).run(turn.begin, turn.end);
+}
+
+// As wide as T and independent, so that nothing but the multipliers limits them.
+template <class T>
+double time_of_products() {
+  using Clock = std::chrono::steady_clock;
+  constexpr int kSums = 10, kTurns = 200;
+  const Clock::time_point start = Clock::now();
+  double quickest = 1;
+  for (Clock::time_point now = start; now - start < std::chrono::microseconds(500);) {
+    T sums[kSums] = {};
+    for (int turn = 0; turn < kTurns; ++turn)
+#pragma GCC unroll 16
+      for (T& sum : sums) {
+        sum.v = sum.v * sum.v + sum.v;
+        asm volatile("" : "+v"(sum.v));
+      }
+    const Clock::time_point end = Clock::now();
+    quickest = std::min(quickest, std::chrono::duration<double>(end - now).count());
+    now = end;
+  }
+  return quickest;
+}
+
+// Measured, because no flag of the processor tells. It takes a while until wide registers run at their full speed.
+bool small_packs_pay() {
+  if constexpr (kGroup<float> < kLanes<float>) {
+    static const bool pay = time_of_products<SmallPack<float>>() < 0.75 * time_of_products<WholePack<float>>();
+    return pay;
+  }
+  return false;
+}
 
 void add_rows(const Real* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate,
               Real* __restrict total) {
@@ -29,17 +67,13 @@ void add_rows(const Real* rows, int64_t stride, int64_t count, int64_t begin, in
 
 void add_groups(const Real* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate,
                 Real* total) {
-  constexpr int L = kLanes<Real>, S = Block<Real>::kSize;
-  for (int64_t r = 0; r < count; r += L) {
-    const int64_t n = count - r < L ? count - r : L;
+  constexpr int64_t L = kLanes<Real>, G = kGroup<Real>;
+  for (int64_t r = 0; r < count; r += G) {
+    const int64_t n = count - r < G ? count - r : G;
     for (int64_t i = begin; i < end; i += L) {
       const Real* row = rows + r * stride + i;
       Vector<Real> sum{};
-      for (int64_t j = 0; j < S && j < n; ++j) {  // as in sum_rows
-        Vector<Real> folded = load(row + j * stride);
-        for (int64_t at = j + S; at < n; at += S) folded += load(row + at * stride);
-        sum += folded;
-      }
+      for (int64_t j = 0; j < n; ++j) sum += load(row + j * stride);
       store(total + i, (accumulate || r > 0 ? load(total + i) : Vector<Real>{}) + sum);
     }
   }
@@ -82,8 +116,8 @@ void elementary(int32_t function, const Real* x, Real* y, int64_t n) {
 template <>
 const Kernels<Real>& table<Real>() {
   static const Kernels<Real> kernels = {
-      kLanes<Real>,           run_task, run_pack,  add_rows, add_groups, parameter_in<Real, 1>,
-      parameter_out<Real, 1>, adam,     elementary};
+      kLanes<Real>, kGroup<Real>,          small_packs_pay,        run_task, run_pack,  run_group, add_rows,
+      add_groups,   parameter_in<Real, 1>, parameter_out<Real, 1>, adam,     elementary};
   return kernels;
 }
 

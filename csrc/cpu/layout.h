@@ -90,21 +90,36 @@ static void value_add(const Value& v, int64_t examples, int64_t ld, const T* __r
   for_elements(v, examples, ld, [&](int64_t to, int64_t from) { user[to] += sign * in[from * kStep]; });
 }
 
-// elements[i] = the sum over the first `count` lanes of packs[i].
-template <class E>
-static void sum_lanes(const Pack<E>* packs, int count, int64_t n, E* elements) {
-  constexpr int64_t S = Block<E>::kSize;
-  E ones[kLanes<E>];
-  for (int lane = 0; lane < kLanes<E>; ++lane) ones[lane] = E(lane < count);
-  const auto counts = load(ones) > Vector<E>{};
-  for (int64_t i = 0; i < n; i += S) {
-    const int64_t some = n - i < S ? n - i : S;
-    Vector<E> rows[S];
-    E sums[S];
+// rows[i], rows[stride + i], ...: the sums of packs[i] over each group of its first `count` lanes.
+template <class E, int kCount>
+static void sum_lanes(const Pack<E, kCount>* packs, int count, int64_t n, int64_t stride, E* rows) {
+  constexpr int G = kGroup<E>, S = Block<E>::kSize;
+  static_assert(S == 1 || S == G, "a group is a row of a block");
+  for (int begin = 0; begin < count; begin += G, rows += stride) {
+    E ones[G];
+    for (int lane = 0; lane < G; ++lane) ones[lane] = E(begin + lane < count);
+    SmallPack<E> counts;
+    memcpy(&counts, ones, sizeof ones);
+    for (int64_t i = 0; i < n; i += S) {
+      const int64_t some = n - i < S ? n - i : S;
+      SmallPack<E> group[S];
 #pragma GCC unroll 8
-    for (int64_t j = 0; j < S; ++j) rows[j] = counts ? packs[i + (j < some ? j : 0)].v : Vector<E>{};
-    sum_rows<E>(rows, sums);
-    memcpy(elements + i, sums, size_t(some) * sizeof(E));
+      for (int64_t j = 0; j < S; ++j) {
+        memcpy(&group[j], reinterpret_cast<const E*>(packs + i + (j < some ? j : 0)) + begin, sizeof group[j]);
+        group[j].v = counts.v > E(0) ? group[j].v : typename SmallPack<E>::Lanes{};
+      }
+      if constexpr (S == 1) {
+        rows[i] = E(0);
+        for (int lane = 0; lane < G; ++lane) rows[i] += group[0].v[lane];
+      } else {
+        typename Block<E>::Row block[S];
+        memcpy(block, group, sizeof block);
+        Block<E>::transpose(block);
+#pragma GCC unroll 8
+        for (int j = 1; j < S; ++j) block[0] += block[j];
+        memcpy(rows + i, block, size_t(some) * sizeof(E));
+      }
+    }
   }
 }
 

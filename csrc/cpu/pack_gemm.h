@@ -36,13 +36,15 @@ struct PackProduct {
 };
 
 // The value of ReLU, and its slope at `gate` times x, as in functions.h.
-template <class E>
-MF_HD Pack<E> clipped(Pack<E> x) {
-  return x.v < Vector<E>{} ? Vector<E>{} : x.v;
+template <class E, int kCount>
+MF_HD Pack<E, kCount> clipped(Pack<E, kCount> x) {
+  const typename Pack<E, kCount>::Lanes zero{};
+  return x.v < zero ? zero : x.v;
 }
-template <class E>
-MF_HD Pack<E> gated(Pack<E> x, Pack<E> gate) {
-  return (gate.v > Vector<E>{} ? E(1) - Vector<E>{} : Vector<E>{}) * x.v;
+template <class E, int kCount>
+MF_HD Pack<E, kCount> gated(Pack<E, kCount> x, Pack<E, kCount> gate) {
+  const typename Pack<E, kCount>::Lanes zero{};
+  return (gate.v > zero ? E(1) - zero : zero) * x.v;
 }
 
 constexpr int kPackWidth = METAFAST_VECTOR_BYTES == 64 ? 5 : 3, kPackHeight = METAFAST_VECTOR_BYTES == 64 ? 5 : 4;
@@ -117,7 +119,7 @@ static void outer_product(const PackProduct<T>& p) {
 // Starts from zero or a bias.
 template <class T>
 static void inner_products(const PackProduct<T>& p) {
-  constexpr int L = kTasks<T>, S = Block<Element<T>>::kSize;
+  constexpr int L = kLanes<Element<T>>, S = Block<Element<T>>::kSize;
   for (int64_t i = 0; i < p.m; ++i) {
     T* c = p.c + i * p.ldc;
     T total = p.start == Start::kBias ? p.bias[0] : T(0);
