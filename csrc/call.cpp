@@ -96,14 +96,19 @@ class CpuSession final : public Session {
   }
 
   void in_relay() {
-    Relay relay(legs_, rest_ ? rest_->count() : 0);
+    Relay relay(legs_, rest_ ? rest_->count() : 0, backward_);
     runs_->let_help({});
     if (rest_) rest_->let_help({});
+    const auto run = [&](const Leg& leg, int thread) {
+      const int64_t handed = backward_ && leg.handed >= 0 ? legs_.handed - 1 - leg.handed : leg.handed;
+      runs_->run(leg.run, leg.run, thread, leg.begin, leg.end, handed);
+    };
     parallel(call.threads, [&](int thread) {
       relay.work(
-          thread, [&](const Leg& leg) { runs_->run(leg.run, leg.run, thread, leg.begin, leg.end, leg.handed); },
+          thread, [&](const Leg& leg) { run(leg, thread); },
           [&](int64_t i) { rest_->run(i, i, thread, 0, int32_t(stages_.size())); });
     });
+    backward_ = !backward_;
     runs_->add_up(0, runs_->count(), false);
   }
 
@@ -112,6 +117,7 @@ class CpuSession final : public Session {
   std::unique_ptr<Runs<T>> runs_, rest_;
   Crew::Offers offers_ = Crew::Offers::kNever;
   Legs legs_;
+  bool backward_ = false;  // the next round of a relay
 };
 
 }  // namespace

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "cpu/relay.h"
-
 namespace metafast {
 namespace {
 
@@ -12,6 +10,8 @@ constexpr int64_t kPackBytes = int64_t(6) << 20;
 // A pack takes as long as this part of its lanes would one after the other, and so much more as it nears that limit: fitted to
 // networks of 40 to 100 units with 1 to 20 inner steps.
 constexpr double kPackTasks = 0.55, kPackTasksMore = 0.3;
+// To hand a pack over takes this part of its time.
+constexpr double kHandOver = 0.1;
 // A pack that does not fill its registers makes as many instructions and calls for fewer tasks.
 constexpr double kSmallPackMore = 1.05;
 // They do not if that would forgo a saving of this part of all products by first_layer.h.

@@ -32,8 +32,7 @@ Legs legs(int threads, int64_t runs, const std::vector<double>& stages, double r
     for (; next < runs && (last || double(next + 1) * length < end + little); ++next)
       all.push_back({next, 0, count, -1, -1});
     if (last || next == runs || double(next) * length > end - little) continue;
-    // Half of the hand-over, so that both are ready at the same time.
-    const int32_t stage = cut(stages, (double(next + 1) + kHandOver / 2) * length - end);
+    const int32_t stage = cut(stages, double(next + 1) * length - end);
     if (stage == 0) {
       all.push_back({next++, 0, count, -1, -1});
     } else if (stage < count) {
