@@ -1,6 +1,7 @@
 #include "choices.h"
 
 #include <algorithm>
+#include <limits>
 
 namespace metafast {
 namespace {
@@ -82,29 +83,32 @@ Division divide(const Call& call, const Program& program, const PackSizes& sizes
   if (call.packing == Packing::kWhole) return {sizes.lanes, call.tasks, 0};
   if (call.packing == Packing::kSmall) return {sizes.group, call.tasks, 0};
 
-  // Times in those of one task by itself.
   const int64_t threads = call.threads;
   const auto turns = [&](int64_t runs) { return double((runs + threads - 1) / threads); };
-  double quickest = turns(call.tasks);
   Division best = alone;
+  double quickest = turns(call.tasks);  // in times of one task by itself
+  if (call.packing == Packing::kMixed) quickest = std::numeric_limits<double>::max();
   const auto consider = [&](int width, int64_t packs, int64_t rest) {
+    const bool few = packs <= kFewRuns * threads;
+    if (packs == 0 || (rest > 0 && !few)) return;
     const double fill = double(pack_bytes(call, program, width, element_bytes)) / double(kPackBytes);
     const double pack = (kPackTasks + kPackTasksMore * fill) * width * (width < sizes.lanes ? kSmallPackMore : 1);
-    const bool few = packs <= kFewRuns * threads, uneven = packs > threads && packs % threads > 0;
-    if (packs == 0 || (rest > 0 && !few)) return;
-    const bool handed = uneven && few && !call.hessian_vector;
+    const bool handed = packs > threads && packs % threads > 0 && few && !call.hessian_vector;
     const double of_packs = handed ? double(packs) / double(threads) + kHandOver : turns(packs);
     const double time = std::max(pack * of_packs, (double(packs) * pack + double(rest)) / double(threads));
-    if (time >= quickest && call.packing != Packing::kMixed) return;
+    if (time >= quickest) return;
     quickest = time;
     best = {width, rest > 0 ? packs * width : call.tasks, double(rest) / pack};
   };
-  if (call.packing == Packing::kMixed)
-    return consider(sizes.group, call.tasks / sizes.group, call.tasks % sizes.group), best;
+  const auto with_rest = [&](int width) { consider(width, call.tasks / width, call.tasks % width); };
+  if (call.packing == Packing::kMixed) {
+    with_rest(sizes.group);
+    return best;
+  }
   for (const int width : {sizes.lanes, sizes.group}) {
     if (width < sizes.lanes && !sizes.small_pay()) continue;
     consider(width, (call.tasks + width - 1) / width, 0);
-    consider(width, call.tasks / width, call.tasks % width);
+    with_rest(width);
   }
   return best;
 }

@@ -318,8 +318,11 @@ class Runs {
     job_.gradient_stride = aligned(std::max<int64_t>(1, job_.learnt_size + job_.rate_size));
     wave_ = count();
     if (!sums_) return;
-    const int64_t few = std::min(wave_, (tasks_.width > 1 ? kFewRuns : 4) * call_.threads);
-    wave_ = std::clamp<int64_t>(kWaveBytes / (job_.gradient_stride * rows_per_run() * int64_t(sizeof(T))), few, wave_);
+    // A relay (cpu/relay.h) has no waves: few packs come in one, and so do the tasks that fill none.
+    const int64_t few =
+        tasks_.width > 1 ? kFewRuns * call_.threads : std::max<int64_t>(4 * call_.threads, kernels_.lanes);
+    wave_ = std::min(wave_,
+                     std::max<int64_t>(few, kWaveBytes / (job_.gradient_stride * rows_per_run() * int64_t(sizeof(T)))));
     if (in_groups()) wave_ = (wave_ + kernels_.group - 1) / kernels_.group * kernels_.group;
   }
 
