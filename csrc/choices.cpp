@@ -13,6 +13,8 @@ constexpr int64_t kPackBytes = int64_t(6) << 20;
 constexpr double kPackTasks = 0.55, kPackTasksMore = 0.3;
 // To hand a pack over takes this part of its time.
 constexpr double kHandOver = 0.1;
+// This part of what all threads do is added to the time of a call.
+constexpr double kBurden = 0.05;
 // A pack that does not fill its registers makes as many instructions and calls for fewer tasks.
 constexpr double kSmallPackMore = 1.05;
 // They do not if that would forgo a saving of this part of all products by first_layer.h.
@@ -86,7 +88,9 @@ Division divide(const Call& call, const Program& program, const PackSizes& sizes
   const int64_t threads = call.threads;
   const auto turns = [&](int64_t runs) { return double((runs + threads - 1) / threads); };
   Division best = alone;
-  double quickest = turns(call.tasks);  // in times of one task by itself
+  // In times of one task by itself. Busy threads slow each other, so of two ways that take as long the one with less work.
+  const auto burdened = [](double time, double work) { return time + kBurden * work; };
+  double quickest = burdened(turns(call.tasks), double(call.tasks));
   if (call.packing == Packing::kMixed) quickest = std::numeric_limits<double>::max();
   const auto consider = [&](int width, int64_t packs, int64_t rest) {
     const bool few = packs <= kFewRuns * threads;
@@ -95,7 +99,8 @@ Division divide(const Call& call, const Program& program, const PackSizes& sizes
     const double pack = (kPackTasks + kPackTasksMore * fill) * width * (width < sizes.lanes ? kSmallPackMore : 1);
     const bool handed = packs > threads && packs % threads > 0 && few && !call.hessian_vector;
     const double of_packs = handed ? double(packs) / double(threads) + kHandOver : turns(packs);
-    const double time = std::max(pack * of_packs, (double(packs) * pack + double(rest)) / double(threads));
+    const double work = double(packs) * pack + double(rest);
+    const double time = burdened(std::max(pack * of_packs, work / double(threads)), work);
     if (time >= quickest) return;
     quickest = time;
     best = {width, rest > 0 ? packs * width : call.tasks, double(rest) / pack};
