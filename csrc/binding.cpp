@@ -204,8 +204,7 @@ py::dict build_info() {
 }
 
 // For tests: (run, begin, end, after, handed) of each thread's legs.
-std::vector<std::vector<std::tuple<int64_t, int, int, int64_t, int64_t>>> legs_of_threads(
-    int threads, int64_t runs, const std::vector<double>& stages, double rest) {
+auto legs_of_threads(int threads, int64_t runs, const std::vector<double>& stages, double rest) {
   const Legs found = legs(threads, runs, stages, rest);
   std::vector<std::vector<std::tuple<int64_t, int, int, int64_t, int64_t>>> lists;
   for (size_t thread = 0; thread + 1 < found.first.size(); ++thread) {

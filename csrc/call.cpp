@@ -22,8 +22,7 @@ class CpuSession final : public Session {
     stages_ = stages();
     const Kernels<T>& k = kernels<T>();
     const Division division = divide(call, *program, {k.lanes, k.group, k.small_packs_pay}, sizeof(T));
-    width_ = division.width;
-    runs_ = std::make_unique<Runs<T>>(call, program, Tasks{width_, 0, division.packed});
+    runs_ = std::make_unique<Runs<T>>(call, program, Tasks{division.width, 0, division.packed});
     if (division.packed < call.tasks)
       rest_ = std::make_unique<Runs<T>>(call, program, Tasks{1, division.packed, call.tasks});
     offers_ = offers();
@@ -35,7 +34,7 @@ class CpuSession final : public Session {
   int64_t bytes() const override {
     return (runs_->elements() + (rest_ ? rest_->elements() : 0)) * int64_t(sizeof(T)) + 64;
   }
-  int64_t tasks_at_once() const override { return width_; }
+  int64_t tasks_at_once() const override { return runs_->width(); }
   int64_t handed_over() const override { return legs_.handed; }
 
   void run(Address workspace, void*) override {
@@ -68,7 +67,7 @@ class CpuSession final : public Session {
   }
 
   Crew::Offers offers() const {
-    if (width_ > 1 || call.sharing == Choice::kNever) return Crew::Offers::kNever;
+    if (runs_->width() > 1 || call.sharing == Choice::kNever) return Crew::Offers::kNever;
     if (call.sharing == Choice::kAlways) return Crew::Offers::kAll;
     return runs_->products() >= kWorthHelping ? Crew::Offers::kToIdle : Crew::Offers::kNever;
   }
@@ -97,8 +96,6 @@ class CpuSession final : public Session {
 
   void in_relay() {
     Relay relay(legs_, rest_ ? rest_->count() : 0, backward_);
-    runs_->let_help({});
-    if (rest_) rest_->let_help({});
     const auto run = [&](const Leg& leg, int thread) {
       const int64_t handed = backward_ && leg.handed >= 0 ? legs_.handed - 1 - leg.handed : leg.handed;
       runs_->run(leg.run, leg.run, thread, leg.begin, leg.end, handed);
@@ -112,7 +109,6 @@ class CpuSession final : public Session {
     runs_->add_up(0, runs_->count(), false);
   }
 
-  int width_;
   std::vector<double> stages_;
   std::unique_ptr<Runs<T>> runs_, rest_;
   Crew::Offers offers_ = Crew::Offers::kNever;

@@ -12,6 +12,14 @@ namespace metafast {
 
 using Address = std::uintptr_t;  // 0: absent
 
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// Arrays of a workspace begin at multiples of 16 elements.
+inline int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }
+
 // [tasks, (steps,) examples, ...] tensors, contiguous.
 struct SetTensors {
   int64_t examples;
@@ -22,6 +30,8 @@ struct SetTensors {
 
 // Whether the activations of every support pass are kept for the reverse sweep, or computed again.
 enum class Memory : int { kAuto, kKeep, kRecompute };
+// kAuto keeps them while they take no more than this for a task, or a pack of tasks.
+constexpr int64_t kKeepBytes = int64_t(256) << 20;
 
 struct Tensor {
   Address data;

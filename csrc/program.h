@@ -99,4 +99,9 @@ class Program {
   mutable std::map<Key, std::shared_ptr<const Batch>> batches_;
 };
 
+// Elements of the first `count` parameters.
+inline int64_t size_of(const std::vector<ParameterPlan>& plans, int count) {
+  return count == 0 ? 0 : plans[size_t(count) - 1].offset + plans[size_t(count) - 1].size;
+}
+
 }  // namespace metafast

@@ -16,18 +16,8 @@
 
 namespace metafast {
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-inline int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }
-
 // What is summed over tasks is written per task for this many tasks at a time, and added up in task order.
 constexpr int64_t kWaveBytes = int64_t(1) << 20;
-
-// Memory::kAuto keeps the activations of all support passes while they take no more than this per thread.
-constexpr int64_t kKeepBytes = int64_t(256) << 20;
 
 // Fewer additions than this are done before a second thread has woken up.
 constexpr int64_t kWorthSharing = 65536;
@@ -66,6 +56,7 @@ class Runs {
   Runs(const Runs&) = delete;
   Runs& operator=(const Runs&) = delete;
 
+  int width() const { return tasks_.width; }
   int64_t count() const { return (tasks_.end - tasks_.begin + tasks_.width - 1) / tasks_.width; }
   int64_t wave() const { return wave_; }       // for so many there is room at a time
   int64_t elements() const { return total_; }  // of workspace
@@ -228,12 +219,9 @@ class Runs {
     job_.parameter_count = program_.parameter_count();
     job_.learnt_count = program_.learnt_count();
     job_.adapted_count = program_.adapted_count();
-    const auto size = [&](int count) {
-      return count == 0 ? 0 : plans_[size_t(count) - 1].offset + plans_[size_t(count) - 1].size;
-    };
-    job_.parameter_size = size(job_.parameter_count);
-    job_.learnt_size = size(job_.learnt_count);
-    job_.adapted_size = size(job_.adapted_count);
+    job_.parameter_size = size_of(plans_, job_.parameter_count);
+    job_.learnt_size = size_of(plans_, job_.learnt_count);
+    job_.adapted_size = size_of(plans_, job_.adapted_count);
     job_.parameters = plans_.data();
     job_.sources = sources_.data();
     for (const Tensor& parameter : call_.parameters) job_.own_initial |= parameter.own;

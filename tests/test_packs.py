@@ -87,7 +87,9 @@ def small(dtype: torch.dtype, **options: Any) -> mf.MAML:
 def test_many_tasks_of_a_small_network_run_in_packs(dtype: torch.dtype) -> None:
     threads = torch.get_num_threads()
     whole = lanes(dtype)
-    assert at_once(small(dtype), 4 * threads * whole, dtype) in (whole, whole // 2)  # small packs on some processors
+    # Only AVX-512 has packs of half a register, for processors on which they take half as long.
+    widths = {whole, whole // 2} if native.build_info()["isa"] == "avx512" else {whole}
+    assert at_once(small(dtype), 4 * threads * whole, dtype) in widths
     assert at_once(small(dtype), 1, dtype) == 1
     wide = nn.Sequential(nn.Linear(2, 1000), nn.Tanh(), nn.Linear(1000, 1)).to(dtype)  # larger than the cache
     deep = mf.MAML(

@@ -4,8 +4,8 @@
 //   between any two of its stages, and there is time between its legs. Short runs that fill up are taken as they come.
 // Usage: legs() once; a Relay for each round; every thread calls work(). Threads that are late or missing stop nobody:
 //   others take what they have not begun. Every other round is `backward`, the last thread's share being the first's: then
-//   a thread begins runs where it finished some the round before. Caches are quick to pass on what is read, but to write
-//   what another core has used takes up to three times as long, as measured on cores without a common cache.
+//   a thread begins runs where it finished some the round before. To read what another core has used takes little
+//   longer, but a leg that wrote it took up to three times as long, on cores that seemed to have no cache in common.
 #pragma once
 
 #include <atomic>

@@ -13,15 +13,6 @@
 namespace metafast {
 namespace {
 
-template <class T>
-T* at(Address address) {
-  return reinterpret_cast<T*>(address);
-}
-
-int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }
-
-// Memory::kAuto keeps the activations of all support passes while they take no more than this per task.
-constexpr int64_t kKeepBytes = int64_t(256) << 20;
 // Tasks of one launch: the second dimension of a grid ends at 65535.
 constexpr int64_t kMostTasks = 32768;
 // The persistent kernel pays where a task is one block's work: at most so many elements of parameters and activations.
@@ -169,12 +160,9 @@ class DeviceSession final : public Session {
     n.parameter_count = program_.parameter_count();
     n.learnt_count = program_.learnt_count();
     n.adapted_count = program_.adapted_count();
-    const auto size = [&](int count) {
-      return count == 0 ? 0 : parameters_[size_t(count) - 1].offset + parameters_[size_t(count) - 1].size;
-    };
-    n.parameter_size = size(n.parameter_count);
-    n.learnt_size = size(n.learnt_count);
-    n.adapted_size = size(n.adapted_count);
+    n.parameter_size = size_of(parameters_, n.parameter_count);
+    n.learnt_size = size_of(parameters_, n.learnt_count);
+    n.adapted_size = size_of(parameters_, n.adapted_count);
     n.first_order = call.first_order;
     n.sweep = call.sweep;
     n.hessian_vector = call.hessian_vector;
