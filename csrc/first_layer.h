@@ -12,8 +12,8 @@
 //   calls begin, step, query, ... in place of what it does for other parameters. Chosen by cost (choices.cpp).
 #pragma once
 
+#include "cpu/dot.h"
 #include "cpu/frame.h"
-#include "cpu/transpose.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -32,8 +32,7 @@ struct FirstLayer {
   FirstProduct<T> mu(T rate) const { return {base + n.mu_start, base + n.mu_change, rate}; }
 
   void begin(const T* w) const {
-    transpose(x, n.inputs, n.support_rows, n.inputs, base + n.x_transposed, n.ld_rows);
-    negative_gram(x, n.support_rows, base + n.gram);
+    negative_gram();
     product(x, n.support_rows, w, base + n.start);
     T* const zeros[] = {change(0), moved(), swept(), base + n.mu_change};
     for (T* array : zeros) memset(array, 0, size_t(size()) * sizeof(T));
@@ -46,7 +45,9 @@ struct FirstLayer {
   }
 
   void query(const T* w) const {
-    negative_gram(x_query, n.query_rows, base + n.cross);
+    share(n.query_rows, n.support_rows * n.inputs, [&](int64_t begin, int64_t end, T*) {
+      negative_products(x_query, begin, end, n.support_rows, base + n.cross);
+    });
     product(x_query, n.query_rows, w, base + n.query_start);
     by_gram(base + n.cross, n.query_rows, moved(), base + n.query_change);
   }
@@ -94,11 +95,26 @@ struct FirstLayer {
   void weight_gradient(const T* rows, int64_t count, const T* d, T* gradient, Start start) const {
     multiply<T>(share, {rows, nullptr, nullptr, 1, n.inputs}, d, n.ld, gradient, n.ld, n.inputs, n.ld, count, start);
   }
-  // out = - rows X', so that changes are sums.
-  void negative_gram(const T* rows, int64_t count, T* out) const {
-    multiply<T>(share, {rows, nullptr, nullptr, n.inputs, 1}, base + n.x_transposed, n.ld_rows, out, n.ld_rows, count,
-                n.ld_rows, n.inputs, Start::kZero);
-    for (int64_t i = 0; i < count * n.ld_rows; ++i) out[i] = -out[i];
+  // out[i, j] = - rows_i . x_j for begin <= i < end and j < columns; negative, so that changes are sums.
+  void negative_products(const T* rows, int64_t begin, int64_t end, int64_t columns, T* out) const {
+    multiply_rows<T>(rows + begin * n.inputs, n.inputs, x, n.inputs, out + begin * n.ld_rows, n.ld_rows, end - begin,
+                     columns, n.inputs, Start::kZero, nullptr);
+    for (int64_t i = begin; i < end; ++i)
+      for (int64_t j = 0; j < columns; ++j) out[i * n.ld_rows + j] = -out[i * n.ld_rows + j];
+  }
+  // Half of a symmetric matrix by rows of tiles, the rest from it.
+  void negative_gram() const {
+    constexpr int64_t kRows = 2 * kDotRows;
+    const int64_t rows = n.support_rows;
+    T* const gram = base + n.gram;
+    share((rows + kRows - 1) / kRows, kRows * rows / 2 * n.inputs, [&](int64_t begin, int64_t end, T*) {
+      for (int64_t i = begin * kRows; i < end * kRows && i < rows; i += kRows) {
+        const int64_t last = i + kRows < rows ? i + kRows : rows;
+        negative_products(x, i, last, last, gram);
+      }
+    });
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = i + 1; j < rows; ++j) gram[i * n.ld_rows + j] = gram[j * n.ld_rows + i];
   }
   void by_gram(const T* gram, int64_t count, const T* d, T* out) const {
     multiply<T>(share, {gram, nullptr, nullptr, n.ld_rows, 1}, d, n.ld, out, n.ld, count, n.ld, n.support_rows,

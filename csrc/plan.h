@@ -107,6 +107,8 @@ struct Step {
   const PoolWindow* windows;
   // The tangent pass makes the cotangent of the input `again`; a linear layer's tangent pass turns its weight again.
   bool again, turns_again;
+  bool after_relu;  // the first input has zeros
+  int32_t shut_by;  // where this value of a ReLU, which alone reads the output, is zero, so are cotangents; -1: there is none
   // On packs, a ReLU between two linear layers is `merged` into them.
   bool relu_follows, relu_precedes, merged;
 };
@@ -159,7 +161,7 @@ struct FirstLayerPlan {
   int32_t inputs, ld, ld_rows, steps;
   int32_t changes;  // X (W_k - W_0) that are kept: of all steps, or one where tapes hold what is made of them
   int64_t support_rows, query_rows;
-  int64_t x_transposed, gram, cross;                                                    // X', -X X', -X_q X'
+  int64_t gram, cross;                                                                  // -X X', -X_q X'
   int64_t start, change, moved, query_start, query_change, mu_start, mu_change, swept;  // see there
 };
 

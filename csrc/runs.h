@@ -97,7 +97,6 @@ class Runs {
     l.meta_gradient = take(sums_ && tasks_.width == 1 ? 0 : block);
     if (FirstLayerPlan& first = job_.first; first.parameter >= 0) {
       const int64_t size = first.support_rows * first.ld;
-      first.x_transposed = take(int64_t(first.inputs) * first.ld_rows);
       first.gram = take(first.support_rows * first.ld_rows);
       first.cross = take(first.query_rows * first.ld_rows);
       first.steps = call_.steps;

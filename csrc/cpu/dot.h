@@ -2,10 +2,14 @@
 //   weight is used once, turning it takes as long as the product.
 // Solution: C[m, n] = bias[n] + sum_k A[m, k] B[n, k] as inner products along k, which is contiguous in both: a tile of
 //   kDotRows of A by kDotColumns of B, each sum in a register of its own until the end.
-// Usage: multiply_rows(a, lda, b, ldb, c, ldc, m, n, k, start, bias), k a multiple of kLanes<T>.
+//   Where most of C will be multiplied by zero, by a ReLU's slope, for instance, only the rest is computed: a row of B with
+//   those rows of A, at most kChosenRows at a time, that it is wanted for.
+// Usage: multiply_rows(a, lda, b, ldb, c, ldc, m, n, k, start, bias);
+//   multiply_chosen_rows(wanted, ldw, ...), start being kZero or kBias.
 #pragma once
 
 #include "transpose.h"
+#include "zeros.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -61,20 +65,30 @@ static void dot_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t c
   Vector<T> sum[kSums];
 #pragma GCC unroll 24
   for (int i = 0; i < kSums; ++i) sum[i] = Vector<T>{};
-  for (int64_t p = 0; p < k; p += L) {
+  const auto add = [&](const T* first, int64_t step, auto of_b) __attribute__((always_inline)) {
     Vector<T> x[MR];
 #pragma GCC unroll 8
-    for (int i = 0; i < MR; ++i) x[i] = load(a + i * lda + p);
-    if (ahead) __builtin_prefetch(ahead + p);
+    for (int i = 0; i < MR; ++i) x[i] = load(first + i * step);
 #pragma GCC unroll 4
     for (int j = 0; j < NC; ++j) {
-      Vector<T> y = load(row[j] + p);
+      Vector<T> y = load(of_b(j));
 #if defined(__x86_64__)  // in a register: GCC loads it anew for each multiplication, and loads then set the pace
       __asm__("" : "+v"(y));
 #endif
 #pragma GCC unroll 8
       for (int i = 0; i < MR; ++i) sum[i * NC + j] += x[i] * y;
     }
+  };
+  const int64_t whole = k / L * L;
+  for (int64_t p = 0; p < whole; p += L) {
+    if (ahead) __builtin_prefetch(ahead + p);
+    add(a + p, lda, [&](int j) { return row[j] + p; });
+  }
+  if (whole < k) {
+    T rest[MR + NC][L] = {};
+    for (int i = 0; i < MR; ++i) memcpy(rest[i], a + i * lda + whole, size_t(k - whole) * sizeof(T));
+    for (int j = 0; j < NC; ++j) memcpy(rest[MR + j], row[j] + whole, size_t(k - whole) * sizeof(T));
+    add(rest[0], L, [&](int j) { return rest[MR + j]; });
   }
   T sums[kSums];
 #pragma GCC unroll 24
@@ -92,29 +106,139 @@ static void dot_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t c
   }
 }
 
+// `later`, if not null, is a matrix like B that will be wanted soon, and comes from memory too.
 template <class T>
 static void multiply_rows(const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m, int64_t n,
-                          int64_t k, Start start, const T* bias) {
+                          int64_t k, Start start, const T* bias, const T* later = nullptr) {
   constexpr int NC = kDotColumns, L = kLanes<T>;
   const int64_t blocks = (k + kDotDepth<T> - 1) / kDotDepth<T>;
   for (int64_t j = 0; j < n; j += NC) {
     const int64_t columns = n - j < NC ? n - j : NC;
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t k0 = k / L * block / blocks * L, depth = k / L * (block + 1) / blocks * L - k0;
       const bool last = block + 1 == blocks;
+      const int64_t k0 = k / L * block / blocks * L, depth = (last ? k : k / L * (block + 1) / blocks * L) - k0;
       const int64_t next_columns = n - j - NC < NC ? n - j - NC : NC;
       const T* ahead = last ? b + (j + NC) * ldb : b + j * ldb + k0 + depth;
-      int64_t rows_ahead = last ? next_columns : columns;
+      int64_t rows_ahead = last ? next_columns : columns, rows_later = later ? columns : 0;
+      const T* of_later = later + j * ldb + k0;
       int64_t i = 0;
       const auto run = [&](auto tile, int64_t height) {
-        for (; i + height <= m; i += height, ahead += ldb, --rows_ahead)
+        for (; i + height <= m; i += height) {
+          const T* fetched = nullptr;
+          if (rows_ahead > 0)
+            fetched = ahead, ahead += ldb, --rows_ahead;
+          else if (rows_later > 0)
+            fetched = of_later, of_later += ldb, --rows_later;
           tile(a + i * lda + k0, lda, b + j * ldb + k0, ldb, columns, c + i * ldc + j, ldc, depth,
-               block == 0 ? start : Start::kAccumulate, bias ? bias + j : nullptr, rows_ahead > 0 ? ahead : nullptr);
+               block == 0 ? start : Start::kAccumulate, bias ? bias + j : nullptr, fetched);
+        }
       };
       if constexpr (kDotRows > 3) run(dot_tile<T, kDotRows>, kDotRows);
       run(dot_tile<T, 3>, 3);
       run(dot_tile<T, 2>, 2);
       run(dot_tile<T, 1>, 1);
+    }
+  }
+}
+
+// Rows of A that are tried with a row of B, each sum in a register, and the depth at which all of them stay in the
+// first-level cache.
+constexpr int64_t kChosenRows = METAFAST_VECTOR_BYTES == 64 ? 17 : 12;
+template <class T>
+constexpr int64_t kChosenDepth = 27 * 1024 / int64_t(kChosenRows * sizeof(T));
+
+// Which of up to kChosenRows rows of A each of up to 64 rows of B is wanted with; those wanted with as many stand together
+// in `order`, because a loop whose length changes from time to time is guessed wrongly.
+struct Chosen {
+  uint64_t rows[64];
+  int32_t order[64];
+};
+
+template <class T>
+static void choose(const T* wanted, int64_t ldw, int64_t m, int64_t n, Chosen& chosen) {
+  int32_t at[kChosenRows + 2] = {};
+  for (int64_t j = 0; j < n; j += kLanes<T>) nonzero_columns(wanted + j, ldw, 0, m, chosen.rows + j);
+  for (int64_t j = 0; j < n; ++j) ++at[__builtin_popcountll(chosen.rows[j]) + 1];
+  for (int64_t r = 0; r < kChosenRows; ++r) at[r + 1] += at[r];
+  for (int64_t j = 0; j < n; ++j) chosen.order[at[__builtin_popcountll(chosen.rows[j])]++] = int32_t(j);
+}
+
+// Rows of B that are wanted with R rows of A: c[i, j] += the products of depths 0 .. k. `fetch`: B comes from memory.
+template <class T, int R>
+METAFAST_OUTLINED static void chosen_tile(const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t k, const Chosen& chosen,
+                        const int32_t* order, int64_t count, bool fetch) {
+  constexpr int L = kLanes<T>, S = Block<T>::kSize, kSums = (R + S - 1) / S * S;
+  for (int64_t e = 0; e < count; ++e) {
+    const T *row[R], *y = b + order[e] * ldb;
+    uint64_t left = chosen.rows[order[e]];
+#pragma GCC unroll 32
+    for (int i = 0; i < R; ++i, left &= left - 1) row[i] = a + __builtin_ctzll(left) * lda;
+    const T* ahead = fetch && e + 2 < count ? b + order[e + 2] * ldb : nullptr;
+    Vector<T> sum[kSums];
+#pragma GCC unroll 32
+    for (int i = 0; i < kSums; ++i) sum[i] = Vector<T>{};
+    for (int64_t p = 0; p < k; p += L) {
+      Vector<T> factor = load(y + p);
+      if (ahead) __builtin_prefetch(ahead + p);
+#if defined(__x86_64__)  // in a register, as in dot_tile
+      __asm__("" : "+v"(factor));
+#endif
+#pragma GCC unroll 32
+      for (int i = 0; i < R; ++i) sum[i] += factor * load(row[i] + p);
+    }
+    T sums[kSums];
+    left = chosen.rows[order[e]];
+#pragma GCC unroll 32
+    for (int i = 0; i < kSums; i += S) sum_tree<T>(sum + i, sums + i);
+#pragma GCC unroll 32
+    for (int i = 0; i < R; ++i, left &= left - 1) c[__builtin_ctzll(left) * ldc + order[e]] += sums[i];
+  }
+}
+
+// C = multiply_rows(...) where `wanted`, [m][ldw], is not zero, zero elsewhere. ldw and ldc are whole vectors, pads of both zero.
+template <class T>
+static void multiply_chosen_rows(const T* wanted, int64_t ldw, const T* a, int64_t lda, const T* b, int64_t ldb, T* c,
+                                 int64_t ldc, int64_t m, int64_t n, int64_t k, const T* bias) {
+  constexpr int L = kLanes<T>;
+  for (int64_t i = 0; i < m; ++i)
+    for (int64_t j = 0; j < ldc; j += L) {
+      const Vector<T> zero{};
+      store(c + i * ldc + j, bias && load(wanted + i * ldw + j) != zero ? load(bias + j) : zero);
+    }
+  const int64_t blocks = (k + kChosenDepth<T> - 1) / kChosenDepth<T>, parts = (m + kChosenRows - 1) / kChosenRows;
+  for (int64_t part = 0; part < parts; ++part) {
+    const int64_t i = m * part / parts, height = m * (part + 1) / parts - i;
+    for (int64_t j = 0; j < n; j += 64) {
+      const int64_t width = n - j < 64 ? n - j : 64;
+      Chosen chosen;
+      choose(wanted + i * ldw + j, ldw, height, width, chosen);
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t k0 = k / L * block / blocks * L, depth = k / L * (block + 1) / blocks * L - k0;
+        const auto rows_of = [&](int64_t e) { return __builtin_popcountll(chosen.rows[chosen.order[e]]); };
+        for (int64_t e = 0, next; e < width; e = next) {
+          const int rows = rows_of(e);
+          for (next = e + 1; next < width && rows_of(next) == rows;) ++next;
+          const auto run = [&](auto tile) {
+            tile(a + i * lda + k0, lda, b + j * ldb + k0, ldb, c + i * ldc + j, ldc, depth, chosen, chosen.order + e,
+                 next - e, part == 0);
+          };
+          switch (rows) {
+            case 0: break;
+#define METAFAST_TILE(R) \
+  case R: run(chosen_tile<T, R>); break;
+            METAFAST_TILE(1) METAFAST_TILE(2) METAFAST_TILE(3) METAFAST_TILE(4) METAFAST_TILE(5) METAFAST_TILE(6)
+            METAFAST_TILE(7) METAFAST_TILE(8) METAFAST_TILE(9) METAFAST_TILE(10) METAFAST_TILE(11)
+            default:
+              if constexpr (kChosenRows > 12) {
+                switch (rows) {
+                  METAFAST_TILE(12) METAFAST_TILE(13) METAFAST_TILE(14) METAFAST_TILE(15) METAFAST_TILE(16)
+                }
+              }
+              if (rows == kChosenRows) run(chosen_tile<T, kChosenRows>);
+#undef METAFAST_TILE
+          }
+        }
+      }
     }
   }
 }

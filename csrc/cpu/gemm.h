@@ -49,6 +49,7 @@ struct Gather {
   const T* data;
   const int32_t *row, *col;
   int32_t row_stride, col_stride;
+  bool has_zeros = false;  // so many, perhaps, that it pays to skip them (zeros.h)
 };
 
 // What a product begins with: nothing; a bias; nothing, and what C holds is added last, so that long sums are folded from

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../plan.h"
-#include "gemm.h"
+#include "zeros.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -48,26 +48,27 @@ struct Sharing {
   };
 };
 
-// multiply() of gemm.h in parts: rows of C by whole tiles, or, where those are few, columns.
+// multiply_skipping_zeros() in parts: rows of C by whole tiles, or, where those are few, columns.
 template <class T>
 static void multiply(const Sharing<T>& share, const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m,
                      int64_t n, int64_t k, Start start, const T* bias = nullptr) {
-  constexpr int64_t L = kLanes<T>, kTile = 8;
-  if (share.members() == 1) return multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
-  if (m >= 2 * kTile) {
-    const int64_t tiles = (m + kTile - 1) / kTile;
-    share(tiles, kTile * n * k, [&](int64_t begin, int64_t end, T*) {
-      const int64_t from = begin * kTile, to = end * kTile < m ? end * kTile : m;
+  constexpr int64_t L = kLanes<T>;
+  const int64_t tile_rows = a.has_zeros && L > 8 ? L : 8;  // zeros are found by whole vectors
+  if (share.members() == 1) return multiply_skipping_zeros<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
+  if (m >= 2 * tile_rows) {
+    const int64_t tiles = (m + tile_rows - 1) / tile_rows;
+    share(tiles, tile_rows * n * k, [&](int64_t begin, int64_t end, T*) {
+      const int64_t from = begin * tile_rows, to = end * tile_rows < m ? end * tile_rows : m;
       Gather<T> rows = a;
       if (a.row)
         rows.row += from;
       else
         rows.data += from * a.row_stride;
-      multiply<T>(rows, b, ldb, c + from * ldc, ldc, to - from, n, k, start, bias);
+      multiply_skipping_zeros<T>(rows, b, ldb, c + from * ldc, ldc, to - from, n, k, start, bias);
     });
   } else {
     share(n / L, m * k * L, [&](int64_t begin, int64_t end, T*) {
-      multiply<T>(a, b + begin * L, ldb, c + begin * L, ldc, m, (end - begin) * L, k, start,
+      multiply_skipping_zeros<T>(a, b + begin * L, ldb, c + begin * L, ldc, m, (end - begin) * L, k, start,
                   bias ? bias + begin * L : nullptr);
     });
   }

@@ -13,13 +13,13 @@ struct Linear : Bilinear<T, Linear<T>> {
 
   static void product(const Frame<T>& f, const Step& s, const T* x, const T* w, T* y, Start start, const T* bias) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const Gather<T> a{x, nullptr, nullptr, in.ld, 1};
+    const Gather<T> a{x, nullptr, nullptr, in.ld, 1, s.after_relu};
     multiply<T>(f.share, a, w, out.ld, y, out.ld, f.rows(s.output), out.ld, in.channels, in_line(start), bias);
   }
 
   static void weight_gradient(const Frame<T>& f, const Step& s, const T* x, const T* dy, T* dw, Start start) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const Gather<T> a{x, nullptr, nullptr, 1, in.ld};
+    const Gather<T> a{x, nullptr, nullptr, 1, in.ld, s.after_relu};
     multiply<T>(f.share, a, dy, out.ld, dw, out.ld, in.channels, out.ld, f.rows(s.output), in_line(start));
   }
 
@@ -32,7 +32,7 @@ struct Linear : Bilinear<T, Linear<T>> {
 
   static void input_gradient(const Frame<T>& f, const Step& s, const T* dy, const T* turned, T* dx, Start start) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const Gather<T> a{dy, nullptr, nullptr, out.ld, 1};
+    const Gather<T> a{dy, nullptr, nullptr, out.ld, 1, s.shut_by >= 0};
     multiply<T>(f.share, a, turned, in.cold, dx, in.cold, f.rows(s.output), in.cold, out.channels, in_line(start));
   }
 };
