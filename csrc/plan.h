@@ -108,7 +108,8 @@ struct Step {
   // The tangent pass makes the cotangent of the input `again`; a linear layer's tangent pass turns its weight again.
   bool again, turns_again;
   bool after_relu;  // the first input has zeros
-  int32_t shut_by;  // where this value of a ReLU, which alone reads the output, is zero, so are cotangents; -1: there is none
+  int32_t
+      shut_by;  // where this value of a ReLU, which alone reads the output, is zero, so are cotangents; -1: there is none
   // On packs, a ReLU between two linear layers is `merged` into them.
   bool relu_follows, relu_precedes, merged;
 };

@@ -328,8 +328,8 @@ void Program::Planner::place_extras() {
       b_.products += double(examples_) * double(value(s.output).rows) * double(parameter(s.parameter[0]).numel());
     const int in = s.input[0];
     s.after_relu = writer_[size_t(in)] && writer_[size_t(in)]->op == Op::kRelu;
-    const bool into_relu = value_readers_[size_t(s.output)] == 1 && s.output != b_.output &&
-                           reader_[size_t(s.output)]->op == Op::kRelu;
+    const bool into_relu =
+        value_readers_[size_t(s.output)] == 1 && s.output != b_.output && reader_[size_t(s.output)]->op == Op::kRelu;
     s.shut_by = into_relu ? reader_[size_t(s.output)]->output : -1;
     s.again = value(in).cotangent_passes && cotangent_cheap(in) && !cotangent_unread(in);
     place_extras(s);

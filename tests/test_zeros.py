@@ -37,7 +37,7 @@ class Around(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first, self.hidden, self.last = nn.Linear(48, width), nn.Linear(width, width), nn.Linear(width, 5)
+        self.first, self.hidden, self.last = nn.Linear(288, width), nn.Linear(width, width), nn.Linear(width, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -65,7 +65,9 @@ def test_meta_gradient_equals_the_oracle(width: int, examples: int, shift: str) 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shift", SHIFTS)
-@pytest.mark.parametrize(("inputs", "width", "examples"), [(16, 5, 3), (432, 64, 17), (848, 100, 35), (64, 130, 70)])
+@pytest.mark.parametrize(
+    ("inputs", "width", "examples"), [(16, 5, 3), (272, 64, 16), (432, 64, 17), (848, 100, 35), (256, 130, 70)]
+)
 def test_hessian_vector_products_of_each_task_s_own(
     inputs: int, width: int, examples: int, shift: str, dtype: torch.dtype
 ) -> None:
@@ -85,7 +87,7 @@ def test_hessian_vector_products_of_each_task_s_own(
 
 def test_a_relu_that_is_not_the_only_reader() -> None:
     model = Around(70).double()
-    sets = classes(2, 33, 48, torch.float64), classes(2, 20, 48, torch.float64)
+    sets = classes(2, 33, 288, torch.float64), classes(2, 20, 288, torch.float64)
     names, parameters = zip(*model.named_parameters(), strict=True)
     truth = oracle.unroll(model, "cross_entropy", *sets, lr=0.1, steps=2)
     expected = dict(zip(names, torch.autograd.grad(truth.loss, parameters), strict=True))
@@ -134,7 +136,7 @@ def test_parts_come_to_the_same_bits(
 
 @pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
 def test_zero_times_infinity_is_not_skipped(bad: float) -> None:
-    """A unit that is shut for every example, with a weight behind it that is no number; no step, which would spread it."""
+    """A unit shut for every example, a weight behind it that is no number, and no step, which would spread it."""
     model = network(21, 70, 0.0, torch.float32)
     with torch.no_grad():
         model[0].bias[3] = -1000

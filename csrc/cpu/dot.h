@@ -120,7 +120,7 @@ static void multiply_rows(const T* a, int64_t lda, const T* b, int64_t ldb, T* c
       const int64_t next_columns = n - j - NC < NC ? n - j - NC : NC;
       const T* ahead = last ? b + (j + NC) * ldb : b + j * ldb + k0 + depth;
       int64_t rows_ahead = last ? next_columns : columns, rows_later = later ? columns : 0;
-      const T* of_later = later + j * ldb + k0;
+      const T* of_later = later ? later + j * ldb + k0 : nullptr;
       int64_t i = 0;
       const auto run = [&](auto tile, int64_t height) {
         for (; i + height <= m; i += height) {
@@ -147,6 +147,11 @@ constexpr int64_t kChosenRows = METAFAST_VECTOR_BYTES == 64 ? 17 : 12;
 template <class T>
 constexpr int64_t kChosenDepth = 27 * 1024 / int64_t(kChosenRows * sizeof(T));
 
+// A row of B is loaded for fewer multiply-adds than in tiles, and every sum is added up over a register: measured.
+inline bool chosen_rows_pay(int64_t chosen, int64_t all, int64_t m, int64_t k) {
+  return 8 * chosen <= 5 * all && m >= 16 && k >= 256;
+}
+
 // Which of up to kChosenRows rows of A each of up to 64 rows of B is wanted with; those wanted with as many stand together
 // in `order`, because a loop whose length changes from time to time is guessed wrongly.
 struct Chosen {
@@ -165,12 +170,13 @@ static void choose(const T* wanted, int64_t ldw, int64_t m, int64_t n, Chosen& c
 
 // Rows of B that are wanted with R rows of A: c[i, j] += the products of depths 0 .. k. `fetch`: B comes from memory.
 template <class T, int R>
-METAFAST_OUTLINED static void chosen_tile(const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t k, const Chosen& chosen,
-                        const int32_t* order, int64_t count, bool fetch) {
+METAFAST_OUTLINED static void chosen_tile(const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc,
+                                          int64_t k, const Chosen* chosen, const int32_t* order, int64_t count,
+                                          bool fetch) {
   constexpr int L = kLanes<T>, S = Block<T>::kSize, kSums = (R + S - 1) / S * S;
   for (int64_t e = 0; e < count; ++e) {
     const T *row[R], *y = b + order[e] * ldb;
-    uint64_t left = chosen.rows[order[e]];
+    uint64_t left = chosen->rows[order[e]];
 #pragma GCC unroll 32
     for (int i = 0; i < R; ++i, left &= left - 1) row[i] = a + __builtin_ctzll(left) * lda;
     const T* ahead = fetch && e + 2 < count ? b + order[e + 2] * ldb : nullptr;
@@ -187,12 +193,21 @@ METAFAST_OUTLINED static void chosen_tile(const T* a, int64_t lda, const T* b, i
       for (int i = 0; i < R; ++i) sum[i] += factor * load(row[i] + p);
     }
     T sums[kSums];
-    left = chosen.rows[order[e]];
+    left = chosen->rows[order[e]];
 #pragma GCC unroll 32
     for (int i = 0; i < kSums; i += S) sum_tree<T>(sum + i, sums + i);
 #pragma GCC unroll 32
     for (int i = 0; i < R; ++i, left &= left - 1) c[__builtin_ctzll(left) * ldc + order[e]] += sums[i];
   }
+}
+
+// chosen_tile<T, rows>(of_tile...)
+template <class T, int R = kChosenRows, class... Arguments>
+static void chosen_tiles(int64_t rows, Arguments... of_tile) {
+  if (rows == R)
+    chosen_tile<T, R>(of_tile...);
+  else if constexpr (R > 1)
+    chosen_tiles<T, R - 1>(rows, of_tile...);
 }
 
 // C = multiply_rows(...) where `wanted`, [m][ldw], is not zero, zero elsewhere. ldw and ldc are whole vectors, pads of both zero.
@@ -216,27 +231,9 @@ static void multiply_chosen_rows(const T* wanted, int64_t ldw, const T* a, int64
         const int64_t k0 = k / L * block / blocks * L, depth = k / L * (block + 1) / blocks * L - k0;
         const auto rows_of = [&](int64_t e) { return __builtin_popcountll(chosen.rows[chosen.order[e]]); };
         for (int64_t e = 0, next; e < width; e = next) {
-          const int rows = rows_of(e);
-          for (next = e + 1; next < width && rows_of(next) == rows;) ++next;
-          const auto run = [&](auto tile) {
-            tile(a + i * lda + k0, lda, b + j * ldb + k0, ldb, c + i * ldc + j, ldc, depth, chosen, chosen.order + e,
-                 next - e, part == 0);
-          };
-          switch (rows) {
-            case 0: break;
-#define METAFAST_TILE(R) \
-  case R: run(chosen_tile<T, R>); break;
-            METAFAST_TILE(1) METAFAST_TILE(2) METAFAST_TILE(3) METAFAST_TILE(4) METAFAST_TILE(5) METAFAST_TILE(6)
-            METAFAST_TILE(7) METAFAST_TILE(8) METAFAST_TILE(9) METAFAST_TILE(10) METAFAST_TILE(11)
-            default:
-              if constexpr (kChosenRows > 12) {
-                switch (rows) {
-                  METAFAST_TILE(12) METAFAST_TILE(13) METAFAST_TILE(14) METAFAST_TILE(15) METAFAST_TILE(16)
-                }
-              }
-              if (rows == kChosenRows) run(chosen_tile<T, kChosenRows>);
-#undef METAFAST_TILE
-          }
+          for (next = e + 1; next < width && rows_of(next) == rows_of(e);) ++next;
+          chosen_tiles<T>(rows_of(e), a + i * lda + k0, lda, b + j * ldb + k0, ldb, c + i * ldc + j, ldc, depth,
+                          &chosen, &chosen.order[e], next - e, part == 0);
         }
       }
     }

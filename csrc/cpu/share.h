@@ -69,7 +69,7 @@ static void multiply(const Sharing<T>& share, const Gather<T>& a, const T* b, in
   } else {
     share(n / L, m * k * L, [&](int64_t begin, int64_t end, T*) {
       multiply_skipping_zeros<T>(a, b + begin * L, ldb, c + begin * L, ldc, m, (end - begin) * L, k, start,
-                  bias ? bias + begin * L : nullptr);
+                                 bias ? bias + begin * L : nullptr);
     });
   }
 }

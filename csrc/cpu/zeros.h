@@ -3,7 +3,7 @@
 // Solution: one bit for each element of A that is not zero; a row of C is made of those rows of B that its bits name, in
 //   order, so that its bits are those of gemm.h's product. A register of B is loaded for one multiply-add instead of six, and
 //   processors load as many registers in a cycle as they multiply.
-// Not where it does not pay (few zeros, few columns), nor where B holds an infinity or NaN: 0 * inf is NaN.
+// Not where it does not pay (few zeros, few rows or columns), nor where B holds an infinity or NaN: 0 * inf is NaN.
 // Usage: multiply_skipping_zeros(...) for multiply(...), with a.has_zeros.
 #pragma once
 
@@ -56,7 +56,8 @@ inline void nonzero_columns(const T* x, int64_t ld, int64_t begin, int64_t end, 
   for (int64_t first = begin; first < end; first += kBits) {
     Lanes found{};
     const int64_t last = first + kBits < end ? first + kBits : end;
-    for (int64_t r = first; r < last; ++r) found |= (load(x + r * ld) != Vector<T>{}) & Lane(uint64_t(1) << (r - first));
+    for (int64_t r = first; r < last; ++r)
+      found |= (load(x + r * ld) != Vector<T>{}) & Lane(uint64_t(1) << (r - first));
     for (int64_t c = 0; c < kLanes<T>; ++c)
       bits[c] |= (uint64_t(found[c]) & (~uint64_t(0) >> (64 - kBits))) << (first - begin);
   }
@@ -84,7 +85,8 @@ template <class T>
 inline int64_t count_nonzero(const T* x, int64_t ld, int64_t rows, int64_t n) {
   int64_t count = 0;
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t c = 0; c < n; c += 64) count += __builtin_popcountll(nonzero_bits(x + r * ld + c, n - c < 64 ? n - c : 64));
+    for (int64_t c = 0; c < n; c += 64)
+      count += __builtin_popcountll(nonzero_bits(x + r * ld + c, n - c < 64 ? n - c : 64));
   return count;
 }
 
@@ -104,8 +106,7 @@ static void find_nonzero(const Gather<T>& a, int64_t m, int64_t k, NonzeroRows& 
   for (int64_t w = 0; w < found.words; ++w) {
     const int64_t begin = 64 * w, end = begin + 64 < k ? begin + 64 : k;
     if (a.col_stride == 1) {
-      for (int64_t r = 0; r < m; ++r)
-        found.bits[r][w] = nonzero_bits(a.data + r * a.row_stride + begin, end - begin);
+      for (int64_t r = 0; r < m; ++r) found.bits[r][w] = nonzero_bits(a.data + r * a.row_stride + begin, end - begin);
     } else {
       for (int64_t r0 = 0; r0 < m; r0 += kLanes<T>) {
         uint64_t of_columns[kLanes<T>];
@@ -141,14 +142,14 @@ static void skipping_strip(const Product<T>& p, const NonzeroRows& nonzero, int6
 }
 
 template <class T>
-static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m, int64_t n,
-                                    int64_t k, Start start, const T* bias = nullptr) {
+static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m,
+                                    int64_t n, int64_t k, Start start, const T* bias = nullptr) {
   if constexpr (kIsPack<T>) {
     multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
   } else {
     constexpr int64_t L = kLanes<T>, kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES;
     const int64_t vectors = n / L;
-    if (!a.has_zeros || vectors < 4 || k > kDeepestSkip || !all_finite(b, ldb, k, n))
+    if (!a.has_zeros || m < 8 || vectors < 4 || k > kDeepestSkip || !all_finite(b, ldb, k, n))
       return multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
     const int64_t fit = kCacheVectors / (k > 0 ? k : 1), widest = fit > 8 ? 8 : fit < 4 ? 4 : fit;
     const int64_t strips = (vectors + widest - 1) / widest;

@@ -16,9 +16,9 @@ struct GivenLinear {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const int64_t rows = f.rows(s.output);
     const T* x = f.activation(s.input[0]);
-    // From two thirds on, loads would make it slower.
     const int64_t all = rows * out.channels;
-    const bool choose = wanted && 8 * count_nonzero(wanted, out.ld, rows, out.channels) <= 5 * all;
+    const bool choose =
+        wanted && chosen_rows_pay(count_nonzero(wanted, out.ld, rows, out.channels), all, rows, in.channels);
     f.share(rows, in.channels * out.channels, [&](int64_t begin, int64_t end, T*) {
       if (choose)
         return multiply_chosen_rows<T>(wanted + begin * out.ld, out.ld, x + begin * in.ld, in.ld, w, in.channels,
@@ -40,8 +40,8 @@ struct GivenLinear {
   static void tangent_backward(const Frame<T>& f, const Step& s) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const T* dy_dot = f.cotangent_dot(s.output);
-    multiply<T>(f.share, {dy_dot, nullptr, nullptr, 1, out.ld, s.shut_by >= 0}, f.activation(s.input[0]), in.ld, f.given_gradient_dot,
-                in.channels, out.channels, in.channels, f.rows(s.output), Start::kZero);
+    multiply<T>(f.share, {dy_dot, nullptr, nullptr, 1, out.ld, s.shut_by >= 0}, f.activation(s.input[0]), in.ld,
+                f.given_gradient_dot, in.channels, out.channels, in.channels, f.rows(s.output), Start::kZero);
     if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
   }
 };
