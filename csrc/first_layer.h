@@ -56,8 +56,8 @@ struct FirstLayer {
   void query_adjoint(const T* d, T* gradient) const {
     weight_gradient(x_query, n.query_rows, d, gradient, Start::kZero);
     T* mu = base + n.mu_start;
-    multiply<T>(share, {base + n.cross, nullptr, nullptr, 1, n.ld_rows}, d, n.ld, mu, n.ld, n.support_rows, n.ld,
-                n.query_rows, Start::kZero);
+    multiply<T>(share, {base + n.cross, nullptr, nullptr, 1, int32_t(n.support_rows)}, d, n.ld, mu, n.ld,
+                n.support_rows, n.ld, n.query_rows, Start::kZero);
     for (int64_t i = 0; i < size(); ++i) mu[i] = -mu[i];
   }
 
@@ -97,10 +97,10 @@ struct FirstLayer {
   }
   // out[i, j] = - rows_i . x_j for begin <= i < end and j < columns; negative, so that changes are sums.
   void negative_products(const T* rows, int64_t begin, int64_t end, int64_t columns, T* out) const {
-    multiply_rows<T>(rows + begin * n.inputs, n.inputs, x, n.inputs, out + begin * n.ld_rows, n.ld_rows, end - begin,
-                     columns, n.inputs, Start::kZero, nullptr);
+    multiply_rows<T>(rows + begin * n.inputs, n.inputs, x, n.inputs, out + begin * n.support_rows, n.support_rows,
+                     end - begin, columns, n.inputs, Start::kZero, nullptr);
     for (int64_t i = begin; i < end; ++i)
-      for (int64_t j = 0; j < columns; ++j) out[i * n.ld_rows + j] = -out[i * n.ld_rows + j];
+      for (int64_t j = 0; j < columns; ++j) out[i * n.support_rows + j] = -out[i * n.support_rows + j];
   }
   // Half of a symmetric matrix by rows of tiles, the rest from it.
   void negative_gram() const {
@@ -114,11 +114,11 @@ struct FirstLayer {
       }
     });
     for (int64_t i = 0; i < rows; ++i)
-      for (int64_t j = i + 1; j < rows; ++j) gram[i * n.ld_rows + j] = gram[j * n.ld_rows + i];
+      for (int64_t j = i + 1; j < rows; ++j) gram[i * n.support_rows + j] = gram[j * n.support_rows + i];
   }
   void by_gram(const T* gram, int64_t count, const T* d, T* out) const {
-    multiply<T>(share, {gram, nullptr, nullptr, n.ld_rows, 1}, d, n.ld, out, n.ld, count, n.ld, n.support_rows,
-                Start::kZero);
+    multiply<T>(share, {gram, nullptr, nullptr, int32_t(n.support_rows), 1}, d, n.ld, out, n.ld, count, n.ld,
+                n.support_rows, Start::kZero);
   }
 };
 

@@ -159,7 +159,7 @@ struct ParameterSource {
 struct FirstLayerPlan {
   int32_t parameter;  // in storage order; -1: the layer is treated like any other
   int32_t output;     // the value it writes
-  int32_t inputs, ld, ld_rows, steps;
+  int32_t inputs, ld, steps;
   int32_t changes;  // X (W_k - W_0) that are kept: of all steps, or one where tapes hold what is made of them
   int64_t support_rows, query_rows;
   int64_t gram, cross;                                                                  // -X X', -X_q X'

@@ -97,8 +97,8 @@ class Runs {
     l.meta_gradient = take(sums_ && tasks_.width == 1 ? 0 : block);
     if (FirstLayerPlan& first = job_.first; first.parameter >= 0) {
       const int64_t size = first.support_rows * first.ld;
-      first.gram = take(first.support_rows * first.ld_rows);
-      first.cross = take(first.query_rows * first.ld_rows);
+      first.gram = take(first.support_rows * first.support_rows);
+      first.cross = take(first.query_rows * first.support_rows);
       first.steps = call_.steps;
       first.changes = job_.keep ? 1 : call_.steps;
       first.change = take(first.changes * size);
@@ -251,7 +251,6 @@ class Runs {
     first.ld = plans_[size_t(first.parameter)].ld;
     first.support_rows = rows * call_.support->examples;
     first.query_rows = rows * call_.query->examples;
-    first.ld_rows = int32_t((first.support_rows + kernels_.lanes - 1) / kernels_.lanes * kernels_.lanes);
   }
 
   // Whether a Hessian-vector product leaves the first layer's weight where the user has it: where nothing else is done with

@@ -5,7 +5,7 @@
 //   Where most of C will be multiplied by zero, by a ReLU's slope, for instance, only the rest is computed: a row of B with
 //   those rows of A, at most kChosenRows at a time, that it is wanted for.
 // Usage: multiply_rows(a, lda, b, ldb, c, ldc, m, n, k, start, bias);
-//   multiply_chosen_rows(wanted, ldw, ...), start being kZero or kBias.
+//   multiply_chosen_rows(wanted, ldw, ...), start being kZero or kBias and k a multiple of kLanes<T>.
 #pragma once
 
 #include "transpose.h"
@@ -148,8 +148,8 @@ template <class T>
 constexpr int64_t kChosenDepth = 27 * 1024 / int64_t(kChosenRows * sizeof(T));
 
 // A row of B is loaded for fewer multiply-adds than in tiles, and every sum is added up over a register: measured.
-inline bool chosen_rows_pay(int64_t chosen, int64_t all, int64_t m, int64_t k) {
-  return 8 * chosen <= 5 * all && m >= 16 && k >= 256;
+inline bool chosen_rows_pay(int64_t chosen, int64_t m, int64_t n, int64_t k) {
+  return 8 * chosen <= 5 * m * n && m >= 16 && k >= 256;
 }
 
 // Which of up to kChosenRows rows of A each of up to 64 rows of B is wanted with; those wanted with as many stand together

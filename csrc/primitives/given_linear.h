@@ -10,18 +10,17 @@ namespace METAFAST_ISA {
 
 template <class T>
 struct GivenLinear {
-  // Where `wanted`, if not null, is zero, nobody reads y.
-  static void product(const Frame<T>& f, const Step& s, const T* w, const T* bias, T* y, const T* wanted,
+  // Where `open`, if not null, is zero, nobody reads y.
+  static void product(const Frame<T>& f, const Step& s, const T* w, const T* bias, T* y, const T* open,
                       const T* later) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const int64_t rows = f.rows(s.output);
     const T* x = f.activation(s.input[0]);
-    const int64_t all = rows * out.channels;
     const bool choose =
-        wanted && chosen_rows_pay(count_nonzero(wanted, out.ld, rows, out.channels), all, rows, in.channels);
+        open && chosen_rows_pay(count_nonzero(open, out.ld, rows, out.channels), rows, out.channels, in.channels);
     f.share(rows, in.channels * out.channels, [&](int64_t begin, int64_t end, T*) {
       if (choose)
-        return multiply_chosen_rows<T>(wanted + begin * out.ld, out.ld, x + begin * in.ld, in.ld, w, in.channels,
+        return multiply_chosen_rows<T>(open + begin * out.ld, out.ld, x + begin * in.ld, in.ld, w, in.channels,
                                        y + begin * out.ld, out.ld, end - begin, out.channels, in.channels, bias);
       multiply_rows<T>(x + begin * in.ld, in.ld, w, in.channels, y + begin * out.ld, out.ld, end - begin, out.channels,
                        in.channels, bias ? Start::kBias : Start::kZero, bias, later);
@@ -34,8 +33,8 @@ struct GivenLinear {
   }
   static void backward(const Frame<T>&, const Step&) {}  // only the product with the Hessian is wanted
   static void tangent_forward(const Frame<T>& f, const Step& s) {
-    const T* wanted = s.shut_by < 0 ? nullptr : f.activation(s.shut_by);
-    product(f, s, f.given_dot, f.parameter_dot(s.parameter[1]), f.activation_dot(s.output), wanted, nullptr);
+    const T* open = s.shut_by < 0 ? nullptr : f.activation(s.shut_by);
+    product(f, s, f.given_dot, f.parameter_dot(s.parameter[1]), f.activation_dot(s.output), open, nullptr);
   }
   static void tangent_backward(const Frame<T>& f, const Step& s) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
