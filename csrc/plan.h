@@ -51,6 +51,7 @@ struct Value {
   int64_t activation, cotangent;          // offsets in the tape
   int64_t activation_dot, cotangent_dot;  // offsets in the tangent tape
   bool has_tangent, has_cotangent;
+  bool cotangent_unread;  // it makes gradients of parameters and nothing else: the tangent pass does without
   bool cotangent_passes;  // it is not kept: all steps have one place for it, at this offset among such
 };
 

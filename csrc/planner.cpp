@@ -90,7 +90,7 @@ class Program::Planner {
   int64_t size_of(Scope scope) const;
   bool in_place(const Step& pointwise) const;
   bool overwrites_activation(int value) const;
-  bool cotangent_unread(int value) const;
+  bool cotangent_unread(const Step& writer) const;
   bool cotangent_cheap(int value) const;
   Value& value(int v) { return b_.value_list[size_t(v)]; }
   ParameterPlan& parameter(int p) { return b_.parameter_list[size_t(p)]; }
@@ -224,10 +224,11 @@ bool Program::Planner::overwrites_activation(int value) const {
   return reads_unpadded(writer_[size_t(value)]->op);
 }
 
-// A tangent pass multiplies the cotangent of a layer's output by tangents of its input, if that has any.
-bool Program::Planner::cotangent_unread(int value) const {
-  const Step& writer = *writer_[size_t(value)];
+// A tangent pass multiplies the cotangent of a layer's output by tangents of its input, if that has any. A straight function
+// hands on what it is not asked for.
+bool Program::Planner::cotangent_unread(const Step& writer) const {
   const Value& in = b_.value_list[size_t(writer.input[0])];
+  if (is_straight(writer.op)) return in.cotangent_unread;
   return reads_unpadded(writer.op) && !in.has_tangent && !in.has_cotangent;
 }
 
@@ -253,13 +254,14 @@ void Program::Planner::place_values() {
     v.activation = same ? same->activation : take(b_.tape_size, n * v.ld);
     if (v.has_tangent) v.activation_dot = same ? same->activation_dot : take(b_.tangent_size_total, n * v.ld);
     if (!v.has_cotangent) continue;
+    v.cotangent_unread = cotangent_unread(s);
     v.cotangent_dot = same ? same->cotangent_dot : take(b_.tangent_size_total, n * v.cold);
     if (same && is_straight(s.op)) {
       v.cotangent_passes = same->cotangent_passes;
       v.cotangent = same->cotangent;
     } else {
       v.cotangent_passes =
-          !for_device_ && b_.tangent_size != 0 && (cotangent_unread(s.output) || cotangent_cheap(s.output));
+          !for_device_ && b_.tangent_size != 0 && (v.cotangent_unread || cotangent_cheap(s.output));
       v.cotangent = v.cotangent_passes                ? take(b_.passing_size, n * v.cold)
                     : overwrites_activation(s.output) ? v.activation
                                                       : take(b_.tape_size, n * v.cold);
@@ -331,7 +333,7 @@ void Program::Planner::place_extras() {
     const bool into_relu =
         value_readers_[size_t(s.output)] == 1 && s.output != b_.output && reader_[size_t(s.output)]->op == Op::kRelu;
     s.shut_by = into_relu ? reader_[size_t(s.output)]->output : -1;
-    s.again = value(in).cotangent_passes && cotangent_cheap(in) && !cotangent_unread(in);
+    s.again = value(in).cotangent_passes && cotangent_cheap(in) && !value(in).cotangent_unread;
     place_extras(s);
   }
 }

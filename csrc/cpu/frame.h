@@ -59,6 +59,8 @@ struct Frame {
   const T* activation(int v) const { return v == 0 && plan->input_is_direct ? x : tape + plan->values[v].activation; }
   T* activation_out(int v) const { return tape + plan->values[v].activation; }
   T* cotangent(int v) const { return (plan->values[v].cotangent_passes ? passing : tape) + plan->values[v].cotangent; }
+  // Does nobody ask for it, there being no gradients to be made?
+  bool cotangent_unread(int v) const { return !gradient && plan->values[v].cotangent_unread; }
   // Null where the tangent is known to be zero.
   T* activation_dot(int v) const {
     return plan->values[v].has_tangent ? tangent_tape + plan->values[v].activation_dot : nullptr;

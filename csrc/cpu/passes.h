@@ -106,7 +106,7 @@ static void backward(const Frame<T>& f) {
   if (f.gradient && f.plan->gradient_has_gaps) memset(f.gradient, 0, size_t(f.plan->gradient_size) * sizeof(T));
   for (int i = f.plan->step_count - 1; i >= 0; --i) {
     const Step& s = f.plan->steps[i];
-    if (f.value(s.output).has_cotangent) backward(f, s);
+    if (f.value(s.output).has_cotangent && !f.cotangent_unread(s.output)) backward(f, s);
   }
 }
 

@@ -28,9 +28,10 @@ struct Bilinear {
 
   static T* room(const Frame<T>& f, const Step& s) { return (s.turns_again ? f.passing : f.tape) + s.saved; }
 
-  // Where backward has left W turned.
+  // Where backward has left W turned, if it has.
   static const T* turned(const Frame<T>& f, const Step& s) {
-    return s.turns_again ? Primitive::turn(f, s, f.parameter(s.parameter[0]), room(f, s)) : room(f, s);
+    const bool again = s.turns_again || f.cotangent_unread(s.input[0]);
+    return again ? Primitive::turn(f, s, f.parameter(s.parameter[0]), room(f, s)) : room(f, s);
   }
 
   static void forward(const Frame<T>& f, const Step& s) {
@@ -45,7 +46,7 @@ struct Bilinear {
       Primitive::weight_gradient(f, s, f.activation(s.input[0]), dy, f.parameter_gradient(s.parameter[0]),
                                  begin_with(s.parameter_mode[0]));
     if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
-    if (wanted(s.input_mode[0])) {
+    if (wanted(s.input_mode[0]) && !f.cotangent_unread(s.input[0])) {
       const T* w = f.parameter(s.parameter[0]);
       const T* turned = Primitive::turn(f, s, w, room(f, s));
       Primitive::input_gradient(f, s, dy, turned, f.cotangent(s.input[0]), begin_with(s.input_mode[0]));

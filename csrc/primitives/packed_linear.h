@@ -27,7 +27,7 @@ struct PackedLinear {
       multiply_packs(p);
     }
     if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
-    if (!wanted(s.input_mode[0])) return;
+    if (!wanted(s.input_mode[0]) || f.cotangent_unread(s.input[0])) return;
     PackProduct<T> p = input_gradient(f, s, f.cotangent(s.input[0]));
     p.add(dy, f.parameter(s.parameter[0]));
     multiply_packs(p);
