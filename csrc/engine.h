@@ -59,13 +59,15 @@ struct TaskRun : TaskData<T> {
       if (has_first() && !job.first_order) first().finish(lambda + plan(job.first.parameter).offset);
     }
     for (int32_t p = 0; p < job.learnt_count; ++p)
-      if (job.own_gradient[p] && p != job.given) to_user(plan(p), result + plan(p).offset, job.own_gradient[p]);
+      if (job.own_gradient[p] && !direct(p)) to_user(plan(p), result + plan(p).offset, job.own_gradient[p]);
     if constexpr (kIsPack<T>)
       if (job.gradients) sum_lanes(lambda, count, job.learnt_size + job.rate_size, job.gradient_stride, row);
   }
 
  private:
   const ParameterPlan& plan(int32_t p) const { return job.parameters[p]; }
+  bool left(int32_t p) const { return job.hessian_vector && job.support_plan->parameters[p].left; }
+  bool direct(int32_t p) const { return job.hessian_vector && job.support_plan->parameters[p].direct; }
 
   METAFAST_OUTLINED void from_user(const ParameterPlan& p, const ParameterSource<E>& source, T* out) const {
     each_lane([&](int64_t t, int lane) {
@@ -95,7 +97,7 @@ struct TaskRun : TaskData<T> {
     initial = mine;
     if (!begins) return;
     for (int32_t p = 0; p < job.parameter_count; ++p) {
-      if (p == job.given) continue;
+      if (left(p)) continue;
       const int64_t begin = plan(p).offset, end = begin + plan(p).size;
       if (job.sources[p].task_stride)
         from_user(plan(p), job.sources[p], mine + begin);
@@ -107,6 +109,8 @@ struct TaskRun : TaskData<T> {
   Frame<T> frame(const BatchPlan* batch, T* tape, const T* theta) const {
     Frame<T> f{};
     f.plan = batch;
+    f.job = &job;
+    f.task = task;
     f.tape = tape;
     f.initial = initial;
     f.theta = theta;
@@ -364,12 +368,6 @@ struct TaskRun : TaskData<T> {
   // H v + c grad L, with the mixed derivatives of the data, c being the cotangent of the loss. Where it stands.
   const T* hessian_vector() const {
     Frame<T> f = support_frame(0);
-    if constexpr (!kIsPack<T>)
-      if (job.given >= 0) {
-        const auto mine = [&](const ParameterSource<E>& source) { return source.data + task * source.task_stride; };
-        f.given = mine(job.sources[job.given]), f.given_dot = mine(job.vectors[job.given]);
-        f.given_gradient_dot = job.own_gradient[job.given] + task * plan(job.given).numel();
-      }
     const bool only_product = !job.loss_cotangent && job.loss_cotangent_all == E(0);
     const T c = only_product ? T(0) : loss_cotangent();
     if (only_product) f.gradient = nullptr;
@@ -384,7 +382,7 @@ struct TaskRun : TaskData<T> {
 
     T* v = base + job.layout.vector;
     for (int32_t p = 0; p < job.learnt_count; ++p)
-      if (p != job.given) from_user(plan(p), job.vectors[p], v + plan(p).offset);
+      if (!left(p)) from_user(plan(p), job.vectors[p], v + plan(p).offset);
     f.vector = v;
     support_tangent_pass(f, 0, out);
     add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent_dot(0) : nullptr, out, T(1));

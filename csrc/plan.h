@@ -32,6 +32,7 @@ enum class Op : int32_t {
   kAdd,
   kFirstLinear,  // a linear layer on the input, kept as its product with the support set
   kGivenLinear,  // a linear layer on the input, its weight left where the user has it
+  kGivenHiddenLinear,  // one behind others, read and written there where that order is wanted
   // Made by the planner: of three steps; of a convolution that prefers it; of a linear layer whose weight is a row.
   kBatchNormReluPool,
   kWinogradConv2d,
@@ -62,6 +63,8 @@ struct ParameterPlan {
   int64_t size;  // taps * inputs * ld
   int32_t outputs, inputs, taps, ld;
   bool read_once = false;  // on packs: by one linear layer
+  // Hessian-vector products read it, and its vector, where the user has them; write their own where the user wants it.
+  bool left = false, direct = false;
   int64_t numel() const { return int64_t(outputs) * inputs * taps; }
 };
 
@@ -249,7 +252,6 @@ struct Job {
 
   ThreadLayout layout;
   FirstLayerPlan first;
-  int32_t given;  // the weight of a kGivenLinear, or -1
   Helpers helpers;
   T *scratch, *places;     // thread 0's scratch; the first place
   int64_t scratch_stride;  // from thread to thread

@@ -24,6 +24,8 @@ constexpr int64_t kRowsToTurnAgain = 32;
 
 bool reads_unpadded(Op op) { return op == Op::kLinear || op == Op::kConv2d; }
 
+bool is_given(Op op) { return op == Op::kGivenLinear || op == Op::kGivenHiddenLinear; }
+
 bool is_pointwise(Op op) { return op >= Op::kRelu && op <= Op::kSoftplus; }
 
 // Is the slope (functions.h) the same where the output stands for the input too?
@@ -276,7 +278,19 @@ void Program::Planner::place_values() {
 void Program::Planner::choose_first_form() {
   if (first_form_ == FirstLinearForm::kPlain) return;
   Step& first = b_.step_list[size_t(program_.first_layer_step() - steps_.data())];
-  first.op = first_form_ == FirstLinearForm::kByGram ? Op::kFirstLinear : Op::kGivenLinear;
+  if (first_form_ == FirstLinearForm::kByGram) {
+    first.op = Op::kFirstLinear;
+    return;
+  }
+  for (Step& s : b_.step_list) {
+    if (s.op != Op::kLinear) continue;
+    ParameterPlan& weight = parameter(s.parameter[0]);
+    const bool whole = value(s.input[0]).channels % lanes_ == 0;
+    const bool alone = parameter_readers_[size_t(s.parameter[0])] == 1 && weight.offset < b_.gradient_size;
+    if (!whole || !alone || program_.parameters_[size_t(s.parameter[0])].row) continue;
+    s.op = &s == &first ? Op::kGivenLinear : Op::kGivenHiddenLinear;
+    weight.left = &s == &first, weight.direct = true;
+  }
 }
 
 // The reverse pass writes a gradient where it comes to it first, and adds to it later.
@@ -326,7 +340,7 @@ void Program::Planner::place_extras() {
     for (const Step& reader : steps_)
       for (int input : reader.input)
         if (input == s.output) s.bias_cancels &= reader.training && reader.op != Op::kAvgPool2d;
-    if (reads_unpadded(s.op) || s.op == Op::kFirstLinear || s.op == Op::kGivenLinear)
+    if (reads_unpadded(s.op) || s.op == Op::kFirstLinear || is_given(s.op))
       b_.products += double(examples_) * double(value(s.output).rows) * double(parameter(s.parameter[0]).numel());
     const int in = s.input[0];
     s.after_relu = writer_[size_t(in)] && writer_[size_t(in)]->op == Op::kRelu;

@@ -25,7 +25,7 @@ struct StepDescription {
 };
 
 // How the linear layer on the input is done: like any other; by its products with the support set (first_layer.h); with
-// its weight where the user has it (primitives/given_linear.h).
+// its weight where the user has it, and then those behind it likewise (primitives/given_linear.h).
 enum class FirstLinearForm { kPlain, kByGram, kAsGiven };
 
 // Which arrays a plan must provide for.

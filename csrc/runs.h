@@ -49,7 +49,6 @@ class Runs {
     fill_rates();
     bind();
     choose_first_layer();
-    choose_given();
     make_batches();
     choose_wave();
   }
@@ -253,31 +252,19 @@ class Runs {
     first.query_rows = rows * call_.query->examples;
   }
 
-  // Whether a Hessian-vector product leaves the first layer's weight where the user has it: where nothing else is done with
-  // it, and rows are whole vectors.
-  void choose_given() {
-    job_.given = -1;
-    const Step* step = program_.first_layer_step();
+  // Whether a Hessian-vector product leaves weights where the user has them: where nothing else is done with them, and rows
+  // are whole vectors.
+  bool leaves_weights() const {
     const bool only_product = call_.hessian_vector && !call_.loss_cotangent && call_.loss_cotangent_all == 0;
-    if (!step || !only_product || small_ || call_.support->dx) return;
+    if (!program_.first_layer_step() || !only_product || small_ || call_.support->dx) return false;
     const Shape& in = program_.value_shape(0);
-    const int32_t weight = step->parameter[0];
-    if (in.size() == 1 && in[0] % kernels_.lanes == 0 && has_own_gradient(weight)) job_.given = weight;
-  }
-
-  // Does each task have a gradient of its own for a learnt parameter?
-  bool has_own_gradient(int32_t stored) const {
-    size_t learnt = 0;
-    for (int i = 0; i < program_.parameter_count(); ++i) {
-      if (program_.stored_at(i) == stored) return learnt < call_.gradients.size() && call_.gradients[learnt].own;
-      learnt += program_.stored_at(i) < program_.learnt_count();
-    }
-    return false;
+    return in.size() == 1 && in[0] % kernels_.lanes == 0 &&
+           std::all_of(call_.gradients.begin(), call_.gradients.end(), [](const Tensor& g) { return g.own; });
   }
 
   void make_batches() {
     const FirstLinearForm first = job_.first.parameter >= 0 ? FirstLinearForm::kByGram
-                                  : job_.given >= 0         ? FirstLinearForm::kAsGiven
+                                  : leaves_weights()        ? FirstLinearForm::kAsGiven
                                                             : FirstLinearForm::kPlain;
     const bool packed = tasks_.width > 1;
     const int lanes = plan_lanes();

@@ -43,8 +43,8 @@ struct Frame {
   const T* x;                // activations of value 0 if the plan says they are direct
   const T *initial, *theta;  // all parameters at step 0; the adapted ones at this step
   FirstProduct<T> first, first_dot;
-  const T *given, *given_dot;  // weight of a kGivenLinear, its tangent and
-  T* given_gradient_dot;       // that of its gradient, as the user has them
+  const Job<Element<T>>* job;  // for what is read and written as the user has it
+  int64_t task;
   const T* vector;             // tangent of the parameters, or null
   T *gradient, *gradient_dot;  // of the learnt parameters; null where only those of the values are wanted
   T* passing;                  // what need not last
@@ -81,8 +81,19 @@ struct Frame {
   bool descends(int p) const {
     return kIsPack<T> && p < descent.count && plan->parameters[p].read_once && plan->examples <= kDepth;
   }
+  // A parameter of a Hessian-vector product, its vector and the result, as the user has them.
+  const T* user(int p) const { return user(job->sources[p]); }
+  const T* user_dot(int p) const { return user(job->vectors[p]); }
+  T* user_gradient_dot(int p) const {
+    return reinterpret_cast<T*>(job->own_gradient[p] + task * parameter_plan(p).numel());
+  }
   T* parameter_gradient(int p) const { return gradient + plan->parameters[p].offset; }
   T* parameter_gradient_dot(int p) const { return gradient_dot + plan->parameters[p].offset; }
+
+ private:
+  const T* user(const ParameterSource<Element<T>>& source) const {  // packs have no use for it
+    return reinterpret_cast<const T*>(source.data + task * source.task_stride);
+  }
 };
 
 inline bool wanted(GradientMode mode) { return mode != GradientMode::kIgnore; }

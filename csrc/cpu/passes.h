@@ -43,6 +43,7 @@
   X(kFlatten, Flatten<T>)                     \
   X(kFirstLinear, FirstLinear<T>)             \
   X(kGivenLinear, GivenLinear<T>)             \
+  X(kGivenHiddenLinear, GivenHiddenLinear<T>) \
   X(kBatchNormReluPool, BatchNormReluPool<T>) \
   X(kWinogradConv2d, WinogradConv2d<T>)       \
   X(kOneOutputLinear, OneOutputLinear<T>)

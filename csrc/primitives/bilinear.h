@@ -34,6 +34,10 @@ struct Bilinear {
     return again ? Primitive::turn(f, s, f.parameter(s.parameter[0]), room(f, s)) : room(f, s);
   }
 
+  static const T* turned_dot(const Frame<T>& f, const Step& s) {
+    return Primitive::turn(f, s, f.parameter_dot(s.parameter[0]), f.tangent_tape + s.saved_dot);
+  }
+
   static void forward(const Frame<T>& f, const Step& s) {
     const T* bias = f.parameter(s.parameter[1]);
     Primitive::product(f, s, f.activation(s.input[0]), f.parameter(s.parameter[0]), f.activation_out(s.output),
@@ -87,10 +91,8 @@ struct Bilinear {
     if (wanted(s.input_mode[0])) {
       T* dx_dot = f.cotangent_dot(s.input[0]);
       Primitive::input_gradient(f, s, dy_dot, Primitive::turned(f, s), dx_dot, begin_with(s.input_mode[0]));
-      if (const T* w_dot = f.parameter_dot(s.parameter[0])) {
-        const T* turned = Primitive::turn(f, s, w_dot, f.tangent_tape + s.saved_dot);
-        Primitive::input_gradient(f, s, dy, turned, dx_dot, Start::kAccumulate);
-      }
+      if (f.parameter_dot(s.parameter[0]))
+        Primitive::input_gradient(f, s, dy, Primitive::turned_dot(f, s), dx_dot, Start::kAccumulate);
     }
   }
 };

@@ -1,13 +1,14 @@
-// y = x W + b at the input, in Hessian-vector products of each task's own: weight, vector and result are used once, so
-// they are read and written where the user has them, [outputs][inputs], and never turned.
+// y = x W + b in Hessian-vector products of each task's own: weight, vector and result stand with the user as
+// [outputs][inputs], and are read and written there where that order will do.
 #pragma once
 
 #include "../cpu/dot.h"
-#include "bilinear.h"
+#include "linear.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
 
+// At the input: all three are used once, and never turned.
 template <class T>
 struct GivenLinear {
   // Where `open`, if not null, is zero, nobody reads y.
@@ -29,20 +30,49 @@ struct GivenLinear {
   }
 
   static void forward(const Frame<T>& f, const Step& s) {
-    product(f, s, f.given, f.parameter(s.parameter[1]), f.activation_out(s.output), nullptr, f.given_dot);
+    const int p = s.parameter[0];
+    product(f, s, f.user(p), f.parameter(s.parameter[1]), f.activation_out(s.output), nullptr, f.user_dot(p));
   }
   static void backward(const Frame<T>&, const Step&) {}  // only the product with the Hessian is wanted
   static void tangent_forward(const Frame<T>& f, const Step& s) {
     const T* open = s.shut_by < 0 ? nullptr : f.activation(s.shut_by);
-    product(f, s, f.given_dot, f.parameter_dot(s.parameter[1]), f.activation_dot(s.output), open, nullptr);
+    product(f, s, f.user_dot(s.parameter[0]), f.parameter_dot(s.parameter[1]), f.activation_dot(s.output), open,
+            nullptr);
   }
   static void tangent_backward(const Frame<T>& f, const Step& s) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const T* dy_dot = f.cotangent_dot(s.output);
     multiply<T>(f.share, {dy_dot, nullptr, nullptr, 1, out.ld, s.shut_by >= 0}, f.activation(s.input[0]), in.ld,
-                f.given_gradient_dot, in.channels, out.channels, in.channels, f.rows(s.output), Start::kZero);
+                f.user_gradient_dot(s.parameter[0]), in.channels, out.channels, in.channels, f.rows(s.output),
+                Start::kZero);
     if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
   }
+};
+
+// Behind others: W forwards as [inputs][outputs], but the user's order backwards, and for the result.
+template <class T>
+struct GivenHiddenLinear : Bilinear<T, GivenHiddenLinear<T>> {
+  using Bilinear<T, GivenHiddenLinear>::in_line;
+
+  template <class... Arguments>
+  static void product(const Arguments&... of_it) {
+    Linear<T>::product(of_it...);
+  }
+  template <class... Arguments>
+  static void input_gradient(const Arguments&... of_it) {
+    Linear<T>::input_gradient(of_it...);
+  }
+
+  static void weight_gradient(const Frame<T>& f, const Step& s, const T* x, const T* dy, T*, Start start) {
+    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+    multiply<T>(f.share, {dy, nullptr, nullptr, 1, out.ld, s.shut_by >= 0}, x, in.ld,
+                f.user_gradient_dot(s.parameter[0]), in.channels, out.channels, in.channels, f.rows(s.output),
+                in_line(start));
+  }
+
+  static const T* turn(const Frame<T>& f, const Step& s, const T*, T*) { return f.user(s.parameter[0]); }
+  static const T* turned(const Frame<T>& f, const Step& s) { return f.user(s.parameter[0]); }
+  static const T* turned_dot(const Frame<T>& f, const Step& s) { return f.user_dot(s.parameter[0]); }
 };
 
 }  // namespace METAFAST_ISA
