@@ -367,6 +367,7 @@ void Program::Planner::place_extras(Step& s) {
       s.saved = take(s.turns_again ? b_.passing_size : b_.tape_size, int64_t(out.channels) * in.cold);
       s.saved_dot = take(b_.tangent_size_total, int64_t(out.channels) * in.cold);
       break;
+    case Op::kGivenLinear: s.saved = take(b_.tape_size, 1); break;
     case Op::kConv2d: {
       if (for_device_) break;
       if (prefers_winograd(s, in, out, examples_, lanes_)) {

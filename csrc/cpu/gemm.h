@@ -49,7 +49,8 @@ struct Gather {
   const T* data;
   const int32_t *row, *col;
   int32_t row_stride, col_stride;
-  bool has_zeros = false;  // so many, perhaps, that it pays to skip them (zeros.h)
+  bool has_zeros = false;   // so many, perhaps, that it pays to skip them (zeros.h)
+  bool by_numbers = false;  // it is known that B holds neither infinities nor NaN
 };
 
 // What a product begins with: nothing; a bias; nothing, and what C holds is added last, so that long sums are folded from

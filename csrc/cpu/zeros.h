@@ -149,7 +149,7 @@ static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb,
   } else {
     constexpr int64_t L = kLanes<T>, kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES;
     const int64_t vectors = n / L;
-    if (!a.has_zeros || m < 8 || vectors < 4 || k > kDeepestSkip || !all_finite(b, ldb, k, n))
+    if (!a.has_zeros || m < 8 || vectors < 4 || k > kDeepestSkip || !(a.by_numbers || all_finite(b, ldb, k, n)))
       return multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
     const int64_t fit = kCacheVectors / (k > 0 ? k : 1), widest = fit > 8 ? 8 : fit < 4 ? 4 : fit;
     const int64_t strips = (vectors + widest - 1) / widest;

@@ -11,6 +11,9 @@ namespace METAFAST_ISA {
 // At the input: all three are used once, and never turned.
 template <class T>
 struct GivenLinear {
+  // Whether all of x are numbers, as far as is known.
+  static T* numbers(const Frame<T>& f, const Step& s) { return f.tape + s.saved; }
+
   // Where `open`, if not null, is zero, nobody reads y.
   static void product(const Frame<T>& f, const Step& s, const T* w, const T* bias, T* y, const T* open,
                       const T* later) {
@@ -31,7 +34,10 @@ struct GivenLinear {
 
   static void forward(const Frame<T>& f, const Step& s) {
     const int p = s.parameter[0];
-    product(f, s, f.user(p), f.parameter(s.parameter[1]), f.activation_out(s.output), nullptr, f.user_dot(p));
+    T* y = f.activation_out(s.output);
+    product(f, s, f.user(p), f.parameter(s.parameter[1]), y, nullptr, f.user_dot(p));
+    const int64_t ld = f.value(s.output).ld;
+    *numbers(f, s) = T(all_finite(y, ld, f.rows(s.output), ld));  // an x that is none leaves none in its row of y
   }
   static void backward(const Frame<T>&, const Step&) {}  // only the product with the Hessian is wanted
   static void tangent_forward(const Frame<T>& f, const Step& s) {
@@ -42,9 +48,9 @@ struct GivenLinear {
   static void tangent_backward(const Frame<T>& f, const Step& s) {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const T* dy_dot = f.cotangent_dot(s.output);
-    multiply<T>(f.share, {dy_dot, nullptr, nullptr, 1, out.ld, s.shut_by >= 0}, f.activation(s.input[0]), in.ld,
-                f.user_gradient_dot(s.parameter[0]), in.channels, out.channels, in.channels, f.rows(s.output),
-                Start::kZero);
+    const Gather<T> a{dy_dot, nullptr, nullptr, 1, out.ld, s.shut_by >= 0, *numbers(f, s) != T(0)};
+    multiply<T>(f.share, a, f.activation(s.input[0]), in.ld, f.user_gradient_dot(s.parameter[0]), in.channels,
+                out.channels, in.channels, f.rows(s.output), Start::kZero);
     if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
   }
 };
