@@ -142,9 +142,15 @@ struct TaskRun : TaskData<T> {
 
   // Tangents along f.vector of all that support_pass computes.
   METAFAST_OUTLINED void support_tangent_pass(Frame<T>& f, int32_t k, const TargetGradients<T>& out) const {
+    find_tangents(f);
+    tangent_forward(f);
+    support_tangent_return(f, k, out);
+  }
+  void find_tangents(Frame<T>& f) const {
     f.tangent_tape = base + job.layout.tangent_tape;
     f.gradient_dot = base + job.layout.gradient_dot;
-    tangent_forward(f);
+  }
+  METAFAST_OUTLINED void support_tangent_return(const Frame<T>& f, int32_t k, const TargetGradients<T>& out) const {
     const TaskTargets<T> targets = load_targets(f, job.support, k);
     // The mean loss is needed again only for the gradient of the weights.
     loss_tangent_backward(f, targets, out, out.dw ? loss_forward(f, targets) : T(0));
@@ -371,8 +377,13 @@ struct TaskRun : TaskData<T> {
     const bool only_product = !job.loss_cotangent && job.loss_cotangent_all == E(0);
     const T c = only_product ? T(0) : loss_cotangent();
     if (only_product) f.gradient = nullptr;
+    T* v = base + job.layout.vector;
+    for (int32_t p = 0; p < job.learnt_count; ++p)
+      if (!left(p)) from_user(plan(p), job.vectors[p], v + plan(p).offset);
+    f.vector = v;
+    find_tangents(f);
     load_input(f);
-    forward(f);
+    forward_with_tangent(f);
     const TaskTargets<T> targets = load_targets(f, job.support, 0);
     const T loss = loss_forward(f, targets);
     const TargetGradients<T> out = target_gradients(job.support);
@@ -380,11 +391,7 @@ struct TaskRun : TaskData<T> {
     backward(f);
     if (!only_product) add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent(0) : nullptr, out, c);
 
-    T* v = base + job.layout.vector;
-    for (int32_t p = 0; p < job.learnt_count; ++p)
-      if (!left(p)) from_user(plan(p), job.vectors[p], v + plan(p).offset);
-    f.vector = v;
-    support_tangent_pass(f, 0, out);
+    support_tangent_return(f, 0, out);
     add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent_dot(0) : nullptr, out, T(1));
     if (only_product && !job.gradients) return f.gradient_dot;
     for (int64_t i = 0; i < job.learnt_size; ++i)

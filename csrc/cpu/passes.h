@@ -81,20 +81,41 @@ static void with_primitive(const Step& s, Body body) {
 }
 
 template <class T>
-METAFAST_OUTLINED static void forward(const Frame<T>& f) {
-  for (int i = 0; i < f.plan->step_count; ++i) {
-    const Step& s = f.plan->steps[i];
-    with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::forward(f, s); });
-  }
+METAFAST_OUTLINED static void forward(const Frame<T>& f, const Step& s) {
+  with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::forward(f, s); });
 }
 
 template <class T>
-METAFAST_OUTLINED static void tangent_forward(const Frame<T>& f) {
+static void forward(const Frame<T>& f) {
+  for (int i = 0; i < f.plan->step_count; ++i) forward(f, f.plan->steps[i]);
+}
+
+template <class T>
+METAFAST_OUTLINED static void tangent_forward(const Frame<T>& f, const Step& s) {
+  if (!f.value(s.output).has_tangent) return;
+  with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::tangent_forward(f, s); });
+}
+
+template <class T>
+static void tangent_forward(const Frame<T>& f) {
+  for (int i = 0; i < f.plan->step_count; ++i) tangent_forward(f, f.plan->steps[i]);
+}
+
+// Both at once where a primitive can. Tangents come as late as they may: some are wanted only where a ReLU behind is open.
+template <class T>
+static void forward_with_tangent(const Frame<T>& f) {
+  const Step* const steps = f.plan->steps;
+  int moved = 0;
   for (int i = 0; i < f.plan->step_count; ++i) {
-    const Step& s = f.plan->steps[i];
-    if (!f.value(s.output).has_tangent) continue;
-    with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::tangent_forward(f, s); });
+    if constexpr (!kIsPack<T>)
+      if (steps[i].op == Op::kGivenHiddenLinear) {
+        for (; moved < i; ++moved) tangent_forward(f, steps[moved]);
+        GivenHiddenLinear<T>::forward_with_tangent(f, steps[moved++]);
+        continue;
+      }
+    forward(f, steps[i]);
   }
+  for (; moved < f.plan->step_count; ++moved) tangent_forward(f, steps[moved]);
 }
 
 template <class T>

@@ -97,7 +97,21 @@ constexpr int64_t kDeepestSkip = 128, kSkipPanel = 64, kSkipWords = kDeepestSkip
 struct NonzeroRows {
   int64_t words, count;
   uint64_t bits[kSkipPanel][kSkipWords];
+
+  // Are there few enough of `rows` rows of k, or would loads set the pace?
+  bool few(int64_t rows, int64_t k) const { return 4 * count <= 3 * rows * k; }
+  void add(const NonzeroRows& other, int64_t rows) {
+    count = 0;
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t w = 0; w < words; ++w) count += __builtin_popcountll(bits[r][w] |= other.bits[r][w]);
+  }
 };
+
+// Whether products of this size gain from it, if there are zeros.
+template <class T>
+inline bool may_skip(const Gather<T>& a, int64_t m, int64_t n, int64_t k) {
+  return a.has_zeros && m >= 8 && n / kLanes<T> >= 4 && k <= kDeepestSkip;
+}
 
 // Rows 0 .. m <= kSkipPanel. A is padded to whole vectors along its unit stride.
 template <class T>
@@ -149,7 +163,7 @@ static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb,
   } else {
     constexpr int64_t L = kLanes<T>, kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES;
     const int64_t vectors = n / L;
-    if (!a.has_zeros || m < 8 || vectors < 4 || k > kDeepestSkip || !(a.by_numbers || all_finite(b, ldb, k, n)))
+    if (!may_skip(a, m, n, k) || !(a.by_numbers || all_finite(b, ldb, k, n)))
       return multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
     const int64_t fit = kCacheVectors / (k > 0 ? k : 1), widest = fit > 8 ? 8 : fit < 4 ? 4 : fit;
     const int64_t strips = (vectors + widest - 1) / widest;
@@ -159,7 +173,7 @@ static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb,
       p.a.data += m0 * a.row_stride;
       NonzeroRows nonzero;
       find_nonzero(p.a, rows, k, nonzero);
-      if (4 * nonzero.count > 3 * rows * k) {  // loads would set the pace
+      if (!nonzero.few(rows, k)) {
         multiply<T>(p.a, b, ldb, p.c, ldc, rows, n, k, start, bias);
         continue;
       }

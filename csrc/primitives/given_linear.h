@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../cpu/dot.h"
+#include "../cpu/dual_product.h"
 #include "linear.h"
 
 namespace metafast {
@@ -67,6 +68,20 @@ struct GivenHiddenLinear : Bilinear<T, GivenHiddenLinear<T>> {
   template <class... Arguments>
   static void input_gradient(const Arguments&... of_it) {
     Linear<T>::input_gradient(of_it...);
+  }
+
+  // forward() and tangent_forward() at once.
+  static void forward_with_tangent(const Frame<T>& f, const Step& s) {
+    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+    const T *x_dot = f.activation_dot(s.input[0]), *w_dot = f.parameter_dot(s.parameter[0]);
+    if (!x_dot || !w_dot) {
+      GivenHiddenLinear::forward(f, s);
+      return GivenHiddenLinear::tangent_forward(f, s);
+    }
+    const auto zeros = [&](const T* x) { return Gather<T>{x, nullptr, nullptr, in.ld, 1, s.after_relu}; };
+    multiply_dual(f.share, {zeros(f.activation(s.input[0])), zeros(x_dot), f.parameter(s.parameter[0]), w_dot,
+                            f.activation_out(s.output), f.activation_dot(s.output), out.ld, f.rows(s.output), out.ld,
+                            in.channels, f.parameter(s.parameter[1]), f.parameter_dot(s.parameter[1])});
   }
 
   static void weight_gradient(const Frame<T>& f, const Step& s, const T* x, const T* dy, T*, Start start) {
