@@ -244,6 +244,7 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
       .def("run", &run, py::arg("inputs"), py::arg("workspace"), py::arg("stream") = 0);
   m.def("legs", &legs_of_threads, py::arg("threads"), py::arg("runs"), py::arg("stages"), py::arg("rest"));
   m.def("facts", &facts, py::arg("tensors"));
+  m.def("holds_classes", &holds_classes, py::arg("tensor"), py::arg("classes"));
   m.def("identical", &identical, py::arg("dictionaries"), py::arg("copies"));
   m.def("adam_step", &adam_step, py::arg("state"), py::arg("gradients"), py::arg("beta1"), py::arg("beta2"),
         py::arg("rate"), py::arg("epsilon"));

@@ -30,8 +30,8 @@ enum class Op : int32_t {
   kAvgPool2d,
   kFlatten,
   kAdd,
-  kFirstLinear,  // a linear layer on the input, kept as its product with the support set
-  kGivenLinear,  // a linear layer on the input, its weight left where the user has it
+  kFirstLinear,        // a linear layer on the input, kept as its product with the support set
+  kGivenLinear,        // a linear layer on the input, its weight left where the user has it
   kGivenHiddenLinear,  // one behind others, read and written there where that order is wanted
   // Made by the planner: of three steps; of a convolution that prefers it; of a linear layer whose weight is a row.
   kBatchNormReluPool,

@@ -262,8 +262,7 @@ void Program::Planner::place_values() {
       v.cotangent_passes = same->cotangent_passes;
       v.cotangent = same->cotangent;
     } else {
-      v.cotangent_passes =
-          !for_device_ && b_.tangent_size != 0 && (v.cotangent_unread || cotangent_cheap(s.output));
+      v.cotangent_passes = !for_device_ && b_.tangent_size != 0 && (v.cotangent_unread || cotangent_cheap(s.output));
       v.cotangent = v.cotangent_passes                ? take(b_.passing_size, n * v.cold)
                     : overwrites_activation(s.output) ? v.activation
                                                       : take(b_.tape_size, n * v.cold);

@@ -129,6 +129,19 @@ py::object facts(const py::tuple& tensors) {
   return py::bytes(key);
 }
 
+bool holds_classes(py::handle tensor, int64_t classes) {
+  constexpr int kCpu = 1, kSigned = 0;
+  DLTensor seen;
+  if (!view(tensor.ptr(), &seen) || !seen.strides || !contiguous(seen)) return false;
+  if (seen.device_type != kCpu || seen.code != kSigned || seen.bits != 64 || seen.lanes != 1) return false;
+  int64_t count = 1;
+  for (int i = 0; i < seen.ndim; ++i) count *= seen.shape[i];
+  const auto* labels = reinterpret_cast<const int64_t*>(static_cast<char*>(seen.data) + seen.byte_offset);
+  uint64_t outside = 0;  // its highest bit: of a label below zero, or of what is left to the highest class
+  for (int64_t i = 0; i < count; ++i) outside |= uint64_t(labels[i]) | (uint64_t(classes - 1) - uint64_t(labels[i]));
+  return count > 0 && int64_t(outside) >= 0;
+}
+
 bool identical(const py::list& dictionaries, const py::list& copies) {
   if (dictionaries.size() != copies.size()) return false;
   for (size_t i = 0; i < copies.size(); ++i) {

@@ -31,6 +31,9 @@ std::optional<Elements> elements(pybind11::handle tensor);
 // functions are missing or cannot describe one of them, such as a subclass of Tensor.
 pybind11::object facts(const pybind11::tuple& tensors);
 
+// Whether a tensor on the CPU holds classes 0 .. classes - 1 and no others; false also where that cannot be seen.
+bool holds_classes(pybind11::handle tensor, int64_t classes);
+
 // Whether each dictionary holds the very objects of its copy, in the same order.
 bool identical(const pybind11::list& dictionaries, const pybind11::list& copies);
 

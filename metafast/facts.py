@@ -1,4 +1,5 @@
-"""Shape, dtype and device of tensors as one hashable value, for noticing that a call is like one before it.
+"""What every call asks of its tensors: shape, dtype and device as one hashable value, for noticing that a call is like
+one before it; whether labels are classes.
 
 Read in C++, where what torch itself takes to tell a shape matters: a small meta-step has less arithmetic than that. In
 Python where the native engine is not installed, torch is older than DLPack's exchange functions, or a tensor is more
@@ -15,18 +16,22 @@ from torch import Tensor
 
 try:
     from metafast._native import facts as _plain
-    from metafast._native import identical
+    from metafast._native import holds_classes, identical
 except ImportError:  # installed without the native engine
 
     def _plain(tensors: tuple[Tensor | None, ...]) -> bytes | None:
         return None
+
+    def holds_classes(tensor: Tensor, classes: int) -> bool:
+        """Whether all labels are certainly 0 .. classes - 1."""
+        return False
 
     def identical(dictionaries: list[dict[str, Any]], copies: list[dict[str, Any]]) -> bool:
         """Whether each dictionary certainly holds the very objects of its copy."""
         return False
 
 
-__all__ = ["facts", "identical"]
+__all__ = ["facts", "holds_classes", "identical"]
 
 _of_one = operator.attrgetter("shape", "dtype", "device")
 

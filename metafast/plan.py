@@ -271,7 +271,8 @@ def one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
 
 def planner(model: nn.Module, loss: Any, backend: str, strict: bool) -> Planner:
     """The planner of a bare model; those of the last few are kept."""
-    losses.resolve(loss)  # what the cache cannot hash raises here, by name
+    if type(loss) is not str:
+        losses.resolve(loss)  # which may have changed; and what the cache cannot hash raises here, by name
     return _planner(model, loss, backend, strict)
 
 

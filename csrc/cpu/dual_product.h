@@ -15,7 +15,7 @@ struct DualProduct {
   Gather<T> x, x_dot;  // col_stride 1, padded to whole vectors
   const T *w, *w_dot;
   T *y, *y_dot;
-  int64_t ld, m, n, k;  // ld: of W, W', y and y'
+  int64_t ld, m, n, k;       // ld: of W, W', y and y'
   const T *bias, *bias_dot;  // or null
 
   DualProduct rows(int64_t from, int64_t count) const {
