@@ -283,11 +283,10 @@ void Program::Planner::choose_first_form() {
   }
   for (Step& s : b_.step_list) {
     if (s.op != Op::kLinear) continue;
-    ParameterPlan& weight = parameter(s.parameter[0]);
     const bool whole = value(s.input[0]).channels % lanes_ == 0;
-    const bool alone = parameter_readers_[size_t(s.parameter[0])] == 1 && weight.offset < b_.gradient_size;
-    if (!whole || !alone || program_.parameters_[size_t(s.parameter[0])].row) continue;
+    if (!whole || program_.parameters_[size_t(s.parameter[0])].row) continue;
     s.op = &s == &first ? Op::kGivenLinear : Op::kGivenHiddenLinear;
+    ParameterPlan& weight = parameter(s.parameter[0]);
     weight.left = &s == &first, weight.direct = true;
   }
 }
