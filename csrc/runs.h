@@ -259,7 +259,7 @@ class Runs {
     if (!program_.first_layer_step() || !only_product || small_ || call_.support->dx) return false;
     const Shape& in = program_.value_shape(0);
     return in.size() == 1 && in[0] % kernels_.lanes == 0 &&
-           std::all_of(call_.gradients.begin(), call_.gradients.end(), [](const Tensor& g) { return g.own; });
+           std::all_of(call_.gradients.begin(), call_.gradients.end(), [](const Tensor& g) { return g.own && g.data; });
   }
 
   void make_batches() {

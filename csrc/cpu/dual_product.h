@@ -1,5 +1,5 @@
 // Problem: a Hessian-vector product wants y = x W + b and its tangent y' = x' W + b' + x W'. Behind a ReLU half of x and x' is
-//   zero, and of the three products, each loads a register for every multiply-add (zeros.h).
+//   zero, and each of the three products loads a register for every multiply-add (zeros.h).
 // Solution: one walk over what is not zero in either. A register of W is loaded once for two multiply-adds; every sum is added
 //   up in the order of three products one after the other.
 // Usage: multiply_dual(share, DualProduct<T>{...});
