@@ -217,8 +217,9 @@ static void multiply_chosen_rows(const T* wanted, int64_t ldw, const T* a, int64
   constexpr int L = kLanes<T>;
   for (int64_t i = 0; i < m; ++i)
     for (int64_t j = 0; j < ldc; j += L) {
-      const Vector<T> zero{};
-      store(c + i * ldc + j, bias && load(wanted + i * ldw + j) != zero ? load(bias + j) : zero);
+      Vector<T> start{};
+      if (bias) start = load(wanted + i * ldw + j) != start ? load(bias + j) : start;
+      store(c + i * ldc + j, start);
     }
   const int64_t blocks = (k + kChosenDepth<T> - 1) / kChosenDepth<T>, parts = (m + kChosenRows - 1) / kChosenRows;
   for (int64_t part = 0; part < parts; ++part) {

@@ -73,7 +73,7 @@ static void dual_strip(const DualProduct<T>& p, const NonzeroRows& nonzero, int6
 
 template <class T>
 static void multiply_dual(const Sharing<T>& share, const DualProduct<T>& p) {
-  constexpr int64_t L = kLanes<T>, kWidest = METAFAST_VECTOR_BYTES == 64 ? 4 : 3;
+  constexpr int64_t L = kLanes<T>, kWidest = 4;  // with which sixteen registers are full
   const int64_t vectors = p.n / L, strips = (vectors + kWidest - 1) / kWidest;
   if (share.members() > 1 || !may_skip(p.x, p.m, p.n, p.k) || !all_finite(p.w, p.ld, p.k, p.n) ||
       !all_finite(p.w_dot, p.ld, p.k, p.n))
@@ -93,7 +93,7 @@ static void multiply_dual(const Sharing<T>& share, const DualProduct<T>& p) {
       switch (width) {
         case 2: dual_strip<T, 2>(part, nonzero, first * L); break;
         case 3: dual_strip<T, 3>(part, nonzero, first * L); break;
-        default: dual_strip<T, kWidest>(part, nonzero, first * L); break;
+        default: dual_strip<T, 4>(part, nonzero, first * L); break;
       }
     }
   }

@@ -161,11 +161,11 @@ static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb,
   if constexpr (kIsPack<T>) {
     multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
   } else {
-    constexpr int64_t L = kLanes<T>, kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES;
+    constexpr int64_t L = kLanes<T>, kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES, kStrip = 12;
     const int64_t vectors = n / L;
     if (!may_skip(a, m, n, k) || !(a.by_numbers || all_finite(b, ldb, k, n)))
       return multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
-    const int64_t fit = kCacheVectors / (k > 0 ? k : 1), widest = fit > 8 ? 8 : fit < 4 ? 4 : fit;
+    const int64_t fit = kCacheVectors / (k > 0 ? k : 1), widest = fit > kStrip ? kStrip : fit < 4 ? 4 : fit;
     const int64_t strips = (vectors + widest - 1) / widest;
     for (int64_t m0 = 0; m0 < m; m0 += kSkipPanel) {
       const int64_t rows = m - m0 < kSkipPanel ? m - m0 : kSkipPanel;
@@ -187,7 +187,11 @@ static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb,
           case 5: run(skipping_strip<T, 5>); break;
           case 6: run(skipping_strip<T, 6>); break;
           case 7: run(skipping_strip<T, 7>); break;
-          default: run(skipping_strip<T, 8>); break;
+          case 8: run(skipping_strip<T, 8>); break;
+          case 9: run(skipping_strip<T, 9>); break;
+          case 10: run(skipping_strip<T, 10>); break;
+          case 11: run(skipping_strip<T, 11>); break;
+          default: run(skipping_strip<T, kStrip>); break;
         }
       }
     }
