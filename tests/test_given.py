@@ -35,24 +35,22 @@ def shifted(shift: float) -> nn.Module:
     return model
 
 
-class Tied(nn.Module):
-    """One weight in two layers, another that nothing in front of it moves."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.twice, self.last = nn.Linear(272, 64), nn.Linear(64, 64), nn.Linear(64, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.first(x))
-        return self.last(torch.relu(self.twice(torch.relu(self.twice(x)))))  # type: ignore[no-any-return]
-
-
-class Around(nn.Module):
-    """Layers whose inputs and outputs somebody else reads too."""
-
+class Three(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.hidden, self.last = nn.Linear(272, 64), nn.Linear(64, 64), nn.Linear(64, 5)
+
+
+class Tied(Three):
+    """One weight in two layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x))
+        return self.last(torch.relu(self.hidden(torch.relu(self.hidden(x)))))  # type: ignore[no-any-return]
+
+
+class Around(Three):
+    """Layers whose inputs and outputs somebody else reads too."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.first(x))
@@ -72,6 +70,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "few": lambda: shifted(-0.3),
     "open": lambda: shifted(2.0),
     "tanh": lambda: layers(272, 64, 64, 5, between=nn.Tanh),
+    "tanh, wide": lambda: layers(272, 300, 5, between=nn.Tanh),
     "leaky": lambda: layers(272, 64, 64, 5, between=lambda: nn.LeakyReLU(0.1)),
     "gelu": lambda: layers(272, 64, 64, 5, between=nn.GELU),
     "no bias": lambda: layers(272, 64, 64, 5, bias=False),
@@ -132,12 +131,13 @@ def test_parameters_and_vectors_that_tasks_share() -> None:
     assert_close(made, truth, TOLERANCE[torch.float64])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_parts_come_to_the_same_bits(
-    network: str, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+    network: str, dtype: torch.dtype, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = NETWORKS[network]()
-    own, vectors, x = problem(model, 50, torch.float32)
+    model = NETWORKS[network]().to(dtype)
+    own, vectors, x = problem(model, 50, dtype)
     batch = x, torch.randint(5, (3, 50))
 
     def products() -> list[Tensor]:

@@ -107,25 +107,3 @@ def test_helpers_change_no_bit(
         threads(count)
         for one, shared in zip(expected, everything(), strict=True):
             assert torch.equal(one, shared)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_hessian_vector_products_of_each_task_s_own(
-    dtype: torch.dtype, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first layer's weight stays where the user has it."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(128, 300), nn.Tanh(), nn.Linear(300, 5)).to(dtype)
-    own = {name: p.detach().expand(2, *p.shape).clone() for name, p in model.named_parameters()}
-    vectors = {name: torch.randn_like(p) for name, p in own.items()}
-    (x, y), _ = sets(2, (128,), dtype)
-
-    def product() -> list[Tensor]:
-        return list(mf.hvp(model, own, (x, y), vectors, loss="cross_entropy").values())
-
-    threads(1)
-    expected = product()
-    monkeypatch.setattr(native, "sharing", "always")
-    for count in (2, 3):
-        threads(count)
-        assert all(map(torch.equal, expected, product()))

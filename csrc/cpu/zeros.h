@@ -161,6 +161,7 @@ static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb,
   if constexpr (kIsPack<T>) {
     multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
   } else {
+    // Of sixteen registers twelve hold sums, so that a factor and a loop serve as many.
     constexpr int64_t L = kLanes<T>, kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES, kStrip = 12;
     const int64_t vectors = n / L;
     if (!may_skip(a, m, n, k) || !(a.by_numbers || all_finite(b, ldb, k, n)))
