@@ -8,6 +8,9 @@
 //   multiply_chosen_rows(wanted, ldw, ...), start being kZero or kBias and k a multiple of kLanes<T>.
 #pragma once
 
+#include <type_traits>
+#include <utility>
+
 #include "transpose.h"
 #include "zeros.h"
 
@@ -22,32 +25,40 @@ constexpr int kDotRows = METAFAST_VECTOR_BYTES == 64 ? 6 : 3, kDotColumns = 4;
 template <class T>
 constexpr int64_t kDotDepth = 4096 / sizeof(T);
 
+#if defined(__AVX__)
+// Lane i of one of the two registers that a level of sum_tree makes of two of L lanes and adds up: within groups of four,
+// lanes of both in turn, then pairs of both in turn; then whole groups.
+constexpr int tree_lane(int level, int half, int i, int L) {
+  return level == 0   ? i / 4 * 4 + i / 2 % 2 + 2 * half + i % 2 * L
+         : level == 1 ? i / 4 * 4 + i % 2 + 2 * half + i / 2 % 2 * L
+                      : i % 4 + 4 * (i / 8 + L / 8 * half) + i / 4 % 2 * L;
+}
+
+template <int Level, int... I>
+inline __attribute__((always_inline)) Vector<float> add_halves(Vector<float> a, Vector<float> b,
+                                                               std::integer_sequence<int, I...>) {
+  constexpr int L = sizeof...(I);
+  return __builtin_shufflevector(a, b, tree_lane(Level, 0, I, L)...) +
+         __builtin_shufflevector(a, b, tree_lane(Level, 1, I, L)...);
+}
+#endif
+
 // sums[j] = the sum over the elements of rows[j]: pairs of rows are added half to half until one is left, by half of the
 // shuffles that turning them would take.
 template <class T>
 inline __attribute__((always_inline)) void sum_tree(const Vector<T>* rows, T* sums) {
-#if defined(__AVX512F__)
+#if defined(__AVX__)
   if constexpr (sizeof(T) == 4) {
-    Vector<T> pair[4], quad[2];
+    constexpr std::make_integer_sequence<int, kLanes<T>> lanes{};
+    Vector<T> pair[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const Vector<T> a = rows[2 * i], b = rows[2 * i + 1];
-      pair[i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
-                __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
-    }
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      const Vector<T> a = pair[2 * i], b = pair[2 * i + 1];
-      quad[i] = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
-                __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-    }
-    const Vector<T> all =
-        __builtin_shufflevector(quad[0], quad[1], 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23) +
-        __builtin_shufflevector(quad[0], quad[1], 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
-    typename Block<T>::Row half[2];
-    memcpy(half, &all, sizeof all);
-    half[0] += half[1];
-    memcpy(sums, &half[0], sizeof half[0]);
+    for (int i = 0; i < 4; ++i) pair[i] = add_halves<0>(rows[2 * i], rows[2 * i + 1], lanes);
+    const Vector<T> quad[2] = {add_halves<1>(pair[0], pair[1], lanes), add_halves<1>(pair[2], pair[3], lanes)};
+    const Vector<T> all = add_halves<2>(quad[0], quad[1], lanes);
+    typename Block<T>::Row part[kLanes<T> / 8];
+    memcpy(part, &all, sizeof all);
+    for (int i = 1; i < kLanes<T> / 8; ++i) part[0] += part[i];
+    memcpy(sums, &part[0], sizeof part[0]);
     return;
   }
 #endif
@@ -142,8 +153,8 @@ static void multiply_rows(const T* a, int64_t lda, const T* b, int64_t ldb, T* c
 }
 
 // Rows of A that are tried with a row of B, each sum in a register, and the depth at which all of them stay in the
-// first-level cache.
-constexpr int64_t kChosenRows = METAFAST_VECTOR_BYTES == 64 ? 17 : 12;
+// first-level cache. So many that half of them keep the multipliers busy; of 16 registers more are seldom wanted.
+constexpr int64_t kChosenRows = 17;
 template <class T>
 constexpr int64_t kChosenDepth = 27 * 1024 / int64_t(kChosenRows * sizeof(T));
 
@@ -183,15 +194,25 @@ METAFAST_OUTLINED static void chosen_tile(const T* a, int64_t lda, const T* b, i
     Vector<T> sum[kSums];
 #pragma GCC unroll 32
     for (int i = 0; i < kSums; ++i) sum[i] = Vector<T>{};
-    for (int64_t p = 0; p < k; p += L) {
-      Vector<T> factor = load(y + p);
-      if (ahead) __builtin_prefetch(ahead + p);
+    const auto add = [&](int64_t p, auto registers) __attribute__((always_inline)) {
+      constexpr int W = decltype(registers)::value;
+      Vector<T> factor[W];
+#pragma GCC unroll 2
+      for (int w = 0; w < W; ++w) {
+        factor[w] = load(y + p + w * L);
 #if defined(__x86_64__)  // in a register, as in dot_tile
-      __asm__("" : "+v"(factor));
+        __asm__("" : "+v"(factor[w]));
 #endif
+      }
+      if (ahead) __builtin_prefetch(ahead + p);
 #pragma GCC unroll 32
-      for (int i = 0; i < R; ++i) sum[i] += factor * load(row[i] + p);
-    }
+      for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+        for (int w = 0; w < W; ++w) sum[i] += factor[w] * load(row[i] + p + w * L);
+    };
+    int64_t p = 0;  // two at a time, because loads of one cache line do not get into each other's way
+    for (; p + 2 * L <= k; p += 2 * L) add(p, std::integral_constant<int, 2>{});
+    for (; p < k; p += L) add(p, std::integral_constant<int, 1>{});
     T sums[kSums];
     left = chosen->rows[order[e]];
 #pragma GCC unroll 32

@@ -161,8 +161,8 @@ static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb,
   if constexpr (kIsPack<T>) {
     multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
   } else {
-    // Of sixteen registers twelve hold sums, so that a factor and a loop serve as many.
-    constexpr int64_t L = kLanes<T>, kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES, kStrip = 12;
+    // Of sixteen registers fourteen hold sums, so that a factor and a loop serve as many.
+    constexpr int64_t L = kLanes<T>, kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES, kStrip = 14;
     const int64_t vectors = n / L;
     if (!may_skip(a, m, n, k) || !(a.by_numbers || all_finite(b, ldb, k, n)))
       return multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
@@ -192,6 +192,8 @@ static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb,
           case 9: run(skipping_strip<T, 9>); break;
           case 10: run(skipping_strip<T, 10>); break;
           case 11: run(skipping_strip<T, 11>); break;
+          case 12: run(skipping_strip<T, 12>); break;
+          case 13: run(skipping_strip<T, 13>); break;
           default: run(skipping_strip<T, kStrip>); break;
         }
       }
