@@ -88,10 +88,14 @@ class CpuSession final : public Session {
       Crew crew(threads, count, offers_);
       runs_->let_help(crew.helpers());
       parallel(threads, [&](int thread) {
-        crew.work(thread, [&](int64_t i) { runs_->run(begin + i, i, thread, 0, all_stages); });
+        crew.work(thread, [&](int64_t i) {
+          const int64_t row = backward_ ? count - 1 - i : i;
+          runs_->run(begin + row, row, thread, 0, all_stages);
+        });
       });
       runs_->add_up(begin, count, begin > 0);
     }
+    backward_ = !backward_;
   }
 
   void in_relay() {
@@ -113,7 +117,7 @@ class CpuSession final : public Session {
   std::unique_ptr<Runs<T>> runs_, rest_;
   Crew::Offers offers_ = Crew::Offers::kNever;
   Legs legs_;
-  bool backward_ = false;  // the next round of a relay
+  bool backward_ = false;  // the next call, so that it begins with what the caches still hold
 };
 
 }  // namespace
