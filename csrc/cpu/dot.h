@@ -204,7 +204,7 @@ METAFAST_OUTLINED static void chosen_tile(const T* a, int64_t lda, const T* b, i
         __asm__("" : "+v"(factor[w]));
 #endif
       }
-      if (ahead) __builtin_prefetch(ahead + p);
+      if (ahead) __builtin_prefetch(ahead + p);  // where a register is a line, every second one: all are no quicker
 #pragma GCC unroll 32
       for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2
