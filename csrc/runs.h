@@ -17,7 +17,7 @@
 namespace metafast {
 
 // What is summed over tasks is written per task for this many tasks at a time, and added up in task order.
-constexpr int64_t kWaveBytes = int64_t(1) << 20;
+constexpr int64_t kWaveBytes = int64_t(4) << 20;
 
 // Fewer additions than this are done before a second thread has woken up.
 constexpr int64_t kWorthSharing = 65536;

@@ -13,6 +13,7 @@
 
 #include "../plan.h"
 #include "../scalar.h"
+#include "ahead.h"
 #include "gemm.h"
 #include "pack.h"
 #include "share.h"
@@ -51,7 +52,11 @@ struct Frame {
   T* scratch;                  // for what is not shared
   Sharing<T> share;
   Descent<T> descent;
+  Ahead* ahead;  // what the next step will work on, or null
 
+  void ask_ahead() const {
+    if (ahead) ahead->ask();
+  }
   int64_t examples() const { return plan->examples; }
   const Value& value(int v) const { return plan->values[v]; }
   int64_t rows(int v) const { return plan->examples * plan->values[v].rows; }

@@ -87,7 +87,7 @@ METAFAST_OUTLINED static void forward(const Frame<T>& f, const Step& s) {
 
 template <class T>
 static void forward(const Frame<T>& f) {
-  for (int i = 0; i < f.plan->step_count; ++i) forward(f, f.plan->steps[i]);
+  for (int i = 0; i < f.plan->step_count; ++i) f.ask_ahead(), forward(f, f.plan->steps[i]);
 }
 
 template <class T>
@@ -98,7 +98,7 @@ METAFAST_OUTLINED static void tangent_forward(const Frame<T>& f, const Step& s) 
 
 template <class T>
 static void tangent_forward(const Frame<T>& f) {
-  for (int i = 0; i < f.plan->step_count; ++i) tangent_forward(f, f.plan->steps[i]);
+  for (int i = 0; i < f.plan->step_count; ++i) f.ask_ahead(), tangent_forward(f, f.plan->steps[i]);
 }
 
 // Both at once where a primitive can. Tangents come as late as they may: some are wanted only where a ReLU behind is open.
@@ -128,6 +128,7 @@ static void backward(const Frame<T>& f) {
   if (f.gradient && f.plan->gradient_has_gaps) memset(f.gradient, 0, size_t(f.plan->gradient_size) * sizeof(T));
   for (int i = f.plan->step_count - 1; i >= 0; --i) {
     const Step& s = f.plan->steps[i];
+    f.ask_ahead();
     if (f.value(s.output).has_cotangent && !f.cotangent_unread(s.output)) backward(f, s);
   }
 }
@@ -139,6 +140,7 @@ METAFAST_OUTLINED static void tangent_backward(const Frame<T>& f) {
   values.gradient = nullptr;
   for (int i = f.plan->step_count - 1; i >= 0; --i) {
     const Step& s = f.plan->steps[i];
+    f.ask_ahead();
     if (!f.value(s.output).has_cotangent) continue;
     if (s.again) backward(values, s);
     with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::tangent_backward(f, s); });
