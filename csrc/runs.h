@@ -365,9 +365,6 @@ class Runs {
     T* shared = base + shared_at_;
     for (size_t p = 0; p < plans_.size(); ++p)
       if (sources_[p].task_stride == 0) kernels_.parameter_in(plans_[p], sources_[p].data, shared + plans_[p].offset);
-    if (job_.own_initial)
-      for (size_t p = 0; p < plans_.size(); ++p)
-        if (sources_[p].task_stride != 0) std::memset(shared + plans_[p].offset, 0, size_t(plans_[p].size) * sizeof(T));
     job_.shared_initial = shared;
     for (size_t a = 0; a < elementwise_.size(); ++a) {
       if (a >= call_.elementwise.size() || !call_.elementwise[a].data) continue;
