@@ -69,6 +69,17 @@ def test_statistics_never_updated_warn_once(backend: str, warned: list[warnings.
     assert "1 is in eval mode" in str(warned[0].message)
 
 
+@pytest.mark.parametrize("lr", ["float", "dict of both"])
+def test_tapes_that_leave_the_cache(lr: str) -> None:
+    """Together larger than csrc/cpu/ahead.h takes a cache to be, one by one smaller."""
+    model = nn.Sequential(nn.Linear(24, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 2)).double()
+    support, query = [(torch.randn(2, n, 24).double(), torch.randn(2, n, 2).double()) for n in (24, 7)]
+    rate = lr_forms(model)[lr]
+    maml = mf.MAML(model, lr=rate, steps=24, loss="mse", memory="keep", strict=True)
+    truth = oracle.unroll(model, "mse", support, query, lr=rate, steps=24)
+    same(gradients(maml(support, query).loss, model), gradients(truth.loss, model))
+
+
 # ----------------------------------------------------------------------------------------------------- mf.grad, mf.hvp
 
 

@@ -25,7 +25,7 @@ class Ahead {
   void spread(int64_t times) {
     int64_t bytes = 0;
     for (const Range& range : ranges_) bytes += range.left;
-    at_once_ = bytes / times / kLine + 1;
+    at_once_ = times > 0 ? bytes / times / kLine + 1 : 0;
   }
 
   void ask() {
