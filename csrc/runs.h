@@ -17,6 +17,7 @@
 namespace metafast {
 
 // What is summed over tasks is written per task for this many tasks at a time, and added up in task order.
+// Not fewer, because all threads meet before it is added up.
 constexpr int64_t kWaveBytes = int64_t(4) << 20;
 
 // Fewer additions than this are done before a second thread has woken up.
