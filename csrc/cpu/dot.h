@@ -11,6 +11,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "dot_loop.h"
 #include "transpose.h"
 #include "zeros.h"
 
@@ -91,7 +92,14 @@ static void dot_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t c
     }
   };
   const int64_t whole = k / L * L;
-  for (int64_t p = 0; p < whole; p += L) {
+  int64_t p = 0;
+  if constexpr (kDotLoop<MR>) p = dot_loop(a, lda, row, whole, sum, ahead);
+  if constexpr (MR < 3) {
+    if (!ahead)
+#pragma GCC unroll 4
+      for (; p < whole; p += L) add(a + p, lda, [&](int j) { return row[j] + p; });
+  }
+  for (; p < whole; p += L) {
     if (ahead) __builtin_prefetch(ahead + p);
     add(a + p, lda, [&](int j) { return row[j] + p; });
   }
@@ -169,6 +177,23 @@ struct Chosen {
   uint64_t rows[64];
   int32_t order[64];
 };
+
+// Of as many columns as a register has lanes, rows [begin, end), of which there are at most 64: bits[c], bit r - begin.
+template <class T>
+inline void nonzero_columns(const T* x, int64_t ld, int64_t begin, int64_t end, uint64_t* bits) {
+  using Lanes = decltype(Vector<T>{} != Vector<T>{});
+  using Lane = decltype(Lanes{}[0] + 0);
+  constexpr int64_t kBits = 8 * sizeof(T);
+  for (int64_t c = 0; c < kLanes<T>; ++c) bits[c] = 0;
+  for (int64_t first = begin; first < end; first += kBits) {
+    Lanes found{};
+    const int64_t last = first + kBits < end ? first + kBits : end;
+    for (int64_t r = first; r < last; ++r)
+      found |= (load(x + r * ld) != Vector<T>{}) & Lane(uint64_t(1) << (r - first));
+    for (int64_t c = 0; c < kLanes<T>; ++c)
+      bits[c] |= (uint64_t(found[c]) & (~uint64_t(0) >> (64 - kBits))) << (first - begin);
+  }
+}
 
 template <class T>
 static void choose(const T* wanted, int64_t ldw, int64_t m, int64_t n, Chosen& chosen) {

@@ -11,8 +11,8 @@
 #include <immintrin.h>
 #endif
 
-#include "gemm.h"
 #include "pack.h"
+#include "transpose.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -46,23 +46,6 @@ inline uint64_t nonzero_bits(const T* x, int64_t n) {
   return n < 64 ? bits & ((uint64_t(1) << n) - 1) : bits;
 }
 
-// Of as many columns as a register has lanes, rows [begin, end), of which there are at most 64: bits[c], bit r - begin.
-template <class T>
-inline void nonzero_columns(const T* x, int64_t ld, int64_t begin, int64_t end, uint64_t* bits) {
-  using Lanes = decltype(Vector<T>{} != Vector<T>{});
-  using Lane = decltype(Lanes{}[0] + 0);
-  constexpr int64_t kBits = 8 * sizeof(T);
-  for (int64_t c = 0; c < kLanes<T>; ++c) bits[c] = 0;
-  for (int64_t first = begin; first < end; first += kBits) {
-    Lanes found{};
-    const int64_t last = first + kBits < end ? first + kBits : end;
-    for (int64_t r = first; r < last; ++r)
-      found |= (load(x + r * ld) != Vector<T>{}) & Lane(uint64_t(1) << (r - first));
-    for (int64_t c = 0; c < kLanes<T>; ++c)
-      bits[c] |= (uint64_t(found[c]) & (~uint64_t(0) >> (64 - kBits))) << (first - begin);
-  }
-}
-
 // Is every element a number?
 template <class T>
 inline bool all_finite(const T* x, int64_t ld, int64_t rows, int64_t columns) {
@@ -90,6 +73,9 @@ inline int64_t count_nonzero(const T* x, int64_t ld, int64_t rows, int64_t n) {
   return count;
 }
 
+// Of sixteen registers fourteen hold sums, so that a factor and a loop serve as many.
+constexpr int kStrip = 14;
+
 // Deeper products leave no room in the first-level cache for rows of B.
 constexpr int64_t kDeepestSkip = 128, kSkipPanel = 64, kSkipWords = kDeepestSkip / 64;
 
@@ -113,23 +99,15 @@ inline bool may_skip(const Gather<T>& a, int64_t m, int64_t n, int64_t k) {
   return a.has_zeros && m >= 8 && n / kLanes<T> >= 4 && k <= kDeepestSkip;
 }
 
-// Rows 0 .. m <= kSkipPanel. A is padded to whole vectors along its unit stride.
+// Rows 0 .. m <= kSkipPanel of A, whose elements stand side by side, padded to whole vectors.
 template <class T>
 static void find_nonzero(const Gather<T>& a, int64_t m, int64_t k, NonzeroRows& found) {
   found.words = (k + 63) / 64, found.count = 0;
-  for (int64_t w = 0; w < found.words; ++w) {
-    const int64_t begin = 64 * w, end = begin + 64 < k ? begin + 64 : k;
-    if (a.col_stride == 1) {
-      for (int64_t r = 0; r < m; ++r) found.bits[r][w] = nonzero_bits(a.data + r * a.row_stride + begin, end - begin);
-    } else {
-      for (int64_t r0 = 0; r0 < m; r0 += kLanes<T>) {
-        uint64_t of_columns[kLanes<T>];
-        nonzero_columns(a.data + r0, a.col_stride, begin, end, of_columns);
-        for (int64_t r = r0; r < m && r < r0 + kLanes<T>; ++r) found.bits[r][w] = of_columns[r - r0];
-      }
+  for (int64_t r = 0; r < m; ++r)
+    for (int64_t w = 0; w < found.words; ++w) {
+      found.bits[r][w] = nonzero_bits(a.data + r * a.row_stride + 64 * w, k - 64 * w < 64 ? k - 64 * w : 64);
+      found.count += __builtin_popcountll(found.bits[r][w]);
     }
-    for (int64_t r = 0; r < m; ++r) found.count += __builtin_popcountll(found.bits[r][w]);
-  }
 }
 
 // All rows of one strip of NR vectors.
@@ -139,13 +117,13 @@ static void skipping_strip(const Product<T>& p, const NonzeroRows& nonzero, int6
     T* c = p.c + r * p.ldc + n0;
     const T* a = p.a.data + r * p.a.row_stride;
     if (r + 2 < m)
-      for (int j = 0; j < NR; ++j) __builtin_prefetch(c + 2 * p.ldc + j * kLanes<T>, 1);
-    Vector<T> acc[1][NR];
-    begin<T, 1, NR>(acc, start, p.bias + n0, c, p.ldc);
+      for (int64_t j = 0; j < NR * kLanes<T>; j += 64 / sizeof(T)) __builtin_prefetch(c + 2 * p.ldc + j, 1);
+    Vector<T> acc[1][NR] = {};
+    if (start == Start::kBias || start == Start::kContinue) begin<T, 1, NR>(acc, start, p.bias + n0, c, p.ldc);
     for (int64_t w = 0; w < nonzero.words; ++w)
       for (uint64_t left = nonzero.bits[r][w]; left; left &= left - 1) {
         const int64_t k = 64 * w + __builtin_ctzll(left);
-        const T factor = a[k * p.a.col_stride];
+        const T factor = a[k];
         const T* b = p.b + k * p.ldb + n0;
 #pragma GCC unroll 16
         for (int j = 0; j < NR; ++j) acc[0][j] += factor * load(b + j * kLanes<T>);
@@ -155,48 +133,59 @@ static void skipping_strip(const Product<T>& p, const NonzeroRows& nonzero, int6
   }
 }
 
+// Rows 0 .. m <= kSkipPanel in strips of up to `widest` vectors; false, and nothing done, where there are too few zeros.
+template <class T>
+METAFAST_OUTLINED static bool skipping_panel(Product<T> p, int64_t m, int64_t n, int64_t k, Start start,
+                                             int64_t widest) {
+  constexpr int64_t L = kLanes<T>;
+  T turned[kSkipPanel *
+           kDeepestSkip];  // or every factor would stand in a line of its own, many of them in the same sets
+  if (p.a.col_stride != 1) {
+    const int64_t ld = (k + L - 1) / L * L;
+    transpose(p.a.data, p.a.col_stride, k, m, turned, ld);
+    p.a.data = turned, p.a.row_stride = int32_t(ld), p.a.col_stride = 1;
+  }
+  NonzeroRows nonzero;
+  find_nonzero(p.a, m, k, nonzero);
+  if (!nonzero.few(m, k)) return false;
+  const int64_t vectors = n / L, strips = (vectors + widest - 1) / widest;
+  for (int64_t strip = 0; strip < strips; ++strip) {
+    const int64_t first = vectors * strip / strips, width = vectors * (strip + 1) / strips - first;
+    const auto run = [&](auto of_strip) { of_strip(p, nonzero, m, first * L, start); };
+    switch (width) {
+      case 2: run(skipping_strip<T, 2>); break;
+      case 3: run(skipping_strip<T, 3>); break;
+      case 4: run(skipping_strip<T, 4>); break;
+      case 5: run(skipping_strip<T, 5>); break;
+      case 6: run(skipping_strip<T, 6>); break;
+      case 7: run(skipping_strip<T, 7>); break;
+      case 8: run(skipping_strip<T, 8>); break;
+      case 9: run(skipping_strip<T, 9>); break;
+      case 10: run(skipping_strip<T, 10>); break;
+      case 11: run(skipping_strip<T, 11>); break;
+      case 12: run(skipping_strip<T, 12>); break;
+      case 13: run(skipping_strip<T, 13>); break;
+      default: run(skipping_strip<T, kStrip>); break;
+    }
+  }
+  return true;
+}
+
 template <class T>
 static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m,
                                     int64_t n, int64_t k, Start start, const T* bias = nullptr) {
   if constexpr (kIsPack<T>) {
     multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
   } else {
-    // Of sixteen registers fourteen hold sums, so that a factor and a loop serve as many.
-    constexpr int64_t L = kLanes<T>, kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES, kStrip = 14;
-    const int64_t vectors = n / L;
+    constexpr int64_t kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES;
     if (!may_skip(a, m, n, k) || !(a.by_numbers || all_finite(b, ldb, k, n)))
       return multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
     const int64_t fit = kCacheVectors / (k > 0 ? k : 1), widest = fit > kStrip ? kStrip : fit < 4 ? 4 : fit;
-    const int64_t strips = (vectors + widest - 1) / widest;
     for (int64_t m0 = 0; m0 < m; m0 += kSkipPanel) {
       const int64_t rows = m - m0 < kSkipPanel ? m - m0 : kSkipPanel;
       Product<T> p{a, b, c + m0 * ldc, ldb, ldc, bias};
       p.a.data += m0 * a.row_stride;
-      NonzeroRows nonzero;
-      find_nonzero(p.a, rows, k, nonzero);
-      if (!nonzero.few(rows, k)) {
-        multiply<T>(p.a, b, ldb, p.c, ldc, rows, n, k, start, bias);
-        continue;
-      }
-      for (int64_t strip = 0; strip < strips; ++strip) {
-        const int64_t first = vectors * strip / strips, width = vectors * (strip + 1) / strips - first;
-        const auto run = [&](auto of_strip) { of_strip(p, nonzero, rows, first * L, start); };
-        switch (width) {
-          case 2: run(skipping_strip<T, 2>); break;
-          case 3: run(skipping_strip<T, 3>); break;
-          case 4: run(skipping_strip<T, 4>); break;
-          case 5: run(skipping_strip<T, 5>); break;
-          case 6: run(skipping_strip<T, 6>); break;
-          case 7: run(skipping_strip<T, 7>); break;
-          case 8: run(skipping_strip<T, 8>); break;
-          case 9: run(skipping_strip<T, 9>); break;
-          case 10: run(skipping_strip<T, 10>); break;
-          case 11: run(skipping_strip<T, 11>); break;
-          case 12: run(skipping_strip<T, 12>); break;
-          case 13: run(skipping_strip<T, 13>); break;
-          default: run(skipping_strip<T, kStrip>); break;
-        }
-      }
+      if (!skipping_panel(p, rows, n, k, start, widest)) multiply<T>(p.a, b, ldb, p.c, ldc, rows, n, k, start, bias);
     }
   }
 }
