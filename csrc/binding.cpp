@@ -1,4 +1,4 @@
-// The Python module metafast._native. Only this file and tensors.cpp know Python.
+// The Python module metafast._native. Only this file, prepared.cpp, repeat.cpp and tensors.cpp know Python.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -6,6 +6,8 @@
 #include "cpu/relay.h"
 #include "cuda/session.h"
 #include "dispatch.h"
+#include "prepared.h"
+#include "repeat.h"
 #include "tensors.h"
 #ifdef METAFAST_EMULATED
 #include "emulated/faults.h"
@@ -61,15 +63,6 @@ std::vector<Tensor> list(const std::vector<bool>& own) {
   return tensors;
 }
 
-// A session, the places of the tensors in it, and how to make those that it writes.
-struct Prepared {
-  std::unique_ptr<Session> session;
-  std::vector<Address*> inputs, outputs;
-  std::vector<py::object> templates;  // of the outputs
-  size_t data_gradients;              // where those outputs begin that hold zeros on entry
-  py::object empty_like, zeros_like;
-};
-
 // (style, index of the device, tasks at a time or 0, whether TF32 is allowed in linear layers, in convolutions)
 using DeviceTuple = std::tuple<int, int, int64_t, bool, bool>;
 
@@ -113,34 +106,6 @@ std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool i
   made->data_gradients = outputs.size() - 3 * (support ? 1 : 0) - 3 * (query ? 1 : 0);
   made->empty_like = std::move(empty_like), made->zeros_like = std::move(zeros_like);
   return made;
-}
-
-// Runs a prepared call on its inputs, None where there is none, and returns new tensors like its outputs. In C++ because
-// for a small network the same in Python takes longer than the arithmetic.
-py::list run(Prepared& prepared, const py::list& inputs, Address workspace, Address stream) {
-  if (inputs.size() != prepared.inputs.size())
-    throw std::invalid_argument("native call: inconsistent number of tensors");
-  std::vector<py::object> copies;  // of what is not contiguous, until the call is over
-  for (size_t i = 0; i < prepared.inputs.size(); ++i) {
-    const py::handle tensor = PyList_GET_ITEM(inputs.ptr(), Py_ssize_t(i));
-    Address& slot = *prepared.inputs[i];
-    if ((slot == 0) != tensor.is_none()) throw std::invalid_argument("native call: another tensor is absent");
-    if (slot == 0) continue;
-    slot = address(tensor, copies);
-  }
-  py::list outputs(prepared.outputs.size());
-  for (size_t i = 0; i < prepared.outputs.size(); ++i) {
-    py::object made = py::none();
-    if (!prepared.templates[i].is_none()) {
-      const py::object& like = i < prepared.data_gradients ? prepared.empty_like : prepared.zeros_like;
-      made = owned(PyObject_CallOneArg(like.ptr(), prepared.templates[i].ptr()));
-      *prepared.outputs[i] = address(made, copies);
-    }
-    PyList_SET_ITEM(outputs.ptr(), Py_ssize_t(i), made.release().ptr());
-  }
-  py::gil_scoped_release release;
-  prepared.session->run(workspace, reinterpret_cast<void*>(stream));
-  return outputs;
 }
 
 // Evaluates an elementary function of csrc/scalar.h on an array in place, for tests of its stated error.
@@ -241,11 +206,25 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
             p.session->upload(constants, reinterpret_cast<void*>(stream));
           },
           py::arg("constants"), py::arg("stream"))
-      .def("run", &run, py::arg("inputs"), py::arg("workspace"), py::arg("stream") = 0);
+      .def("run", &Prepared::run, py::arg("inputs"), py::arg("workspace"), py::arg("stream") = 0);
+  py::class_<Contents>(m, "Contents", py::module_local())
+      .def(py::init<const std::vector<py::dict>&>(), py::arg("dictionaries"))
+      .def("hold", &Contents::hold);
+  py::class_<Product>(m, "Product", py::module_local())
+      .def(py::init<py::object, const py::tuple&, std::string, std::vector<int>, std::vector<py::object>,
+                    std::vector<std::pair<py::str, size_t>>, py::object, int64_t>(),
+           py::arg("session"), py::arg("names"), py::arg("facts"), py::arg("places"), py::arg("own"),
+           py::arg("written"), py::arg("check"), py::arg("classes"))
+      .def("run", &Product::run, py::arg("params"), py::arg("batch"), py::arg("v"), py::arg("workspace"));
   m.def("legs", &legs_of_threads, py::arg("threads"), py::arg("runs"), py::arg("stages"), py::arg("rest"));
-  m.def("facts", &facts, py::arg("tensors"));
+  m.def(
+      "facts",
+      [](const py::tuple& tensors) -> py::object {
+        const auto found = facts({tensors.begin(), tensors.end()});
+        return found ? py::object(py::bytes(*found)) : py::none();
+      },
+      py::arg("tensors"));
   m.def("holds_classes", &holds_classes, py::arg("tensor"), py::arg("classes"));
-  m.def("identical", &identical, py::arg("dictionaries"), py::arg("copies"));
   m.def("adam_step", &adam_step, py::arg("state"), py::arg("gradients"), py::arg("beta1"), py::arg("beta2"),
         py::arg("rate"), py::arg("epsilon"));
   m.def("device_obstacle", &device_obstacle, py::arg("program"));

@@ -111,22 +111,22 @@ std::optional<Elements> elements(py::handle tensor) {
   return Elements{static_cast<char*>(seen.data) + seen.byte_offset, count, seen.bits == 64};
 }
 
-py::object facts(const py::tuple& tensors) {
+std::optional<std::string> facts(const std::vector<py::handle>& tensors) {
   std::string key;
-  key.reserve(256);
+  key.reserve(512);
   for (py::handle tensor : tensors) {
     if (tensor.is_none()) {
       key.push_back('\0');
       continue;
     }
     DLTensor seen;
-    if (!view(tensor.ptr(), &seen)) return py::none();
+    if (!view(tensor.ptr(), &seen)) return std::nullopt;
     key.push_back('\1');
     const int32_t head[] = {seen.device_type, seen.device_id, seen.code, seen.bits, seen.lanes, seen.ndim};
     append(key, head, 6);
     append(key, seen.shape, size_t(seen.ndim));
   }
-  return py::bytes(key);
+  return key;
 }
 
 bool holds_classes(py::handle tensor, int64_t classes) {
@@ -140,20 +140,6 @@ bool holds_classes(py::handle tensor, int64_t classes) {
   uint64_t outside = 0;  // its highest bit: of a label below zero, or of what is left to the highest class
   for (int64_t i = 0; i < count; ++i) outside |= uint64_t(labels[i]) | (uint64_t(classes - 1) - uint64_t(labels[i]));
   return count > 0 && int64_t(outside) >= 0;
-}
-
-bool identical(const py::list& dictionaries, const py::list& copies) {
-  if (dictionaries.size() != copies.size()) return false;
-  for (size_t i = 0; i < copies.size(); ++i) {
-    PyObject* const now = PyList_GET_ITEM(dictionaries.ptr(), Py_ssize_t(i));
-    PyObject* const then = PyList_GET_ITEM(copies.ptr(), Py_ssize_t(i));
-    if (!PyDict_Check(now) || !PyDict_Check(then) || PyDict_Size(now) != PyDict_Size(then)) return false;
-    Py_ssize_t at = 0, at_then = 0;
-    PyObject *key, *value, *key_then, *value_then;
-    while (PyDict_Next(now, &at, &key, &value))
-      if (!PyDict_Next(then, &at_then, &key_then, &value_then) || key != key_then || value != value_then) return false;
-  }
-  return true;
 }
 
 }  // namespace metafast

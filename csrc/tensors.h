@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "call.h"
@@ -27,14 +28,11 @@ struct Elements {
 };
 std::optional<Elements> elements(pybind11::handle tensor);
 
-// Shape, dtype and device of each of a tuple of tensors and Nones as one hashable value; None where torch's exchange
-// functions are missing or cannot describe one of them, such as a subclass of Tensor.
-pybind11::object facts(const pybind11::tuple& tensors);
+// Shape, dtype and device of each of some tensors and Nones as one value; none where torch's exchange functions are missing or
+// cannot describe one of them, such as a subclass of Tensor.
+std::optional<std::string> facts(const std::vector<pybind11::handle>& tensors);
 
 // Whether a tensor on the CPU holds classes 0 .. classes - 1 and no others; false also where that cannot be seen.
 bool holds_classes(pybind11::handle tensor, int64_t classes);
-
-// Whether each dictionary holds the very objects of its copy, in the same order.
-bool identical(const pybind11::list& dictionaries, const pybind11::list& copies);
 
 }  // namespace metafast

@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 try:
+    from metafast._native import Contents, holds_classes
     from metafast._native import facts as _plain
-    from metafast._native import holds_classes, identical
 except ImportError:  # installed without the native engine
 
     def _plain(tensors: tuple[Tensor | None, ...]) -> bytes | None:
@@ -26,12 +26,16 @@ except ImportError:  # installed without the native engine
         """Whether all labels are certainly 0 .. classes - 1."""
         return False
 
-    def identical(dictionaries: list[dict[str, Any]], copies: list[dict[str, Any]]) -> bool:
-        """Whether each dictionary certainly holds the very objects of its copy."""
-        return False
+    class Contents:  # type: ignore[no-redef]
+        """What dictionaries held; whether they certainly do so still."""
+
+        def __init__(self, dictionaries: list[dict[Any, Any]]) -> None: ...
+
+        def hold(self) -> bool:
+            return False
 
 
-__all__ = ["facts", "holds_classes", "identical"]
+__all__ = ["Contents", "facts", "holds_classes"]
 
 _of_one = operator.attrgetter("shape", "dtype", "device")
 

@@ -112,6 +112,27 @@ class Gradients:
     query: DataGradients = DataGradients()
 
 
+class Workspace:
+    """Memory for one call at a time; a thread keeps its latest, if that is not too large."""
+
+    __slots__ = ("address", "bytes", "memory")
+
+    def __init__(self, size: int) -> None:
+        self.memory = torch.empty(size, dtype=torch.uint8)
+        self.address, self.bytes = self.memory.data_ptr(), size
+
+    @staticmethod
+    def of_thread(size: int) -> Workspace:
+        kept: Workspace | None = getattr(_thread, "workspace", None)
+        if kept is not None and kept.bytes >= size:
+            return kept
+        _thread.workspace = kept = None  # free the small one first
+        made = Workspace(size)
+        if size <= KEEP_WORKSPACE_BYTES:
+            _thread.workspace = made
+        return made
+
+
 class Call(NamedTuple):
     """What a call came to: the session that serves it, and the tensors it reads, in the session's order."""
 
@@ -120,13 +141,8 @@ class Call(NamedTuple):
 
     def run(self) -> list[Any]:
         """What the session writes, on the CPU."""
-        workspace = getattr(_thread, "workspace", None)
-        if workspace is None or workspace.numel() < self.prepared.bytes:
-            _thread.workspace = workspace = None  # free the small one first
-            workspace = torch.empty(self.prepared.bytes, dtype=torch.uint8)
-            if self.prepared.bytes <= KEEP_WORKSPACE_BYTES:
-                _thread.workspace = workspace
-        written: list[Any] = self.prepared.session.run(self.inputs, workspace.data_ptr())
+        workspace = Workspace.of_thread(self.prepared.bytes)
+        written: list[Any] = self.prepared.session.run(self.inputs, workspace.address)
         return written
 
 

@@ -7,15 +7,16 @@ to the same again; where it cannot, the call goes the long way, which knows ever
 
 from __future__ import annotations
 
+import functools
 import operator
-import threading
 from collections.abc import Sequence
+from threading import get_ident
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, get_num_threads, nn
 
-from metafast import arguments, native, ops
+from metafast import _native, arguments, native, ops
 from metafast.batch import Batch
 from metafast.facts import facts
 from metafast.plan import Plan
@@ -39,15 +40,11 @@ class _Remembered:
 
     def __init__(self, plan: Plan, call: native.Call, tensors: tuple[Any, ...]) -> None:
         self.plan, self.prepared, self.facts = plan, call.prepared, facts(tensors)
-        self.thread, self.threads = threading.get_ident(), torch.get_num_threads()
+        self.thread, self.threads = get_ident(), get_num_threads()
 
-    def _is_for(self, tensors: tuple[Any, ...]) -> bool:
-        return (
-            facts(tensors) == self.facts
-            and self.plan.snapshot.holds()
-            and threading.get_ident() == self.thread  # a session is run by one thread at a time
-            and torch.get_num_threads() == self.threads
-        )
+    def _is_current(self) -> bool:
+        """Are the model and the thread still the same? A session is run by one thread at a time."""
+        return self.plan.snapshot.holds() and get_ident() == self.thread and get_num_threads() == self.threads
 
 
 class Repeat(_Remembered):
@@ -111,7 +108,8 @@ class Repeat(_Remembered):
             len(data) == 6
             and learner.__dict__.get("lr") is self.lr
             and _settings(learner) == self.settings
-            and self._is_for(data)
+            and facts(data) == self.facts
+            and self._is_current()
         ):
             return None
         for name, y in self.labelled:
@@ -126,17 +124,16 @@ def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
 class Product(_Remembered):
     """What ``mf.hvp`` of these ``params``, ``batch`` and ``v`` came to: ``call``."""
 
-    __slots__ = ("labelled", "names", "own", "places", "written")
+    __slots__ = ("again", "places")
 
     def __init__(
         self, plan: Plan, call: native.Call, params: dict[str, Tensor], batch: Batch, v: dict[str, Tensor]
     ) -> None:
         tensors = (*params.values(), *v.values(), *batch)
         super().__init__(plan, call, tensors)
-        self.names = tuple(params), tuple(v)
-        self.labelled = batch.y is not None and not batch.y.is_floating_point()
+        names = tuple(params), tuple(v)
         # Of the session's inputs: the place among `tensors`, or -1 for those that stay as they were.
-        at_param, at_v = ({name: i for i, name in enumerate(names)} for names in self.names)
+        at_param, at_v = ({name: i for i, name in enumerate(of_one)} for of_one in names)
         self.places = [
             *(at_param.get(p.name, -1) for p in plan.program.parameters),
             *(len(params) + at_v[name] if name in at_v else -1 for name in plan.learnt),
@@ -144,30 +141,32 @@ class Product(_Remembered):
             *range(len(params) + len(v), len(tensors)),
         ]
         self.places += [-1] * (len(call.inputs) - len(self.places))
-        self.own = [None if place >= 0 else tensor for place, tensor in zip(self.places, call.inputs, strict=True)]
+        own = [None if place >= 0 else tensor for place, tensor in zip(self.places, call.inputs, strict=True)]
         by_name = {name: i for i, name in enumerate(plan.learnt)}
-        self.written = [(name, call.prepared.adapted + by_name[name]) for name in params if name in by_name]
+        written = [(name, call.prepared.adapted + by_name[name]) for name in params if name in by_name]
+        classes = plan.out[0] if batch.y is not None and not batch.y.is_floating_point() else 0
+        check = functools.partial(arguments.labels, "batch y", classes=classes) if classes else None
+        assert isinstance(self.facts, bytes)
+        session = call.prepared.session
+        self.again = _native.Product(session, names, self.facts, self.places, own, written, check, classes)
 
     @staticmethod
     def of(plan: Plan, call: native.Call, params: Any, batch: Batch, v: Any) -> Product | None:
-        """None on a GPU, and where something had to be converted, or a vector repeated for every task."""
+        """None on a GPU, and where something is no plain tensor or had to be converted, or a vector repeated for every
+        task."""
         if batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
             return None
-        made = Product(plan, call, params, batch, v)
         given = (*params.values(), *v.values(), *batch)
+        if not isinstance(facts(given), bytes):
+            return None
+        made = Product(plan, call, params, batch, v)
         # Each in its own place: one tensor may be both a parameter and a vector, and only the latter be repeated.
         read = zip(made.places, call.inputs, strict=True)
         return made if all(tensor is given[place] for place, tensor in read if place >= 0) else None
 
     def __call__(self, params: Any, batch: Any, v: Any) -> dict[str, Tensor] | None:
         """The products with other numbers, or None where this may not be the same call."""
-        if not (type(params) is dict and type(v) is dict and isinstance(batch, (tuple, list)) and len(batch) in (2, 3)):
+        if not self._is_current():
             return None
-        tensors: tuple[Any, ...] = (*params.values(), *v.values(), *batch, *(None,) * (3 - len(batch)))
-        if (tuple(params), tuple(v)) != self.names or not self._is_for(tensors):
-            return None
-        if self.labelled:
-            arguments.labels("batch y", tensors[-2], self.plan.out[0])
-        inputs = [tensors[place] if place >= 0 else own for place, own in zip(self.places, self.own, strict=True)]
-        written = native.Call(self.prepared, inputs).run()
-        return {name: written[place] for name, place in self.written}
+        workspace = native.Workspace.of_thread(self.prepared.bytes)  # a large one lives no longer than this call
+        return self.again.run(params, batch, v, workspace.address)

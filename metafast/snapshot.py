@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from metafast.facts import facts, identical
+from metafast.facts import Contents, facts
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
@@ -46,8 +46,8 @@ class Snapshot:
         self._holders = [d[name] for d in self._modules for name in ("_parameters", "_buffers") if d[name]]
         self._held = self._read_tensors()
         self._copies = [dict(d) for d in self._modules]
-        self._all = [*self._modules, *self._live, *self._holders]
-        self._all_copies = [*self._copies, *self._frozen, *map(dict, self._holders)]
+        self._all = Contents([*self._modules, *self._live, *self._holders])
+        self._kept = [dict(holder) for holder in self._holders]  # Contents borrows what it refers to
         self._tensors = tuple(tensors)
         self._facts = self._read_facts()
 
@@ -62,7 +62,7 @@ class Snapshot:
 
     def holds(self) -> bool:
         """Is the model still as remembered?"""
-        return (identical(self._all, self._all_copies) or self._equals()) and self._read_facts() == self._facts
+        return (self._all.hold() or self._equals()) and self._read_facts() == self._facts
 
     def _equals(self) -> bool:
         try:

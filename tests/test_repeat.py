@@ -17,7 +17,7 @@ import metafast as mf
 from changes import CHANGES, WAYS, with_norm
 from metafast import facts as facts_module
 from metafast import ops
-from metafast.facts import facts, identical
+from metafast.facts import Contents, facts
 
 T = 3
 pytestmark = pytest.mark.filterwarnings("ignore:metafast. 1 is in eval mode")
@@ -242,8 +242,15 @@ def test_a_product_again_goes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> 
     product(model, numbers(model), batch(5), numbers(model))
     for _ in range(3):
         is_what_a_new_model_gives(model, numbers(model), batch(5), numbers(model))
+    renamed, (x, y), v = {"".join([*name]): p for name, p in numbers(model).items()}, batch(5), numbers(model)
+    apart = y.repeat_interleave(2, 1)[:, ::2]  # labels that do not stand side by side
+    expected = product(model, renamed, (x, y), v)
     monkeypatch.delattr(ops, "hvp")
     product(model, numbers(model), batch(5), numbers(model))
+    ours = product(model, renamed, [x, apart, None], v)
+    assert all(torch.equal(ours[name], expected[name]) for name in expected)
+    with pytest.raises(ValueError, match=f"batch y holds label {WAYS}"):
+        product(model, renamed, (x, torch.full_like(apart, WAYS)), v)
     with pytest.raises(AttributeError):
         product(model, numbers(model), batch(6), numbers(model))
 
@@ -326,16 +333,28 @@ def test_facts_of_what_is_no_plain_tensor() -> None:
         assert facts((odd,)) == facts((odd,)) and isinstance(facts((odd,)), tuple)
 
 
-def test_identical_dictionaries() -> None:
-    value = [1]
-    held = {"a": value, "b": 2}
-    assert identical([held, {}], [dict(held), {}])
-    for other in (
-        {"b": 2, "a": value},
-        {"a": [1], "b": 2},
-        {"a": value},
-        {"a": value, "b": 2, "c": 3},
-        {"a": value, "c": 2},
-    ):
-        assert not identical([held], [other])
-    assert not identical([held], [])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.update(a=[1]),  # equal, but another
+        lambda d: d.update(c=3),
+        lambda d: d.pop("b"),
+        lambda d: d.update(c=d.pop("b")),
+        lambda d: d.update(a=d.pop("a")),  # another order
+    ],
+)
+def test_contents_of_dictionaries(change: Callable[[dict[str, Any]], Any]) -> None:
+    held: dict[str, Any] = {"a": [1], "b": 2}
+    empty: dict[str, Any] = {}
+    other = {"d": 4}
+    kept = [dict(held), dict(other)]  # Contents borrows what it refers to
+    contents = Contents([held, empty, other])
+    assert contents.hold()
+    change(held)
+    assert not contents.hold()
+    held.clear()
+    held.update(kept[0])
+    assert contents.hold()
+    change(held)
+    other.clear()
+    assert not contents.hold()

@@ -1,0 +1,91 @@
+#include "repeat.h"
+
+#include <stdexcept>
+
+#include "tensors.h"
+
+namespace py = pybind11;
+
+namespace metafast {
+
+namespace {
+
+// Appends the values of a dictionary with these keys, in this order; false where it is no such dictionary.
+bool values(py::handle dictionary, const py::tuple& names, std::vector<py::object>& found) {
+  if (!PyDict_CheckExact(dictionary.ptr()) || size_t(PyDict_GET_SIZE(dictionary.ptr())) != names.size()) return false;
+  Py_ssize_t at = 0;
+  PyObject *key, *value;
+  for (size_t i = 0; PyDict_Next(dictionary.ptr(), &at, &key, &value); ++i) {
+    PyObject* const name = PyTuple_GET_ITEM(names.ptr(), Py_ssize_t(i));
+    if (key != name && !(PyUnicode_CheckExact(key) && PyUnicode_Compare(key, name) == 0)) return false;
+    found.push_back(py::reinterpret_borrow<py::object>(value));
+  }
+  return true;
+}
+
+// Appends x, y and weights, or None.
+bool values(py::handle batch, std::vector<py::object>& found) {
+  if (!PyTuple_Check(batch.ptr()) && !PyList_Check(batch.ptr())) return false;
+  const Py_ssize_t size = PySequence_Fast_GET_SIZE(batch.ptr());
+  if (size < 2 || size > 3) return false;
+  for (Py_ssize_t i = 0; i < 3; ++i)
+    found.push_back(py::reinterpret_borrow<py::object>(i < size ? PySequence_Fast_GET_ITEM(batch.ptr(), i) : Py_None));
+  return true;
+}
+
+}  // namespace
+
+Contents::Contents(const std::vector<py::dict>& dictionaries) {
+  for (const py::dict& live : dictionaries) {
+    for (auto [key, value] : live) items_.emplace_back(key.ptr(), value.ptr());
+    dictionaries_.push_back({live.ptr(), items_.size()});
+  }
+}
+
+bool Contents::hold() const {
+  size_t i = 0;
+  for (const Dictionary& d : dictionaries_) {
+    if (PyDict_GET_SIZE(d.live) != Py_ssize_t(d.end - i)) return false;
+    Py_ssize_t at = 0;
+    for (PyObject *key, *value; i < d.end && PyDict_Next(d.live, &at, &key, &value); ++i)
+      if (items_[i] != std::pair(key, value)) return false;
+  }
+  return true;
+}
+
+Product::Product(py::object session, const py::tuple& names, std::string facts, std::vector<int> places,
+                 std::vector<py::object> own, std::vector<std::pair<py::str, size_t>> written, py::object check,
+                 int64_t classes)
+    : session_(std::move(session)),
+      prepared_(session_.cast<Prepared&>()),
+      names_{names[0], names[1]},
+      facts_(std::move(facts)),
+      places_(std::move(places)),
+      own_(std::move(own)),
+      written_(std::move(written)),
+      check_(std::move(check)),
+      classes_(classes) {
+  const int tensors = int(names_[0].size() + names_[1].size()) + 3;
+  for (int place : places_)
+    if (place >= tensors) throw std::invalid_argument("native product: no such tensor");
+  for (const auto& [name, place] : written_)
+    if (place >= prepared_.outputs.size()) throw std::invalid_argument("native product: no such output");
+  if (own_.size() != places_.size()) throw std::invalid_argument("native product: inconsistent number of tensors");
+}
+
+py::object Product::run(py::handle params, py::handle batch, py::handle v, Address workspace) {
+  std::vector<py::object> held;  // for the dictionaries may lose them while the interpreter is free
+  if (!values(params, names_[0], held) || !values(v, names_[1], held) || !values(batch, held)) return py::none();
+  const std::vector<py::handle> tensors(held.begin(), held.end());
+  if (facts(tensors) != facts_) return py::none();
+  const py::handle y = tensors[tensors.size() - 2];
+  if (!check_.is_none() && !holds_classes(y, classes_)) check_(y);
+  std::vector<py::handle> inputs;
+  for (size_t i = 0; i < places_.size(); ++i) inputs.push_back(places_[i] < 0 ? own_[i] : tensors[size_t(places_[i])]);
+  const py::list made = prepared_.run(inputs, workspace, 0);
+  py::dict results;
+  for (const auto& [name, place] : written_) results[name] = made[place];
+  return std::move(results);
+}
+
+}  // namespace metafast

@@ -1,0 +1,56 @@
+// What metafast/repeat.py asks at every call, of many small objects that the arithmetic has driven out of the caches: in Python
+// this took a twelfth of a Hessian-vector product of two milliseconds.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "prepared.h"
+
+namespace metafast {
+
+// What dictionaries held when this was made. They, their keys and values are borrowed: whoever makes this keeps them alive, in
+// Python, whose garbage collector would not see a circle through here.
+class Contents {
+ public:
+  explicit Contents(const std::vector<pybind11::dict>& dictionaries);
+  // Do they hold the very same objects, in the same order?
+  bool hold() const;
+
+ private:
+  struct Dictionary {
+    PyObject* live;
+    size_t end;  // of its items
+  };
+  std::vector<Dictionary> dictionaries_;
+  std::vector<std::pair<PyObject*, PyObject*>> items_;
+};
+
+// A Hessian-vector product of dictionaries of tensors and a batch, for others of the same kind.
+class Product {
+ public:
+  // `facts`: of the tensors of both dictionaries and the batch; see tensors.h. `places`: where among these each of the call's
+  // inputs is, or -1 for one that stays `own`. `written`: names and places of the results. `check`: None, or called with labels
+  // that do not look like 0 .. classes - 1.
+  Product(pybind11::object session, const pybind11::tuple& names, std::string facts, std::vector<int> places,
+          std::vector<pybind11::object> own, std::vector<std::pair<pybind11::str, size_t>> written,
+          pybind11::object check, int64_t classes);
+  // The results by name, or None where these are not of the same kind.
+  pybind11::object run(pybind11::handle params, pybind11::handle batch, pybind11::handle v, Address workspace);
+
+ private:
+  pybind11::object session_;
+  Prepared& prepared_;
+  pybind11::tuple names_[2];
+  std::string facts_;
+  std::vector<int> places_;
+  std::vector<pybind11::object> own_;
+  std::vector<std::pair<pybind11::str, size_t>> written_;
+  pybind11::object check_;
+  int64_t classes_;
+};
+
+}  // namespace metafast
