@@ -44,7 +44,7 @@ SLOW_ON_GPU: dict[str, dict[str, str]] = {
     "torch loop": dict.fromkeys(("W6-10000", "W3-256"), "takes long; --all times it"),
 }
 #: Seconds beyond which preparing is not done twice: the formula in float64 is then left to the tests' small networks.
-TWICE = 20
+TWICE = 10
 #: Compilers of native code, which no signal interrupts: what is slow is first tried in a process that can be ended.
 DEAF = ("jax",)
 

@@ -17,6 +17,7 @@ class Effort:
     turn: float  # seconds of one turn; one call at least
     rounds: tuple[int, int]  # fewest and most turns of every step
     seconds: float  # stop after the fewest rounds once this is used up
+    enough: float = 25.0  # or after two, where rivals take so long that this is
 
 
 FULL = Effort(turn=0.2, rounds=(3, 15), seconds=5.0)
@@ -51,9 +52,10 @@ def in_turns(
 def rounds(effort: Effort) -> Iterator[int]:
     """0, 1, ... for as long as ``effort`` allows."""
     fewest, most = effort.rounds
-    stop = time.perf_counter() + effort.seconds
+    begin = time.perf_counter()
     for done in range(most):
-        if done >= fewest and time.perf_counter() > stop:
+        used = time.perf_counter() - begin
+        if (done >= fewest and used > effort.seconds) or (done >= 2 and used > effort.enough):
             return
         yield done
 
