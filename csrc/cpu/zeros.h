@@ -133,7 +133,8 @@ static void skipping_strip(const Product<T>& p, const NonzeroRows& nonzero, int6
   }
 }
 
-// Rows 0 .. m <= kSkipPanel in strips of up to `widest` vectors; false, and nothing done, where there are too few zeros.
+// Rows 0 .. m <= kSkipPanel of C, in strips of up to `widest` vectors; false, and nothing done, where there are too few zeros.
+// Either the rows or the columns of A stand side by side.
 template <class T>
 METAFAST_OUTLINED static bool skipping_panel(Product<T> p, int64_t m, int64_t n, int64_t k, Start start,
                                              int64_t widest) {
