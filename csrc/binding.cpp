@@ -206,16 +206,24 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
             p.session->upload(constants, reinterpret_cast<void*>(stream));
           },
           py::arg("constants"), py::arg("stream"))
-      .def("run", &Prepared::run, py::arg("inputs"), py::arg("workspace"), py::arg("stream") = 0);
+      .def(
+          "run",
+          [](Prepared& p, const std::vector<py::handle>& inputs, Address workspace, Address stream) {
+            return p.run(inputs, workspace, stream);
+          },
+          py::arg("inputs"), py::arg("workspace"), py::arg("stream") = 0);
   py::class_<Contents>(m, "Contents", py::module_local())
-      .def(py::init<const std::vector<py::dict>&>(), py::arg("dictionaries"))
+      .def(py::init<const std::vector<py::dict>&, std::vector<py::handle>>(), py::arg("dictionaries"),
+           py::arg("tensors"))
       .def("hold", &Contents::hold);
   py::class_<Product>(m, "Product", py::module_local())
       .def(py::init<py::object, const py::tuple&, std::string, std::vector<int>, std::vector<py::object>,
-                    std::vector<std::pair<py::str, size_t>>, py::object, int64_t>(),
+                    std::vector<std::pair<py::str, size_t>>, py::object, int64_t, const Contents&, py::object,
+                    py::object, py::object>(),
            py::arg("session"), py::arg("names"), py::arg("facts"), py::arg("places"), py::arg("own"),
-           py::arg("written"), py::arg("check"), py::arg("classes"))
-      .def("run", &Product::run, py::arg("params"), py::arg("batch"), py::arg("v"), py::arg("workspace"));
+           py::arg("written"), py::arg("check"), py::arg("classes"), py::arg("contents"), py::arg("holds"),
+           py::arg("threads"), py::arg("workspace"))
+      .def("run", &Product::run, py::arg("params"), py::arg("batch"), py::arg("v"));
   m.def("legs", &legs_of_threads, py::arg("threads"), py::arg("runs"), py::arg("stages"), py::arg("rest"));
   m.def(
       "facts",

@@ -37,14 +37,14 @@ class CpuSession final : public Session {
   int64_t tasks_at_once() const override { return runs_->width(); }
   int64_t handed_over() const override { return legs_.handed; }
 
-  void run(Address workspace, void*) override {
+  void run(Address workspace, void*, const std::function<void()>& meanwhile) override {
     T* base = at<T>((workspace + 63) / 64 * 64);
     runs_->prepare(base);
     if (rest_) rest_->prepare(base + runs_->elements());
     if (legs_.all.empty())
-      in_waves();
+      in_waves(meanwhile);
     else
-      in_relay();
+      in_relay(meanwhile);
     runs_->finish();
     if (rest_) {
       rest_->resume();
@@ -79,7 +79,7 @@ class CpuSession final : public Session {
     return rest_ || (uneven && runs <= runs_->wave() && offers_ == Crew::Offers::kNever);
   }
 
-  void in_waves() {
+  void in_waves(const std::function<void()>& meanwhile) {
     const int64_t runs = runs_->count(), wave = runs_->wave();
     const auto all_stages = int32_t(stages_.size());
     for (int64_t begin = 0; begin < runs; begin += wave) {
@@ -88,6 +88,7 @@ class CpuSession final : public Session {
       Crew crew(threads, count, offers_);
       runs_->let_help(crew.helpers());
       parallel(threads, [&](int thread) {
+        if (thread == 0 && begin == 0) meanwhile();
         crew.work(thread, [&](int64_t i) {
           const int64_t row = backward_ ? count - 1 - i : i;
           runs_->run(begin + row, row, thread, 0, all_stages);
@@ -98,13 +99,14 @@ class CpuSession final : public Session {
     backward_ = !backward_;
   }
 
-  void in_relay() {
+  void in_relay(const std::function<void()>& meanwhile) {
     Relay relay(legs_, rest_ ? rest_->count() : 0, backward_);
     const auto run = [&](const Leg& leg, int thread) {
       const int64_t handed = backward_ && leg.handed >= 0 ? legs_.handed - 1 - leg.handed : leg.handed;
       runs_->run(leg.run, leg.run, thread, leg.begin, leg.end, handed);
     };
     parallel(call.threads, [&](int thread) {
+      if (thread == 0) meanwhile();
       relay.work(
           thread, [&](const Leg& leg) { run(leg, thread); },
           [&](int64_t i) { rest_->run(i, i, thread, 0, int32_t(stages_.size())); });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <vector>
@@ -85,7 +86,8 @@ class Session {
   virtual int64_t bytes() const = 0;                               // of workspace
   virtual int64_t tasks_at_once() const { return 1; }              // one in each lane of a SIMD register
   virtual int64_t handed_over() const { return 0; }                // runs that one thread begins and another finishes
-  virtual void run(Address workspace, void* stream) = 0;           // by one thread at a time
+  // By one thread at a time, which calls meanwhile() once, as soon as others, if there are any, are at work.
+  virtual void run(Address workspace, void* stream, const std::function<void()>& meanwhile) = 0;
   virtual int64_t constants_bytes() const { return 0; }            // of memory that lives as long as the session,
   virtual void upload(Address /*constants*/, void* /*stream*/) {}  // to be filled before the first run
 

@@ -1,5 +1,6 @@
 #include "prepared.h"
 
+#include <memory>
 #include <stdexcept>
 
 #include "tensors.h"
@@ -8,7 +9,8 @@ namespace py = pybind11;
 
 namespace metafast {
 
-py::list Prepared::run(const std::vector<py::handle>& given, Address workspace, Address stream) {
+py::list Prepared::run(const std::vector<py::handle>& given, Address workspace, Address stream,
+                       const std::function<void(const py::list&)>& meanwhile) {
   if (given.size() != inputs.size()) throw std::invalid_argument("native call: inconsistent number of tensors");
   std::vector<py::object> copies;  // of what is not contiguous, until the call is over
   for (size_t i = 0; i < inputs.size(); ++i) {
@@ -27,8 +29,12 @@ py::list Prepared::run(const std::vector<py::handle>& given, Address workspace, 
     }
     PyList_SET_ITEM(written.ptr(), Py_ssize_t(i), made.release().ptr());
   }
-  py::gil_scoped_release release;
-  session->run(workspace, reinterpret_cast<void*>(stream));
+  std::unique_ptr<py::gil_scoped_release> others_may_run;
+  session->run(workspace, reinterpret_cast<void*>(stream), [&] {
+    if (meanwhile) meanwhile(written);
+    others_may_run = std::make_unique<py::gil_scoped_release>();
+  });
+  others_may_run.reset();
   return written;
 }
 

@@ -27,9 +27,9 @@ except ImportError:  # installed without the native engine
         return False
 
     class Contents:  # type: ignore[no-redef]
-        """What dictionaries held; whether they certainly do so still."""
+        """What dictionaries held and tensors were like; whether all that is certainly so still."""
 
-        def __init__(self, dictionaries: list[dict[Any, Any]]) -> None: ...
+        def __init__(self, dictionaries: list[dict[Any, Any]], tensors: tuple[Tensor, ...]) -> None: ...
 
         def hold(self) -> bool:
             return False

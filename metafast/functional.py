@@ -67,16 +67,16 @@ def hvp(
     """
     plans = planner(model, loss, backend, strict)
     product = plans.product  # once: another thread may put another in its place
-    if product is not None and (again := product(params, batch, v)) is not None:
+    if product is not None and (again := product.run(params, batch, v)) is not None:
         return again
     plan, given, data = _prepare(plans, params, batch)
     tasks = data.x.shape[0]
     vectors = plan.parameters("v", v, tasks, {name: p for name, p in plan.learnt.items() if name in given})
     made, call = plan.engine.hvp(plan.program, plan.replaced(given), data, _tangents(plan, vectors, tasks))
     if plan.native:
-        from metafast.repeat import Product  # which needs the native engine
+        from metafast.repeat import product_again  # which needs the native engine
 
-        plans.product = Product.of(plan, call, params, data, v)
+        plans.product = product_again(plan, call, params, data, v)
     return _chosen(plan, given, made)
 
 

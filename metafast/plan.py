@@ -27,7 +27,7 @@ from metafast.program import Parameter, Program, Shape
 from metafast.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from metafast.repeat import Product
+    from metafast._native import Product
 
 #: Plans kept per planner: train and eval mode, a few kinds of examples.
 KEPT = 8

@@ -121,52 +121,43 @@ def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
     return any(t is not None and t.requires_grad for t in tensors)
 
 
-class Product(_Remembered):
-    """What ``mf.hvp`` of these ``params``, ``batch`` and ``v`` came to: ``call``."""
-
-    __slots__ = ("again", "places")
-
-    def __init__(
-        self, plan: Plan, call: native.Call, params: dict[str, Tensor], batch: Batch, v: dict[str, Tensor]
-    ) -> None:
-        tensors = (*params.values(), *v.values(), *batch)
-        super().__init__(plan, call, tensors)
-        names = tuple(params), tuple(v)
-        # Of the session's inputs: the place among `tensors`, or -1 for those that stay as they were.
-        at_param, at_v = ({name: i for i, name in enumerate(of_one)} for of_one in names)
-        self.places = [
-            *(at_param.get(p.name, -1) for p in plan.program.parameters),
-            *(len(params) + at_v[name] if name in at_v else -1 for name in plan.learnt),
-            -1,  # no rates
-            *range(len(params) + len(v), len(tensors)),
-        ]
-        self.places += [-1] * (len(call.inputs) - len(self.places))
-        own = [None if place >= 0 else tensor for place, tensor in zip(self.places, call.inputs, strict=True)]
-        by_name = {name: i for i, name in enumerate(plan.learnt)}
-        written = [(name, call.prepared.adapted + by_name[name]) for name in params if name in by_name]
-        classes = plan.out[0] if batch.y is not None and not batch.y.is_floating_point() else 0
-        check = functools.partial(arguments.labels, "batch y", classes=classes) if classes else None
-        assert isinstance(self.facts, bytes)
-        session = call.prepared.session
-        self.again = _native.Product(session, names, self.facts, self.places, own, written, check, classes)
-
-    @staticmethod
-    def of(plan: Plan, call: native.Call, params: Any, batch: Batch, v: Any) -> Product | None:
-        """None on a GPU, and where something is no plain tensor or had to be converted, or a vector repeated for every
-        task."""
-        if batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
-            return None
-        given = (*params.values(), *v.values(), *batch)
-        if not isinstance(facts(given), bytes):
-            return None
-        made = Product(plan, call, params, batch, v)
-        # Each in its own place: one tensor may be both a parameter and a vector, and only the latter be repeated.
-        read = zip(made.places, call.inputs, strict=True)
-        return made if all(tensor is given[place] for place, tensor in read if place >= 0) else None
-
-    def __call__(self, params: Any, batch: Any, v: Any) -> dict[str, Tensor] | None:
-        """The products with other numbers, or None where this may not be the same call."""
-        if not self._is_current():
-            return None
-        workspace = native.Workspace.of_thread(self.prepared.bytes)  # a large one lives no longer than this call
-        return self.again.run(params, batch, v, workspace.address)
+def product_again(
+    plan: Plan, call: native.Call, params: Any, batch: Batch, v: Any
+) -> _native.Product | None:
+    """What ``mf.hvp`` of these ``params``, ``batch`` and ``v`` came to, to ``run`` with other numbers; None on a GPU, and
+    where something is no plain tensor or had to be converted, or a vector repeated for every task."""
+    if batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
+        return None
+    tensors = (*params.values(), *v.values(), *batch)
+    known = facts(tensors)
+    if not isinstance(known, bytes):
+        return None
+    # Of the session's inputs: the place among `tensors`, or -1 for those that stay as they were.
+    at_param, at_v = ({name: i for i, name in enumerate(given)} for given in (params, v))
+    places = [
+        *(at_param.get(p.name, -1) for p in plan.program.parameters),
+        *(len(params) + at_v[name] if name in at_v else -1 for name in plan.learnt),
+        -1,  # no rates
+        *range(len(params) + len(v), len(tensors)),
+    ]
+    places += [-1] * (len(call.inputs) - len(places))
+    # Each in its own place: one tensor may be both a parameter and a vector, and only the latter be repeated.
+    read = [*zip(places, call.inputs, strict=True)]
+    if any(tensor is not tensors[place] for place, tensor in read if place >= 0):
+        return None
+    by_name = {name: i for i, name in enumerate(plan.learnt)}
+    classes = plan.out[0] if batch.y is not None and not batch.y.is_floating_point() else 0
+    return _native.Product(
+        session=call.prepared.session,
+        names=(tuple(params), tuple(v)),
+        facts=known,
+        places=places,
+        own=[None if place >= 0 else tensor for place, tensor in read],
+        written=[(name, call.prepared.adapted + by_name[name]) for name in params if name in by_name],
+        check=functools.partial(arguments.labels, "batch y", classes=classes) if classes else None,
+        classes=classes,
+        contents=plan.snapshot.contents,
+        holds=plan.snapshot.holds,
+        threads=get_num_threads,
+        workspace=native.Workspace.of_thread,
+    )

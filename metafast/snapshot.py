@@ -46,9 +46,9 @@ class Snapshot:
         self._holders = [d[name] for d in self._modules for name in ("_parameters", "_buffers") if d[name]]
         self._held = self._read_tensors()
         self._copies = [dict(d) for d in self._modules]
-        self._all = Contents([*self._modules, *self._live, *self._holders])
-        self._kept = [dict(holder) for holder in self._holders]  # Contents borrows what it refers to
         self._tensors = tuple(tensors)
+        self._kept = [dict(holder) for holder in self._holders]  # `contents` borrow what they refer to
+        self.contents = Contents([*self._modules, *self._live, *self._holders], self._tensors)
         self._facts = self._read_facts()
 
     def _read_attributes(self) -> list[Any]:
@@ -62,7 +62,7 @@ class Snapshot:
 
     def holds(self) -> bool:
         """Is the model still as remembered?"""
-        return (self._all.hold() or self._equals()) and self._read_facts() == self._facts
+        return self.contents.hold() or (self._equals() and self._read_facts() == self._facts)
 
     def _equals(self) -> bool:
         try:

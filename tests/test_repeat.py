@@ -348,7 +348,7 @@ def test_contents_of_dictionaries(change: Callable[[dict[str, Any]], Any]) -> No
     empty: dict[str, Any] = {}
     other = {"d": 4}
     kept = [dict(held), dict(other)]  # Contents borrows what it refers to
-    contents = Contents([held, empty, other])
+    contents = Contents([held, empty, other], [])
     assert contents.hold()
     change(held)
     assert not contents.hold()

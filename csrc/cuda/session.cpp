@@ -108,7 +108,8 @@ class DeviceSession final : public Session {
     device::copy_and_wait(at<void>(constants_on_device_), bytes.data(), bytes.size(), stream);
   }
 
-  void run(Address workspace, void* stream) override {
+  void run(Address workspace, void* stream, const std::function<void()>& meanwhile) override {
+    meanwhile();
     const Address base = (workspace + 255) / 256 * 256;
     upload_block(base, stream);
     const auto launches = [this, base](void* on) { launch(base, on); };
