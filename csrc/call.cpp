@@ -85,14 +85,11 @@ class CpuSession final : public Session {
     for (int64_t begin = 0; begin < runs; begin += wave) {
       const int64_t count = std::min(wave, runs - begin);
       const int threads = offers_ == Crew::Offers::kNever ? int(std::min<int64_t>(call.threads, count)) : call.threads;
-      Crew crew(threads, count, offers_);
+      Crew crew(threads, count, offers_, backward_);
       runs_->let_help(crew.helpers());
       parallel(threads, [&](int thread) {
         if (thread == 0 && begin == 0) meanwhile();
-        crew.work(thread, [&](int64_t i) {
-          const int64_t row = backward_ ? count - 1 - i : i;
-          runs_->run(begin + row, row, thread, 0, all_stages);
-        });
+        crew.work(thread, [&](int64_t row) { runs_->run(begin + row, row, thread, 0, all_stages); });
       });
       runs_->add_up(begin, count, begin > 0);
     }

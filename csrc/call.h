@@ -82,10 +82,10 @@ class Session {
   virtual ~Session() = default;
   static std::unique_ptr<Session> make(std::shared_ptr<const Program> program, Call call, bool is_double);
 
-  Call call;                                                       // to be filled with addresses before each run
-  virtual int64_t bytes() const = 0;                               // of workspace
-  virtual int64_t tasks_at_once() const { return 1; }              // one in each lane of a SIMD register
-  virtual int64_t handed_over() const { return 0; }                // runs that one thread begins and another finishes
+  Call call;                                           // to be filled with addresses before each run
+  virtual int64_t bytes() const = 0;                   // of workspace
+  virtual int64_t tasks_at_once() const { return 1; }  // one in each lane of a SIMD register
+  virtual int64_t handed_over() const { return 0; }    // runs that one thread begins and another finishes
   // By one thread at a time, which calls meanwhile() once, as soon as others, if there are any, are at work.
   virtual void run(Address workspace, void* stream, const std::function<void()>& meanwhile) = 0;
   virtual int64_t constants_bytes() const { return 0; }            // of memory that lives as long as the session,

@@ -49,6 +49,8 @@ class Product {
   pybind11::object run(pybind11::handle params, pybind11::handle batch, pybind11::handle v);
 
  private:
+  std::optional<std::string> facts_of_own() const;
+
   pybind11::object session_;
   Prepared& prepared_;
   pybind11::tuple names_[2];
@@ -58,8 +60,6 @@ class Product {
   std::vector<std::pair<pybind11::str, size_t>> written_;
   pybind11::object check_;
   int64_t classes_;
-  std::optional<std::string> facts_of_own() const;
-
   const Contents& contents_;
   pybind11::object holds_, threads_, workspace_;
   pybind11::object thread_count_;

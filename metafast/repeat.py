@@ -121,11 +121,11 @@ def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
     return any(t is not None and t.requires_grad for t in tensors)
 
 
-def product_again(
-    plan: Plan, call: native.Call, params: Any, batch: Batch, v: Any
-) -> _native.Product | None:
-    """What ``mf.hvp`` of these ``params``, ``batch`` and ``v`` came to, to ``run`` with other numbers; None on a GPU, and
-    where something is no plain tensor or had to be converted, or a vector repeated for every task."""
+def product_again(plan: Plan, call: native.Call, params: Any, batch: Batch, v: Any) -> _native.Product | None:
+    """What ``mf.hvp`` of these ``params``, ``batch`` and ``v`` came to, to ``run`` with other numbers.
+
+    None on a GPU, and where something is no plain tensor or had to be converted, or a vector repeated for every task.
+    """
     if batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
         return None
     tensors = (*params.values(), *v.values(), *batch)

@@ -11,12 +11,19 @@ constexpr int64_t kWorth = 65536;
 
 }  // namespace
 
-Crew::Crew(int threads, int64_t tasks, Offers offers)
+Crew::Crew(int threads, int64_t tasks, Offers offers, bool backward)
     : threads_(threads),
-      tasks_(tasks),
       offers_(offers),
+      backward_(backward),
       unfinished_(tasks),
-      loops_(offers != Offers::kNever && threads > 1 ? new Loop[size_t(threads)] : nullptr) {}
+      shares_(new Share[size_t(threads)]),
+      loops_(offers != Offers::kNever && threads > 1 ? new Loop[size_t(threads)] : nullptr) {
+  for (int64_t i = 0; i < threads; ++i) {
+    Share& share = shares_[i];
+    share.begin = tasks * i / threads, share.end = tasks * (i + 1) / threads;
+    share.next.store(share.begin, std::memory_order_relaxed);
+  }
+}
 
 int64_t Crew::likely() const {
   if (offers_ == Offers::kAll) return threads_ - 1;

@@ -22,7 +22,8 @@ class Pool {
   void run(int threads, const std::function<void(int)>& body) {
     std::unique_lock<std::mutex> only(in_use_, std::try_to_lock);
     if (threads <= 1 || !only.owns_lock()) return body(0);
-    for (; workers_ < threads - 1; ++workers_) std::thread([this, last = round_] { work(last); }).detach();
+    for (; workers_ + 1 < uint64_t(threads); ++workers_)
+      std::thread([this, number = workers_ + 1, last = round_] { work(number, last); }).detach();
     body_ = &body;
     left_.store(0, std::memory_order_relaxed);
     ++round_;
@@ -48,15 +49,16 @@ class Pool {
   // as long as the rest of a training step takes; then it sleeps, and waking it takes as long as a small meta-step.
   static constexpr std::chrono::microseconds kSpin{50}, kYield{2000};
 
-  void work(uint64_t seen) {
+  // The same worker is always the same thread of a round, because its caches hold what it had the round before.
+  void work(uint64_t number, uint64_t seen) {
     for (;;) {
       uint64_t gate = next_round(seen);
       seen = gate >> kRoundShift;
       bool entered = false;
-      while ((gate >> kRoundShift) == seen && (gate & kOpen) && !entered && (gate & kEntered) < places(gate))
+      while ((gate >> kRoundShift) == seen && (gate & kOpen) && !entered && number <= places(gate))
         entered = gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel, std::memory_order_acquire);
       if (!entered) continue;
-      (*body_)(int(gate & kEntered) + 1);
+      (*body_)(int(number));
       left_.fetch_add(1, std::memory_order_release);
     }
   }
@@ -90,7 +92,7 @@ class Pool {
   std::atomic<int> sleeping_{0};
   const std::function<void(int)>* body_ = nullptr;
   uint32_t round_ = 0;
-  int workers_ = 0;
+  uint64_t workers_ = 0;
 };
 
 std::atomic<Pool*> pool{nullptr};  // never destroyed: its threads may outlive static destruction
