@@ -33,25 +33,11 @@ def _settings(learner: nn.Module) -> tuple[Any, ...]:
     return _plain(known), known.get("loss"), modules.get("loss"), modules["model"]
 
 
-class _Remembered:
-    """A call's plan, and the kind of tensors it was for."""
-
-    __slots__ = ("facts", "plan", "prepared", "thread", "threads")
-
-    def __init__(self, plan: Plan, call: native.Call, tensors: tuple[Any, ...]) -> None:
-        self.plan, self.prepared, self.facts = plan, call.prepared, facts(tensors)
-        self.thread, self.threads = get_ident(), get_num_threads()
-
-    def _is_current(self) -> bool:
-        """Are the model and the thread still the same? A session is run by one thread at a time."""
-        return self.plan.snapshot.holds() and get_ident() == self.thread and get_num_threads() == self.threads
-
-
-class Repeat(_Remembered):
+class Repeat:
     """``Repeat(learner, plan, call, support, query, node)``: what the learner's ``call`` on these sets came to, and
     ``node`` if it stands in a graph."""
 
-    __slots__ = ("labelled", "lr", "node", "settings", "shared")
+    __slots__ = ("facts", "labelled", "lr", "node", "plan", "prepared", "settings", "shared", "thread", "threads")
 
     def __init__(
         self,
@@ -63,7 +49,8 @@ class Repeat(_Remembered):
         node: ops.Node | None = None,
     ) -> None:
         data = (*support, *query)
-        super().__init__(plan, call, data)
+        self.plan, self.prepared, self.facts = plan, call.prepared, facts(data)
+        self.thread, self.threads = get_ident(), get_num_threads()
         self.lr, self.settings, self.shared = learner.__dict__["lr"], _settings(learner), call.inputs[: _DATA.start]
         assert support.y is not None
         self.labelled = [] if support.y.is_floating_point() else [("support y", 1), ("query y", 4)]
@@ -98,6 +85,10 @@ class Repeat(_Remembered):
         if data is None or _any_requires_grad(data):
             return None
         return ops.unroll_again(self.node, *self.shared, *data)
+
+    def _is_current(self) -> bool:
+        """Are the model and the thread still the same? A session is run by one thread at a time."""
+        return self.plan.snapshot.holds() and get_ident() == self.thread and get_num_threads() == self.threads
 
     def _data(self, learner: nn.Module, support: Any, query: Any) -> tuple[Any, ...] | None:
         """x, y and weights of both sets, if all else is as it was."""
