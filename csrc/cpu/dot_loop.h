@@ -1,7 +1,7 @@
 // Problem: a tile of three rows by four inner products keeps all of AVX2's sixteen registers busy. Its loop has so few
 //   instructions that it waits for them to be fetched where another program runs on the same core; and when GCC is to unroll it,
 //   it runs out of registers, or loads a register of A again for each row of B.
-// Solution: the loop written out, four registers of every row at a time: 19 instructions for 12 multiply-adds.
+// Solution: the loop written out, two registers of every row at a time: 19 instructions for 12 multiply-adds.
 // Usage: if constexpr (kDotLoop<MR>) done = dot_loop(a, lda, row, k, sum, ahead);
 #pragma once
 
@@ -18,7 +18,7 @@ constexpr bool kDotLoop = MR == 3;
 
 // clang-format off
 #define METAFAST_DOT_STEPS(TYPE)                         \
-  ".irp at, 0, 32, 64, 96\n"                             \
+  ".irp at, 0, 32\n"                                     \
   "vmovups \\at(%[a0],%[i]), %%ymm12\n"                  \
   "vmovups \\at(%[a1],%[i]), %%ymm13\n"                  \
   "vmovups \\at(%[a2],%[i]), %%ymm14\n"                  \
@@ -39,7 +39,7 @@ constexpr bool kDotLoop = MR == 3;
   "vfmadd231" TYPE " %%ymm15, %%ymm13, %[s7]\n"          \
   "vfmadd231" TYPE " %%ymm15, %%ymm14, %[s11]\n"         \
   ".endr\n"                                              \
-  "sub $-128, %[i]\n"
+  "add $64, %[i]\n"
 // i goes from minus the number of bytes to zero. Either the first loop, or the second, which asks for nothing.
 #define METAFAST_DOT_LOOP(TYPE)                                                                               \
   __asm__(".irp sum, %[s0], %[s1], %[s2], %[s3], %[s4], %[s5], %[s6], %[s7], %[s8], %[s9], %[s10], %[s11]\n"  \
@@ -49,7 +49,6 @@ constexpr bool kDotLoop = MR == 3;
           "jz 2f\n"                                                                                           \
           ".p2align 6\n"                                                                                      \
           "1: prefetcht0 (%[ahead],%[i])\n"                                                                   \
-          "prefetcht0 64(%[ahead],%[i])\n"                                                                    \
           METAFAST_DOT_STEPS(TYPE)                                                                            \
           "jl 1b\n"                                                                                           \
           "jmp 3f\n"                                                                                          \
@@ -72,7 +71,7 @@ constexpr bool kDotLoop = MR == 3;
 template <class T>
 inline __attribute__((always_inline)) int64_t dot_loop(const T* a, int64_t lda, const T* const* row, int64_t k,
                                                        Vector<T>* sum, const T* ahead) {
-  constexpr int64_t kAtOnce = 4 * kLanes<T>;
+  constexpr int64_t kAtOnce = 2 * kLanes<T>;
   const int64_t done = k / kAtOnce * kAtOnce;
   if (done == 0) return 0;
   int64_t i = -done * int64_t(sizeof(T));
