@@ -44,8 +44,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format -q .
 	$(BIN)/clang-format -i $(NATIVE)
 
-bench: $(VENV)/installed-dev
-	$(BIN)/pip install -q --no-build-isolation -e '.[bench]'
+bench: $(VENV)/installed-bench
 	$(BIN)/metafast bench $(BENCH_FLAGS)
 
 # In the place of the other builds, whose CPU kernels are these.
@@ -73,6 +72,10 @@ $(VENV)/torch:
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
 	$(BIN)/pip install -q --no-build-isolation -e '.[cli]'
 	touch $@
+
+$(VENV)/installed-bench: $(VENV)/torch $(SOURCES)
+	$(BIN)/pip install -q --no-build-isolation -e '.[bench]'
+	touch $(VENV)/installed $@
 
 $(VENV)/installed-dev: $(VENV)/torch $(SOURCES)
 	METAFAST_EMULATE=1 $(BIN)/pip install -q --no-build-isolation -e '.[dev]'
