@@ -17,10 +17,10 @@ class Effort:
     turn: float  # seconds of one turn; one call at least
     rounds: tuple[int, int]  # fewest and most turns of every step
     seconds: float  # stop after the fewest rounds once this is used up
-    enough: float = 25.0  # or after two, where rivals take so long that this is
+    enough: float = 15.0  # or after two, where rivals take so long that this is
 
 
-FULL = Effort(turn=0.2, rounds=(3, 15), seconds=5.0)
+FULL = Effort(turn=0.1, rounds=(3, 15), seconds=5.0)
 QUICK = Effort(turn=0.05, rounds=(2, 3), seconds=2.0)
 
 
