@@ -255,6 +255,22 @@ def test_a_product_again_goes_the_short_way(monkeypatch: pytest.MonkeyPatch) -> 
         product(model, numbers(model), batch(6), numbers(model))
 
 
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_to_the_model_count_for_products(change: str) -> None:
+    """Which are noticed while the product is computed already."""
+    model = with_norm()
+    params, v = numbers(model), numbers(model)
+    product(model, params, batch(5), v)
+    CHANGES[change](model)  # type: ignore[arg-type]
+    if not all(p.requires_grad for p in model.parameters()):
+        with pytest.raises(ValueError, match=r"^v\['0.weight'\]: the model has no such parameter"):
+            product(model, params, batch(5), v)
+    elif params.keys() == dict(model.named_parameters()).keys():  # the same dictionaries, which alone would not tell
+        is_what_a_new_model_gives(model, params, batch(5), v)
+    else:
+        is_what_a_new_model_gives(model, numbers(model), batch(5), numbers(model))
+
+
 def test_products_of_other_kinds() -> None:
     model = with_norm()
     params, v = numbers(model), numbers(model)
