@@ -271,6 +271,15 @@ def test_changes_to_the_model_count_for_products(change: str) -> None:
         is_what_a_new_model_gives(model, numbers(model), batch(5), numbers(model))
 
 
+def test_products_in_threads_of_their_own() -> None:
+    model = with_norm()
+    sets = [(numbers(model), batch(200), numbers(model)) for _ in range(16)]
+    expected = [product(model, *s) for s in sets]
+    with ThreadPoolExecutor(4) as pool:
+        for ours, theirs in zip(pool.map(lambda s: product(model, *s), sets * 8), expected * 8, strict=True):
+            assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_products_of_other_kinds() -> None:
     model = with_norm()
     params, v = numbers(model), numbers(model)
