@@ -1,7 +1,8 @@
 """Builds ``metafast._native``: setuptools asks, CMake and Ninja compile. CMakeLists.txt says what and how.
 
 Environment: ``MAX_JOBS`` (parallel compilations), ``METAFAST_CUDA=0`` (no CUDA even where nvcc is found),
-``FORCE_CUDA=1`` (fail without nvcc), ``CUDA_HOME``, ``TORCH_CUDA_ARCH_LIST``, ``METAFAST_SANITIZE`` (for instance
+``FORCE_CUDA=1`` (fail without nvcc), ``CUDA_HOME``, ``TORCH_CUDA_ARCH_LIST``, ``METAFAST_ISAS=native`` (CPU kernels
+for this processor alone, in half the time; or names of instruction sets), ``METAFAST_SANITIZE`` (for instance
 ``address,undefined``), ``METAFAST_EMULATE=1`` (also ``metafast._emulated``, which runs the CUDA code on the CPU: for
 tests).
 """
@@ -44,6 +45,7 @@ class CMakeBuild(build_ext):
             "METAFAST_VERSION": self.distribution.get_version(),
             "METAFAST_CUDA": cuda,
             "METAFAST_EMULATE": "ON" if EMULATE else "OFF",
+            "METAFAST_ISAS": os.environ.get("METAFAST_ISAS", ""),
             "METAFAST_SANITIZE": os.environ.get("METAFAST_SANITIZE", ""),
         }
         configure = [f"-D{name}={value}" for name, value in definitions.items()]

@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "processor.h"
+
 namespace metafast {
 
 #define METAFAST_DECLARE(ISA)     \
@@ -38,14 +40,10 @@ struct Isa {
 std::vector<Isa> isas() {
   std::vector<Isa> list;
 #ifdef METAFAST_HAVE_AVX512
-  list.push_back({"avx512",
-                  __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"),
-                  avx512::table<float>, avx512::table<double>});
+  list.push_back({"avx512", has_avx512(), avx512::table<float>, avx512::table<double>});
 #endif
 #ifdef METAFAST_HAVE_AVX2
-  list.push_back({"avx2", __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), avx2::table<float>,
-                  avx2::table<double>});
+  list.push_back({"avx2", has_avx2(), avx2::table<float>, avx2::table<double>});
 #endif
 #ifdef METAFAST_HAVE_NEON
   list.push_back({"neon", true, neon::table<float>, neon::table<double>});
@@ -67,7 +65,10 @@ Isa choose() {
     }
     known += std::string(known.empty() ? "" : ", ") + isa.name;
   }
-  throw std::invalid_argument(std::string("METAFAST_ISA=") + (forced ? forced : "") + " is not one of " + known);
+  if (forced) throw std::invalid_argument(std::string("METAFAST_ISA=") + forced + " is not one of " + known);
+  throw std::runtime_error("metafast was compiled for " + known +
+                           " alone, which this processor lacks: install it again, on this machine or without "
+                           "METAFAST_ISAS");
 }
 
 const Isa& selected() {
