@@ -23,6 +23,8 @@ export METAFAST_CUDA ?= $(if $(wildcard /dev/nvidiactl),1,0)
 ISAS = METAFAST_ISAS=$(or $(METAFAST_ISAS),$(if $(wildcard $(VENV)/installed-dev),,native))
 
 BIN     := $(VENV)/bin
+# Most of torch's modules are never imported; compiling all of them is half of its installation.
+PIP     := $(VENV)/bin/pip install -q --no-compile
 NATIVE  := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake) $(NATIVE)
 
@@ -65,22 +67,22 @@ clean:
 # requirements follow, so that builds need no isolation and compile only what changed.
 $(VENV)/torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q '$(TORCH)'
+	$(PIP) '$(TORCH)'
 	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['build-system']['requires'], sep='\n')" \
 		> $(VENV)/build-requires.txt
-	$(BIN)/pip install -q -r $(VENV)/build-requires.txt
+	$(PIP) -r $(VENV)/build-requires.txt
 	touch $@
 
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
-	$(ISAS) $(BIN)/pip install -q --no-build-isolation -e '.[cli]'
+	$(ISAS) $(PIP) --no-build-isolation -e '.[cli]'
 	touch $@
 
 $(VENV)/installed-bench: $(VENV)/torch $(SOURCES)
-	$(ISAS) $(BIN)/pip install -q --no-build-isolation -e '.[bench]'
+	$(ISAS) $(PIP) --no-build-isolation -e '.[bench]'
 	touch $(VENV)/installed $@
 
 $(VENV)/installed-dev: $(VENV)/torch $(SOURCES)
-	METAFAST_EMULATE=1 $(BIN)/pip install -q --no-build-isolation -e '.[dev]'
+	METAFAST_EMULATE=1 $(PIP) --no-build-isolation -e '.[dev]'
 	touch $(VENV)/installed $@
 
 # ---- Sanitizers: the package once more, its native module instrumented, in build/<sanitizer>/lib -----------------------
