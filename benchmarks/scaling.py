@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from benchmarks.rivals import Step
 from benchmarks.timing import Effort, rounds, turn
+
+#: At least so many, where effort allows, because a core that others begin to use within a round spoils it.
+ROUNDS = 5
 
 
 def over_threads(ours: Step, effort: Effort) -> dict[str, Any]:
@@ -28,9 +32,10 @@ def over_threads(ours: Step, effort: Effort) -> dict[str, Any]:
         torch.set_num_threads(count)
         return statistics.median(turn(ours, effort.turn))
 
+    _, most = effort.rounds
     alone, together = [], []
     try:
-        for _ in rounds(effort):
+        for _ in rounds(replace(effort, rounds=(min(ROUNDS, most), most))):
             times = []
             for place in places:
                 os.sched_setaffinity(0, place)
