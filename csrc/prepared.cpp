@@ -23,9 +23,12 @@ py::list Prepared::run(const std::vector<py::handle>& given, Address workspace, 
   for (size_t i = 0; i < outputs.size(); ++i) {
     py::object made = py::none();
     if (!templates[i].is_none()) {
-      const py::object& like = i < data_gradients ? empty_like : zeros_like;
-      made = owned(PyObject_CallOneArg(like.ptr(), templates[i].ptr()));
-      *outputs[i] = address(made, copies);
+      const bool zeros = i >= data_gradients;
+      made = new_like(templates[i], zeros, outputs[i]);
+      if (!made) {
+        made = owned(PyObject_CallOneArg((zeros ? zeros_like : empty_like).ptr(), templates[i].ptr()));
+        *outputs[i] = address(made, copies);
+      }
     }
     PyList_SET_ITEM(written.ptr(), Py_ssize_t(i), made.release().ptr());
   }

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include <new>
 #include <string>
 
 namespace py = pybind11;
@@ -21,11 +22,20 @@ struct DLTensor {
   uint64_t byte_offset;
 };
 
+struct ManagedTensor {  // "DLManagedTensorVersioned"
+  uint32_t major, minor;
+  void* context;
+  void (*deleter)(ManagedTensor*);
+  uint64_t flags;
+  DLTensor tensor;
+};
+
 struct DLPackExchange {
   uint32_t major, minor;
   DLPackExchange* previous;
-  void (*unused[3])();
-  int (*view)(void* tensor, DLTensor* out);  // owns nothing, costs nothing, waits for nothing
+  void (*unused[2])();
+  int (*take)(ManagedTensor* tensor, void** out);  // a Python tensor, whose own `tensor` is from then on
+  int (*view)(void* tensor, DLTensor* out);        // owns nothing, costs nothing, waits for nothing
   void (*unused_stream)();
 };
 
@@ -98,6 +108,33 @@ Address address(py::handle tensor, std::vector<py::object>& copies) {
   }
   if (found == 0) throw std::invalid_argument("native call: an empty tensor");
   return found;
+}
+
+py::object new_like(py::handle tensor, bool zeros, Address* elements) {
+  constexpr int kCpu = 1;
+  constexpr size_t kAlign = 64;
+  DLTensor like;
+  if (!view(tensor.ptr(), &like) || !torch().exchange->take || like.device_type != kCpu) return {};
+  int64_t bytes = like.bits / 8;
+  for (int i = 0; i < like.ndim; ++i)
+    if (__builtin_mul_overflow(bytes, like.shape[i], &bytes) || bytes == 0) return {};
+  // In front of the elements, in the same piece of memory, what torch gives back when it needs them no longer.
+  const size_t head = (sizeof(ManagedTensor) + 2 * size_t(like.ndim) * sizeof(int64_t) + kAlign - 1) / kAlign * kAlign;
+  void* const memory = ::operator new(head + size_t(bytes), std::align_val_t{kAlign}, std::nothrow);
+  if (!memory) return {};
+  auto* const made = new (memory) ManagedTensor{};
+  made->major = torch().exchange->major, made->minor = torch().exchange->minor;
+  made->deleter = [](ManagedTensor* self) { ::operator delete(self, std::align_val_t{kAlign}); };
+  made->tensor = like;
+  made->tensor.data = static_cast<char*>(memory) + head, made->tensor.byte_offset = 0;
+  made->tensor.shape = reinterpret_cast<int64_t*>(made + 1), made->tensor.strides = made->tensor.shape + like.ndim;
+  for (int64_t i = like.ndim - 1, stride = 1; i >= 0; stride *= like.shape[i--])
+    made->tensor.shape[i] = like.shape[i], made->tensor.strides[i] = stride;
+  if (zeros) memset(made->tensor.data, 0, size_t(bytes));
+  *elements = reinterpret_cast<Address>(made->tensor.data);
+  void* taken = nullptr;
+  if (torch().exchange->take(made, &taken) != 0) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(static_cast<PyObject*>(taken));
 }
 
 std::optional<Elements> elements(py::handle tensor) {

@@ -19,6 +19,10 @@ pybind11::object owned(PyObject* made);
 // Where the elements of a tensor begin. One that is not contiguous is copied first and the copy added to `copies`.
 Address address(pybind11::handle tensor, std::vector<pybind11::object>& copies);
 
+// A new tensor of the same shape and dtype, and where its elements begin; none where it is not on the CPU, is empty, or memory
+// or torch's exchange functions are missing. torch.empty_like takes a third longer, more where caches hold other things.
+pybind11::object new_like(pybind11::handle tensor, bool zeros, Address* elements);
+
 // The elements of a contiguous float32 or float64 tensor on the CPU; none where that, or torch's exchange functions, is
 // missing.
 struct Elements {
