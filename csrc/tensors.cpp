@@ -5,6 +5,8 @@
 #include <new>
 #include <string>
 
+#include "blocks.h"
+
 namespace py = pybind11;
 
 namespace metafast {
@@ -112,7 +114,7 @@ Address address(py::handle tensor, std::vector<py::object>& copies) {
 
 py::object new_like(py::handle tensor, bool zeros, Address* elements) {
   constexpr int kCpu = 1;
-  constexpr size_t kAlign = 64;
+  constexpr size_t kAlign = size_t(Blocks::kAlign);
   DLTensor like;
   if (!view(tensor.ptr(), &like) || !torch().exchange->take || like.device_type != kCpu) return {};
   int64_t bytes = like.bits / 8;
@@ -120,11 +122,12 @@ py::object new_like(py::handle tensor, bool zeros, Address* elements) {
     if (__builtin_mul_overflow(bytes, like.shape[i], &bytes) || bytes == 0) return {};
   // In front of the elements, in the same piece of memory, what torch gives back when it needs them no longer.
   const size_t head = (sizeof(ManagedTensor) + 2 * size_t(like.ndim) * sizeof(int64_t) + kAlign - 1) / kAlign * kAlign;
-  void* const memory = ::operator new(head + size_t(bytes), std::align_val_t{kAlign}, std::nothrow);
+  void* const memory = Blocks::take(head + size_t(bytes));
   if (!memory) return {};
   auto* const made = new (memory) ManagedTensor{};
   made->major = torch().exchange->major, made->minor = torch().exchange->minor;
-  made->deleter = [](ManagedTensor* self) { ::operator delete(self, std::align_val_t{kAlign}); };
+  made->context = reinterpret_cast<void*>(head + size_t(bytes));
+  made->deleter = [](ManagedTensor* self) { Blocks::give(self, reinterpret_cast<size_t>(self->context)); };
   made->tensor = like;
   made->tensor.data = static_cast<char*>(memory) + head, made->tensor.byte_offset = 0;
   made->tensor.shape = reinterpret_cast<int64_t*>(made + 1), made->tensor.strides = made->tensor.shape + like.ndim;
