@@ -26,7 +26,7 @@ BIN     := $(VENV)/bin
 # Most of torch's modules are never imported; compiling all of them is half of its installation.
 PIP     := $(VENV)/bin/pip install -q --no-compile
 NATIVE  := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
-SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard cmake/*.cmake) $(NATIVE)
+SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(NATIVE)
 
 .DELETE_ON_ERROR:
 .PHONY: demo test lint format bench sanitize tsan cuda clean

@@ -9,11 +9,11 @@ import sysconfig
 from pathlib import Path
 from shutil import which
 
-import pybind11
 import pytest
 
 from metafast import _native
 
+pybind11 = pytest.importorskip("pybind11")
 ROOT = Path(__file__).parents[1]
 CMAKE, NINJA = (which(tool, path=sysconfig.get_path("scripts")) or which(tool) for tool in ("cmake", "ninja"))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import os
 import subprocess
 import sys
 import textwrap
@@ -69,7 +70,7 @@ def test_a_part_outlives_the_rest() -> None:
 @pytest.mark.skipif(not STATM.exists(), reason="no /proc")
 def test_memory_is_given_back() -> None:
     def resident() -> int:
-        return int(STATM.read_text().split()[1]) * 4096
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     products()
     before = resident()
