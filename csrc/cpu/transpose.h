@@ -104,14 +104,15 @@ static void zero_pads(T* row, int64_t from, int64_t to) {
 }
 
 // out(j)[i] = in(i)[j] for i < rows, j < columns; out(j)[i] = 0 for rows <= i < width. Whole rows of out are finished
-// before the next begin, two blocks at a time, so that both sides use each cache line while it is near.
+// before the next begin, two blocks at a time, so that both sides use each cache line while it is near. Of a small matrix
+// out is near anyway, and in is read in the order in which it stands, which the hardware foresees.
 template <class T, class In, class Out>
 static void transpose_rows(In in, int64_t rows, int64_t columns, Out out, int64_t width) {
   using B = Block<T>;
-  constexpr int64_t S = B::kSize, kAhead = 16 * S;
-  const int64_t whole = rows / S * S;
-  for (int64_t j1 = 0; j1 < columns; j1 += 2 * S) {
-    const int64_t j2 = j1 + 2 * S < columns ? j1 + 2 * S : columns;
+  constexpr int64_t S = B::kSize, kAhead = 16 * S, kSmall = 16 * 1024 / int64_t(sizeof(T));
+  const int64_t whole = rows / S * S, band = rows * columns <= kSmall ? columns : 2 * S;
+  for (int64_t j1 = 0; j1 < columns; j1 += band) {
+    const int64_t j2 = j1 + band < columns ? j1 + band : columns;
     for (int64_t i0 = 0; i0 < whole; i0 += S) {
       // Rows far apart are more streams than the hardware follows by itself.
       if (j1 + kAhead < columns)
