@@ -20,6 +20,8 @@ EXACT = 1e-9
 #: A float32 result may be this much of the way to the result of the other order. A rounding that flips a ReLU or a
 #: max-pool moves it further than rounding elsewhere, which is why float64 decides about the formula.
 NEAR = 0.25
+#: The rival whose float64 result is the judge's own, and need not be computed again.
+LOOP = "torch loop"
 #: Hessian-vector products have no other order to compare with.
 CLOSE = 1e-2
 

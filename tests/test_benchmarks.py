@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,14 @@ def test_turns_alternate() -> None:
     assert runs == ["ours", "a", "ours", "b"] * 2
     assert len(ours) >= 4
     assert all(len(times) >= 2 for times in others.values())
+
+
+def test_what_takes_very_long_takes_one_turn() -> None:
+    steps = {"a": lambda: [time.sleep(0.002)], "b": list}
+    effort = replace(BRIEF, turn=0.0, rounds=(3, 3), once=0.001)
+    ours, others = timing.in_turns(list, steps, effort)
+    assert (len(others["a"]), len(others["b"])) == (1, 3)
+    assert len(ours) == 6
 
 
 @pytest.mark.parametrize("cores", [2, 3])
