@@ -48,6 +48,7 @@ SLOW_ON_GPU: dict[str, dict[str, str]] = {
     LOOP: dict.fromkeys(("W6-10000", "W3-256"), "takes long; --all times it"),
 }
 #: Seconds beyond which preparing is not done twice: the formula in float64 is then left to the tests' small networks.
+#: Nor is another form tried after a call as long, of which two of one form differ more than forms do.
 TWICE = 10
 #: Compilers of native code, which no signal interrupts: what is slow is first tried in a process that can be ended.
 DEAF = ("jax",)
@@ -196,6 +197,8 @@ def contestant(rival: str, workload: Workload, judge: Judge, patience: int) -> t
             errors: dict[str, float] = {}
             seconds: dict[str, float] = {}
             for name, step in forms.items():
+                if max(seconds.values(), default=0) > TWICE:
+                    break
                 first = time.perf_counter()
                 errors[name] = judge.single(step())
                 seconds[name] = time.perf_counter() - first

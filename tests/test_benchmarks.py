@@ -225,6 +225,17 @@ def test_a_rival_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> 
     assert "off by" in line["results"][1]["skipped"]
 
 
+@pytest.mark.parametrize(("seconds", "tried"), [(0, 1), (60, 3)])
+def test_forms_are_compared_where_calls_are_short(monkeypatch: pytest.MonkeyPatch, seconds: int, tried: int) -> None:
+    monkeypatch.setattr(run, "TWICE", seconds)
+    workload = tiny("W1")
+    judge, calls = check.Judge(workload), []
+    monkeypatch.setattr(judge, "single", lambda result: calls.append(result) or 0.0)
+    _, row = run.contestant("torch.func", workload, judge, 60)
+    assert len(calls) == tried
+    assert (row["form"], row["error64"]) == ("autograd of vmap", None) if tried == 1 else row["error64"] < 1e-9
+
+
 def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.rivals import torch_func
 
