@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -118,11 +117,12 @@ def test_turns_alternate() -> None:
 
 
 def test_what_takes_very_long_takes_one_turn() -> None:
-    steps = {"a": lambda: [time.sleep(0.002)], "b": list}
-    effort = replace(BRIEF, turn=0.0, rounds=(3, 3), once=0.001)
-    ours, others = timing.in_turns(list, steps, effort)
-    assert (len(others["a"]), len(others["b"])) == (1, 3)
-    assert len(ours) == 6
+    steps = {"a": lambda: ["a"], "b": lambda: ["b"]}
+    seconds = {(): 1.0, ("a",): 8.1, ("b",): 8.0}
+    effort = replace(BRIEF, turn=0.0, rounds=(3, 3))
+    ours, others = timing.in_turns(list, steps, effort, clock=lambda step: seconds[tuple(step())])
+    assert others == {"a": [8.1], "b": [8.0] * 3}
+    assert ours == [1.0] * 6
 
 
 @pytest.mark.parametrize("cores", [2, 3])
