@@ -1,7 +1,7 @@
 // Prints what METAFAST_ISAS=native stands for: the newest instruction set of the processor that compiles.
 #include <cstdio>
 
-#include "../csrc/processor.h"
+#include "../csrc/cpu/processor.h"
 
 int main() {
   using namespace metafast;

@@ -1,4 +1,4 @@
-"""The compiled engine, as csrc/binding.cpp declares it."""
+"""The compiled engine, as csrc/python/binding.cpp declares it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict

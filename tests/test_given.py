@@ -1,5 +1,5 @@
 """Hessian-vector products of each task's own weights, which are read and written where the user has them
-(csrc/primitives/given_linear.h): layers of every sort in front, behind and between, and what is no number.
+(csrc/cpu/primitives/given_linear.h): layers of every sort in front, behind and between, and what is no number.
 """
 
 from __future__ import annotations

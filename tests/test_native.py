@@ -8,7 +8,7 @@ import torch
 
 from metafast import _native
 
-#: Bounds in units in the last place; csrc/scalar.h states them.
+#: Bounds in units in the last place; csrc/core/scalar.h states them.
 ULPS = {"exp": 2, "expm1": 2, "tanh": 2.5, "sigmoid": 2.5, "log1p01": 2}
 
 

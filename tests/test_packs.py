@@ -1,4 +1,4 @@
-"""Small networks with a task in each lane of a SIMD register (csrc/cpu/pack.h): the laws again, and the same bits."""
+"""Small networks with a task in each lane of a SIMD register (csrc/cpu/kernels/pack.h): the laws again, and the same bits."""
 
 from __future__ import annotations
 

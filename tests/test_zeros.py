@@ -1,4 +1,4 @@
-"""Products skip the zeros that ReLUs leave (csrc/cpu/zeros.h, dot.h): the same numbers however many there are.
+"""Products skip the zeros that ReLUs leave (csrc/cpu/kernels/zeros.h, dot.h): the same numbers however many there are.
 
 Widths and batches are those of blocks and registers, and one more or less.
 """
@@ -148,7 +148,7 @@ def test_zero_times_infinity_is_not_skipped(bad: float) -> None:
 
 @pytest.mark.parametrize("inputs", [130, 131, 144])
 def test_a_gram_matrix_of_rows_of_any_length(inputs: int) -> None:
-    """Inner products of the data (csrc/first_layer.h), whose rows need not be whole registers."""
+    """Inner products of the data (csrc/cpu/first_layer.h), whose rows need not be whole registers."""
     model = network(inputs, 12, 0.0, torch.float64)
     sets = classes(2, 29, inputs, torch.float64), classes(2, 9, inputs, torch.float64)
     names, parameters = zip(*model.named_parameters(), strict=True)

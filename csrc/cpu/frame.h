@@ -11,12 +11,12 @@
 
 #include <stddef.h>
 
-#include "../plan.h"
-#include "../scalar.h"
-#include "ahead.h"
-#include "gemm.h"
-#include "pack.h"
-#include "share.h"
+#include "core/plan.h"
+#include "core/scalar.h"
+#include "cpu/kernels/gemm.h"
+#include "cpu/kernels/pack.h"
+#include "cpu/threads/ahead.h"
+#include "cpu/threads/share.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,10 +1,10 @@
 // Compiled once per instruction set and scalar type. Exports one table; everything else is inside.
-#include "kernels.h"
+#include "cpu/kernels.h"
 
 #include <algorithm>
 #include <chrono>
 
-#include "../engine.h"
+#include "cpu/task_run.h"
 
 #ifndef METAFAST_REAL
 #define METAFAST_REAL float

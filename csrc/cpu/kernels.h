@@ -1,8 +1,8 @@
 // What one translation unit of kernels offers: the same functions for every instruction set and scalar type.
 #pragma once
 
-#include "../isa.h"
-#include "../plan.h"
+#include "core/isa.h"
+#include "core/plan.h"
 
 namespace metafast {
 

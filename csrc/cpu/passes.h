@@ -1,19 +1,19 @@
 // The four passes over all steps of a Program. To add a primitive: its header here, and one line in METAFAST_PRIMITIVES.
 #pragma once
 
-#include "../primitives/activation.h"
-#include "../primitives/batch_norm.h"
-#include "../primitives/batch_norm_relu_pool.h"
-#include "../primitives/conv2d.h"
-#include "../primitives/first_linear.h"
-#include "../primitives/given_linear.h"
-#include "../primitives/linear.h"
-#include "../primitives/losses.h"
-#include "../primitives/one_output_linear.h"
-#include "../primitives/packed_linear.h"
-#include "../primitives/pooling.h"
-#include "../primitives/shape_and_sum.h"
-#include "../primitives/winograd_conv2d.h"
+#include "cpu/primitives/activation.h"
+#include "cpu/primitives/batch_norm.h"
+#include "cpu/primitives/batch_norm_relu_pool.h"
+#include "cpu/primitives/conv2d.h"
+#include "cpu/primitives/first_linear.h"
+#include "cpu/primitives/given_linear.h"
+#include "cpu/primitives/linear.h"
+#include "cpu/primitives/loss_passes.h"
+#include "cpu/primitives/one_output_linear.h"
+#include "cpu/primitives/packed_linear.h"
+#include "cpu/primitives/pooling.h"
+#include "cpu/primitives/shape_and_sum.h"
+#include "cpu/primitives/winograd_conv2d.h"
 
 // Those that run on packs of tasks as they are (pack.h), because all they do with an element is arithmetic.
 #define METAFAST_SHARED_PRIMITIVES(X)     \

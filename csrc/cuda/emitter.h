@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "job.h"
-#include "launch.h"
+#include "cuda/job.h"
+#include "cuda/launch.h"
 
 namespace metafast {
 

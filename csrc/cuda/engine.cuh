@@ -1,9 +1,9 @@
 // The engine's own phases: data in and out, the inner step, the reverse sweep, sums over tasks. What they are for is in
-// csrc/engine.h; in which order they run, in schedule.cpp.
+// csrc/cpu/task_run.h; in which order they run, in schedule.cpp.
 #pragma once
 
-#include "loss.cuh"
-#include "task.cuh"
+#include "cuda/loss.cuh"
+#include "cuda/task.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -23,19 +23,19 @@
 //     block calls b.sync() equally often. No `__shared__` variables: b.shared<T>() are kShared elements of T, undefined at
 //     entry, shared by the block; a phase that uses them begins and ends with no assumption on them (the engine puts a
 //     barrier between phases and between tiles).
-//   * Layout as in plan.h: pads of parameters, gradients, cotangents and their tangents are written as zero; pads of
+//   * Layout as in core/plan.h: pads of parameters, gradients, cotangents and their tangents are written as zero; pads of
 //     activations and their tangents are finite. Leading dimensions are multiples of kDeviceLanes (4), and arrays
 //     begin at multiples of 16 bytes, but for inputs read where the user has them (ld = channels, any alignment).
 //   * f.activation_dot(v) and f.parameter_dot(p) are null where the tangent is known to be zero. GradientMode says
 //     whether a gradient is wanted, overwritten or accumulated, as on the CPU.
-//   * Formulae are those of csrc/primitives/ and csrc/scalar.h, shared, not copied. No CUDA header is included; from
+//   * Formulae are those of csrc/primitives/ and csrc/core/scalar.h, shared, not copied. No CUDA header is included; from
 //     CUDA, code uses __device__, __syncwarp and __shfl_xor_sync (through shim.h on the CPU) and nothing else.
 #pragma once
 
-#include "../primitives/functions.h"
-#include "../scalar.h"
-#include "job.h"
-#include "launch.h"
+#include "core/scalar.h"
+#include "cuda/job.h"
+#include "cuda/launch.h"
+#include "formulas/functions.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -2,8 +2,8 @@
 // constants (plans and instructions), which are uploaded once. Plain data, the same on host and device.
 #pragma once
 
-#include "../plan.h"
-#include "phases.h"
+#include "core/plan.h"
+#include "cuda/phases.h"
 
 namespace metafast {
 

@@ -1,8 +1,8 @@
 // The kernels: one per phase, and the persistent one, which runs all phases of a task in one block.
 #pragma once
 
-#include "kernels.h"
-#include "phases.cuh"
+#include "cuda/kernels.h"
+#include "cuda/phases.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

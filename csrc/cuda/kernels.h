@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-#include "job.h"
+#include "cuda/job.h"
 
 namespace metafast {
 

@@ -1,6 +1,6 @@
 // The device code in double.
 #define METAFAST_ISA device_double
-#include "kernels.cuh"
+#include "cuda/kernels.cuh"
 
 namespace metafast {
 

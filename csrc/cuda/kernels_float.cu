@@ -1,6 +1,6 @@
 // The device code in float.
 #define METAFAST_ISA device_float
-#include "kernels.cuh"
+#include "cuda/kernels.cuh"
 
 namespace metafast {
 

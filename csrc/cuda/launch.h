@@ -29,6 +29,6 @@ constexpr int kThreads = 256;
 
 #else
 
-#include "shim.h"
+#include "cuda/shim.h"
 
 #endif

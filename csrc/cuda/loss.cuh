@@ -1,10 +1,10 @@
-// The loss of a batch: value, cotangents and their tangents (csrc/primitives/loss_functions.h). One block per task; a
+// The loss of a batch: value, cotangents and their tangents (csrc/formulas/losses.h). One block per task; a
 // class that does not exist makes the task NaN.
 #pragma once
 
-#include "../primitives/loss_functions.h"
-#include "loss_flags.h"
-#include "task.cuh"
+#include "cuda/loss_flags.h"
+#include "cuda/task.cuh"
+#include "formulas/losses.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,8 +1,8 @@
 // Tensor cores: a product in TF32, which has float's exponent and 10 of its 23 bits of mantissa, made by a warp together.
 #pragma once
 
-#include "../scalar.h"
-#include "launch.h"
+#include "core/scalar.h"
+#include "cuda/launch.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,5 +1,5 @@
 // What runtime.h promises, by CUDA's runtime.
-#include "runtime.h"
+#include "cuda/runtime.h"
 
 #include <map>
 #include <mutex>

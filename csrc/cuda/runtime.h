@@ -1,4 +1,4 @@
-// What the host asks of a device: CUDA's runtime (runtime.cu), or the CPU in its place (csrc/emulated/runtime.cpp).
+// What the host asks of a device: CUDA's runtime (runtime.cu), or the CPU in its place (csrc/cuda/emulated/runtime.cpp).
 // Everything here raises std::runtime_error with a message for the user.
 #pragma once
 

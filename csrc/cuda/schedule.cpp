@@ -1,13 +1,13 @@
-#include "schedule.h"
+#include "cuda/schedule.h"
 
 #include <stdexcept>
 
-#include "loss_flags.h"
-#include "primitives/activation.h"
-#include "primitives/batch_norm.h"
-#include "primitives/conv2d.h"
-#include "primitives/linear.h"
-#include "primitives/pooling.h"
+#include "cuda/loss_flags.h"
+#include "cuda/primitives/activation.h"
+#include "cuda/primitives/batch_norm.h"
+#include "cuda/primitives/conv2d.h"
+#include "cuda/primitives/linear.h"
+#include "cuda/primitives/pooling.h"
 
 // X(op, schedule of its phases)
 #define METAFAST_DEVICE_PRIMITIVES(X)              \

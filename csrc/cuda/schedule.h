@@ -1,9 +1,9 @@
-// The order of work: the instructions of one kind of call, in the order in which csrc/engine.h does the same.
+// The order of work: the instructions of one kind of call, in the order in which csrc/cpu/task_run.h does the same.
 #pragma once
 
 #include <vector>
 
-#include "emitter.h"
+#include "cuda/emitter.h"
 
 namespace metafast {
 

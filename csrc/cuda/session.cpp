@@ -1,14 +1,14 @@
 // Prepares a call once per kind (shapes, flags, which tensors are there): plans, order of work, layout of memory; then
 // each call only writes the block of addresses and launches.
-#include "session.h"
+#include "cuda/session.h"
 
 #include <cstring>
 #include <map>
 #include <stdexcept>
 
-#include "kernels.h"
-#include "runtime.h"
-#include "schedule.h"
+#include "cuda/kernels.h"
+#include "cuda/runtime.h"
+#include "cuda/schedule.h"
 
 namespace metafast {
 namespace {

@@ -1,8 +1,8 @@
 // One kind of call on a device. See session.cpp.
 #pragma once
 
-#include "../call.h"
-#include "emitter.h"
+#include "cuda/emitter.h"
+#include "engine/call.h"
 
 namespace metafast {
 

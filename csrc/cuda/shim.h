@@ -1,4 +1,4 @@
-// Runs the kernels on the CPU: the words of CUDA that csrc/cuda uses, for a C++ compiler (csrc/emulated/shim.cpp).
+// Runs the kernels on the CPU: the words of CUDA that csrc/cuda uses, for a C++ compiler (csrc/cuda/emulated/shim.cpp).
 //
 // Every CUDA thread is a fibre, switched at barriers only, in an order shuffled by METAFAST_SHIM_SEED; so are the blocks
 // of a grid. A barrier that not all threads reach is an error. Shared memory is allocated exactly and holds NaN at

@@ -2,7 +2,7 @@
 #include <stdexcept>
 #include <string>
 
-#include "session.h"
+#include "cuda/session.h"
 
 namespace metafast {
 

@@ -1,8 +1,8 @@
-// One task as a kernel sees it: where its arrays stand, and the frames of its passes. (csrc/engine.h is the same for the
+// One task as a kernel sees it: where its arrays stand, and the frames of its passes. (csrc/cpu/task_run.h is the same for the
 // CPU, and says what is computed.)
 #pragma once
 
-#include "frame.cuh"
+#include "cuda/frame.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -60,7 +60,7 @@ struct Task {
   }
 };
 
-// Indices of the user's layouts (csrc/cpu/layout.h), of 32 bits: see Block::for_each. `kPad` is no element.
+// Indices of the user's layouts (csrc/cpu/kernels/layout.h), of 32 bits: see Block::for_each. `kPad` is no element.
 constexpr uint32_t kPad = ~uint32_t(0);
 
 // Where element `inside` of a parameter stands with the user.

@@ -1,7 +1,7 @@
 // Pointwise functions: one kernel per pass for all of them, since memory is what bounds it.
 #pragma once
 
-#include "../frame.cuh"
+#include "cuda/frame.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

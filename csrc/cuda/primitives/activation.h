@@ -1,7 +1,7 @@
 // When the phases of a pointwise function run.
 #pragma once
 
-#include "../emitter.h"
+#include "cuda/emitter.h"
 
 namespace metafast {
 

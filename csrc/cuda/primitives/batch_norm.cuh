@@ -1,10 +1,10 @@
 // BatchNorm, and the sums over rows that BatchNorm with ReLU and pooling (batch_norm_relu_pool.cuh) shares with it. What
-// is computed is in csrc/primitives/batch_norm.h. A phase works on values or, once tangents exist, on dual numbers: the
+// is computed is in csrc/cpu/primitives/batch_norm.h. A phase works on values or, once tangents exist, on dual numbers: the
 // same formulae give both.
 #pragma once
 
-#include "../../primitives/normalisation.h"
-#include "columns.cuh"
+#include "cuda/primitives/columns.cuh"
+#include "formulas/normalise.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,7 +1,7 @@
 // When the phases of BatchNorm run, alone or with ReLU and pooling.
 #pragma once
 
-#include "columns.h"
+#include "cuda/primitives/columns.h"
 
 namespace metafast {
 

@@ -1,8 +1,8 @@
-// BatchNorm on batch statistics, ReLU and 2x2 max-pooling as one step; csrc/primitives/batch_norm_relu_pool.h says how
+// BatchNorm on batch statistics, ReLU and 2x2 max-pooling as one step; csrc/cpu/primitives/batch_norm_relu_pool.h says how
 // the peaks of windows work. Statistics and folds are those of batch_norm.cuh.
 #pragma once
 
-#include "batch_norm.cuh"
+#include "cuda/primitives/batch_norm.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

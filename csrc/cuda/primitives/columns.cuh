@@ -1,7 +1,7 @@
 // Rows of four neighbouring channels at a time, and sums over columns in two phases: chunks of rows, then the chunks.
 #pragma once
 
-#include "../frame.cuh"
+#include "cuda/frame.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

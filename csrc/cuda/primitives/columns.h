@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#include "../emitter.h"
+#include "cuda/emitter.h"
 
 namespace metafast {
 

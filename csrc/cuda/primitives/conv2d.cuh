@@ -6,8 +6,8 @@
 // products are made straight from memory, here; large ones by conv2d_staged.cuh.
 #pragma once
 
-#include "columns.cuh"
-#include "weight_gradient.cuh"
+#include "cuda/primitives/columns.cuh"
+#include "cuda/primitives/weight_gradient.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -206,7 +206,7 @@ struct BiasSums : PhaseDefaults {
   }
 };
 
-// In front of BatchNorm on batch statistics they are zero, as csrc/primitives/bilinear.h explains.
+// In front of BatchNorm on batch statistics they are zero, as csrc/cpu/primitives/bilinear.h explains.
 template <class T>
 struct BiasFold : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {

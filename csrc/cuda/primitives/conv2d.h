@@ -1,7 +1,7 @@
 // When the phases of a convolution run.
 #pragma once
 
-#include "staged.h"
+#include "cuda/primitives/staged.h"
 
 namespace metafast {
 

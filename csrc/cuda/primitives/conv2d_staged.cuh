@@ -2,9 +2,9 @@
 // convolution of one tap on images of one pixel. Rows of C are pixels, or for a gradient of the weight (tap, channel).
 #pragma once
 
-#include "conv2d.cuh"
-#include "linear.cuh"
-#include "staged.cuh"
+#include "cuda/primitives/conv2d.cuh"
+#include "cuda/primitives/linear.cuh"
+#include "cuda/primitives/staged.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,7 +1,7 @@
 // y = x W + b, with W standing as [inputs][outputs]. The tangent of each product is the same product twice.
 #pragma once
 
-#include "weight_gradient.cuh"
+#include "cuda/primitives/weight_gradient.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -105,7 +105,7 @@ struct LinearTangentInputGradient : PhaseDefaults {
   }
 };
 
-// Sums of columns. In front of BatchNorm on batch statistics they are zero, as csrc/primitives/bilinear.h explains.
+// Sums of columns. In front of BatchNorm on batch statistics they are zero, as csrc/cpu/primitives/bilinear.h explains.
 template <class T>
 static __device__ void bias_gradient(const Frame<T>& f, const Step& s, const Block& block, const T* dy, T* db) {
   const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);

@@ -1,7 +1,7 @@
 // When the phases of a linear layer run.
 #pragma once
 
-#include "conv2d.h"
+#include "cuda/primitives/conv2d.h"
 
 namespace metafast {
 

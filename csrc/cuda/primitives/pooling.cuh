@@ -2,7 +2,7 @@
 // makes one element of the input and looks at the windows that hold it, in their order.
 #pragma once
 
-#include "shape_and_sum.cuh"
+#include "cuda/primitives/shape_and_sum.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,7 +1,7 @@
 // When the phases of poolings, rearrangements and sums run: linear maps, each with one phase forwards and one backwards.
 #pragma once
 
-#include "../emitter.h"
+#include "cuda/emitter.h"
 
 namespace metafast {
 

@@ -6,7 +6,7 @@
 // so that float32 errors stay small, and in this order whatever the number of threads.
 #pragma once
 
-#include "../frame.cuh"
+#include "cuda/frame.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -2,8 +2,8 @@
 // tangents exist, on tangents.
 #pragma once
 
-#include "../../primitives/windows.h"
-#include "columns.cuh"
+#include "cuda/primitives/columns.cuh"
+#include "formulas/windows.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -14,8 +14,8 @@
 // or, on the right, rows of whole quads: Quad<T> quad(int term, uint32_t k, uint32_t n).
 #pragma once
 
-#include "columns.cuh"
-#include "weight_gradient.cuh"
+#include "cuda/primitives/columns.cuh"
+#include "cuda/primitives/weight_gradient.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,7 +1,7 @@
 // Which products are large enough for staged.cuh, and how many tiles they make.
 #pragma once
 
-#include "columns.h"
+#include "cuda/primitives/columns.h"
 
 namespace metafast {
 

@@ -2,8 +2,8 @@
 // into shared memory; sums are float's, folded as in staged.cuh, but in an order that is the hardware's.
 #pragma once
 
-#include "../mma.cuh"
-#include "conv2d_staged.cuh"
+#include "cuda/mma.cuh"
+#include "cuda/primitives/conv2d_staged.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

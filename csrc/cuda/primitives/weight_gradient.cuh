@@ -1,8 +1,8 @@
 // A gradient of a weight: a sum over positions, which if it is long is cut into parts.
 #pragma once
 
-#include "columns.cuh"
-#include "product.cuh"
+#include "cuda/primitives/columns.cuh"
+#include "cuda/primitives/product.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,0 +1,260 @@
+// Plain data shared by the planner (program/program.cpp, which may use the standard library) and the kernels (which may not).
+//
+// Everything a kernel needs to know about a Program for one batch size: shapes, where each array stands in the
+// workspace, and which gradients somebody wants. Offsets and leading dimensions count elements, not bytes.
+//
+// Layout. A value of an example is a matrix of `rows` positions by `channels`, channels innermost ("channels last"),
+// each row padded to `ld`, a multiple of the SIMD width. A weight of shape [outputs, inputs, taps...] stands as
+// [taps][inputs][ld(outputs)]. Pads of parameters, cotangents and their tangents are always zero; pads of activations
+// are arbitrary but finite for finite data, and no sum ever reads them.
+#pragma once
+
+#include <stdint.h>
+
+namespace metafast {
+
+enum class Op : int32_t {
+  kLinear,
+  kConv2d,
+  kBatchNorm,
+  kRelu,
+  kLeakyRelu,
+  kElu,
+  kSilu,
+  kGelu,
+  kGeluTanh,
+  kTanh,
+  kSigmoid,
+  kSoftplus,
+  kMaxPool2d,
+  kAvgPool2d,
+  kFlatten,
+  kAdd,
+  kFirstLinear,        // a linear layer on the input, kept as its product with the support set
+  kGivenLinear,        // a linear layer on the input, its weight left where the user has it
+  kGivenHiddenLinear,  // one behind others, read and written there where that order is wanted
+  // Made by the planner: of three steps; of a convolution that prefers it; of a linear layer whose weight is a row.
+  kBatchNormReluPool,
+  kWinogradConv2d,
+  kOneOutputLinear,
+};
+
+enum class LossKind : int32_t { kNone, kCrossEntropy, kMse, kBceWithLogits, kHuber, kMultiMargin };
+
+// What a gradient does to the array it is meant for.
+enum class GradientMode : int32_t { kIgnore, kOverwrite, kAccumulate };
+
+struct Value {
+  int64_t rows;  // positions per example: height * width
+  int32_t height, width, channels;
+  int32_t ld;    // of activations and their tangents
+  int32_t cold;  // of cotangents and their tangents: differs from ld only for the input, read where the user has it
+  int64_t activation, cotangent;          // offsets in the tape
+  int64_t activation_dot, cotangent_dot;  // offsets in the tangent tape
+  bool has_tangent, has_cotangent;
+  bool cotangent_unread;  // it makes gradients of parameters and nothing else: the tangent pass does without
+  bool cotangent_passes;  // it is not kept: all steps have one place for it, at this offset among such
+};
+
+// A parameter of shape [outputs, inputs, taps] with the user, [taps][inputs][ld] inside. A vector has inputs = taps = 1, and
+// so, on the CPU, has the weight [1, n] of linear layers behind others.
+struct ParameterPlan {
+  int64_t offset;
+  int64_t size;  // taps * inputs * ld
+  int32_t outputs, inputs, taps, ld;
+  bool read_once = false;  // on packs: by one linear layer
+  // Hessian-vector products read it, and its vector, where the user has them; write their own where the user wants it.
+  bool left = false, direct = false;
+  int64_t numel() const { return int64_t(outputs) * inputs * taps; }
+};
+
+// The part of the input under one output position of a pooling, clipped to the input.
+struct PoolWindow {
+  int32_t row_begin, row_end, column_begin, column_end;
+  double divisor;
+};
+
+// Index tables that turn a convolution into the indirect product of cpu/kernels/gemm.h. Offsets are into a buffer that holds
+// `group` zero-padded images; `pixel` gives the first element under each output position, `tap` the way from there to
+// each (tap, channel). `adjoint_*` are the same for the input gradient, which is a convolution of the output cotangents
+// (spread by the stride) with flipped, transposed weights.
+struct ConvTables {
+  int32_t group;
+  int32_t padded_height, padded_width, adjoint_height, adjoint_width;
+  int32_t adjoint_top, adjoint_left;  // where the first cotangent lands in its buffer; may be negative
+  const int32_t *pixel, *tap, *adjoint_pixel, *adjoint_tap;
+};
+
+// Tiles of 2x2 outputs that cpu/kernels/winograd.h works on at a time, and the elements of scratch it needs.
+constexpr int64_t kWinogradTiles = 48;
+constexpr int64_t winograd_scratch(int64_t inputs, int64_t ld, int64_t out_ld) {
+  return 2 * (ld + out_ld) + 16 * (kWinogradTiles * (ld + out_ld) + 32 + inputs * out_ld);
+}
+
+// Elements of scratch for a normalisation of `rows` rows: arrays of one element for each channel, and sums of blocks of rows.
+constexpr int64_t kNormArrays = 8, kMomentRows = 128;
+constexpr int64_t norm_scratch(int64_t rows, int64_t ld) {
+  return (kNormArrays + 2 * ((rows + kMomentRows - 1) / kMomentRows)) * ld;
+}
+
+struct Step {
+  Op op;
+  int32_t input[2], output;
+  int32_t parameter[4];  // -1: absent
+  GradientMode input_mode[2], parameter_mode[4];
+  int32_t kernel[2], stride[2], pad[2], dilation[2];
+  double attribute[2];
+  bool training;
+  bool bias_cancels;         // only a BatchNorm on batch statistics reads the output
+  int64_t saved, saved_dot;  // offsets of what the step keeps for later passes, in the tape and the tangent tape
+  ConvTables conv;
+  const PoolWindow* windows;
+  // The tangent pass makes the cotangent of the input `again`; a linear layer's tangent pass turns its weight again.
+  bool again, turns_again;
+  bool after_relu;  // the first input has zeros
+  int32_t
+      shut_by;  // where this value of a ReLU, which alone reads the output, is zero, so are cotangents; -1: there is none
+  // On packs, a ReLU between two linear layers is `merged` into them.
+  bool relu_follows, relu_precedes, merged;
+};
+
+struct LossPlan {
+  LossKind kind;
+  double attribute[2];
+  int64_t saved, kept;  // offsets in the tape: loss of each example; what cross-entropy keeps of each
+};
+
+// A Program for batches of `examples`.
+struct BatchPlan {
+  int64_t examples;
+  int32_t step_count, value_count, output;
+  const Step* steps;
+  const Value* values;
+  const ParameterPlan* parameters;
+  LossPlan loss;
+  // Parameters stand in the order adapted, meta, constant. Those below `gradient_size` get a gradient, those below
+  // `tangent_size` have a tangent, those below `adapted_size` are moved by the inner loop.
+  int64_t adapted_size, gradient_size, tangent_size;
+  bool gradient_has_gaps;  // some parameter is used by no step: its gradient is zero and must be written
+  bool input_is_direct;    // activations of value 0 are read where the user, or a pack of tasks, has them
+  int64_t tape_size, tangent_size_total, passing_size, scratch_size;
+};
+
+// One set of examples as the user has it. Strides count elements; step_stride is 0 if every inner step sees the same.
+template <class T>
+struct Examples {
+  const T* x;
+  const void* y;  // int64 classes, or T
+  const T* w;
+  bool y_is_class;
+  int64_t x_task_stride, x_step_stride, y_task_stride, y_step_stride, w_task_stride, w_step_stride;
+  // Gradients in the user's layout, or null.
+  T *dx, *dy, *dw;
+};
+
+template <class T>
+struct ParameterSource {
+  const T* data;
+  int64_t task_stride;  // 0: shared by all tasks
+};
+
+// The first layer kept as its products with the data instead of its weight (cpu/first_layer.h). Offsets are into a task's
+// place in the workspace.
+struct FirstLayerPlan {
+  int32_t parameter;  // in storage order; -1: the layer is treated like any other
+  int32_t output;     // the value it writes
+  int32_t inputs, ld, steps;
+  int32_t changes;  // X (W_k - W_0) that are kept: of all steps, or one where tapes hold what is made of them
+  int64_t support_rows, query_rows;
+  int64_t gram, cross;                                                                  // -X X', -X_q X'
+  int64_t start, change, moved, query_start, query_change, mu_start, mu_change, swept;  // see there
+};
+
+// Where what one task needs is kept: offsets in its place in the workspace.
+struct ThreadLayout {
+  int64_t initial;     // all parameters at step 0, if some differ per task
+  int64_t trajectory;  // [steps][adapted_size]: the adapted parameters after each step
+  int64_t gradient;    // of the support loss; one per step if the gradient of the rates is wanted
+  int64_t gradient_stride;
+  int64_t gradient_dot;   // its tangent
+  int64_t vector;         // the tangent of the parameters
+  int64_t meta_gradient;  // lambda, where no sum over tasks is wanted
+  int64_t targets, target_gradient, weight_gradient;
+  int64_t support_packs, query_packs;  // their data, where tasks run in packs
+  int64_t tapes, tape_stride;          // of the support passes: one per step if kept
+  int64_t tangent_tape, query_tape;
+  int64_t passing, passing_stride;  // what tapes leave out: a place for each step only if a gradient of rates reads it
+  int64_t total;
+};
+
+// One task, or pack of tasks, and where it runs: the first row for what is summed over tasks, the place for the rest, the
+// thread; and which of its stages: inner steps, query, reverse steps.
+struct Turn {
+  int64_t run, row, place, thread;
+  int32_t begin, end;
+};
+
+// How a task's loop is offered to idle threads (cpu/threads/crew.h).
+using Part = void (*)(const void* context, int64_t part, int64_t thread);
+struct Helpers {
+  void* crew;                           // null: nobody will ever help
+  int64_t worth;                        // multiply-adds that are worth handing over
+  int64_t (*likely)(const void* crew);  // how many threads would come
+  // Calls part(context, i, thread that does it) for i = 0 .. parts - 1 and returns when all are done.
+  void (*share)(void* crew, int64_t thread, int64_t parts, Part part, const void* context);
+};
+
+// One call: what the tasks have in common. Where tasks run in packs (cpu/kernels/pack.h), places and scratch hold packs, and
+// offsets into them count those; what is shared or summed stays as it is.
+template <class T>
+struct Job {
+  int64_t tasks;
+  int32_t steps;
+  bool first_order;
+  bool sweep;  // compute the meta-gradient
+  bool keep;   // keep the activations of every support pass
+  bool has_query;
+  bool hessian_vector;  // instead of an unrolled loop: H v and the gradients of <grad L, v> on the support set
+  const BatchPlan *support_plan, *query_plan;
+  Examples<T> support, query;
+
+  // Parameters in storage order: adapted, meta, constant.
+  int32_t parameter_count, learnt_count, adapted_count;
+  int64_t parameter_size, learnt_size, adapted_size;
+  const ParameterPlan* parameters;
+  const ParameterSource<T>* sources;
+  bool own_initial;                   // some parameter differs per task
+  const T* shared_initial;            // those that do not, laid out
+  const ParameterSource<T>* vectors;  // v, one per learnt parameter
+
+  // Rate of step k for adapted parameter a: table[k * adapted_count + a], or, where elementwise[a] is not null, the
+  // array at elementwise[a] + k * elementwise_stride[a].
+  const T* rate_table;
+  const T* const* elementwise;
+  const int64_t* elementwise_stride;
+  // Their gradient stands behind the parameters' in a task's block: the table, then the arrays at these offsets.
+  bool want_rate_gradient;
+  const int64_t* rate_offset;
+  int64_t rate_size;
+
+  // Cotangents from outside, null if absent.
+  const T* loss_cotangent;  // [tasks] or, where null, the same for all:
+  T loss_cotangent_all;
+  const T* logits_cotangent;                    // [tasks, examples, output]
+  const ParameterSource<T>* adapted_cotangent;  // per adapted parameter [tasks, shape]
+
+  // Outputs in the user's layout, null if unwanted.
+  T *support_loss, *task_loss, *logits;
+  T* const* adapted;       // per adapted parameter [tasks, shape]
+  T* const* own_gradient;  // per learnt parameter [tasks, shape]; null: it is to be summed over tasks
+  T* gradients;  // [tasks, or groups of packs, of a wave][gradient_stride]: what is summed; null if nothing is
+  int64_t gradient_stride;
+
+  ThreadLayout layout;
+  FirstLayerPlan first;
+  Helpers helpers;
+  T *scratch, *places;     // thread 0's scratch; the first place
+  int64_t scratch_stride;  // from thread to thread
+};
+
+}  // namespace metafast

@@ -1,0 +1,221 @@
+// The only scalar calculus of the library: elementary functions and dual numbers.
+//
+// A dual number v + d e, with e * e = 0, carries a value and its derivative along one direction. Feed x + x' e to any
+// formula written for a generic scalar S and it returns f(x) + f'(x) x' e: from 3 + 1e, S * S gives 9 + 6e, the square
+// and its slope at 3. A primitive therefore states its formula once, templated on S: S = T yields values and
+// gradients, S = Dual<T> their tangents, and first and second derivatives cannot disagree (docs/maths.md, section 3).
+//
+// Everything here is branch-free so that loops over it vectorise, and compiles for host and device alike.
+// Errors, as tests/test_native.py bounds them: 2 units in the last place for exp, expm1 and log1p01, 2.5 for tanh and
+// sigmoid.
+#pragma once
+
+#include <stdint.h>
+
+#if defined(__CUDACC__)
+#define MF_HD __host__ __device__ __forceinline__
+#elif defined(__GNUC__)
+#define MF_HD inline __attribute__((always_inline))
+#else
+#define MF_HD inline
+#endif
+
+// Before a loop of a few constant terms, which must be gone before the loop around it can be vectorised.
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#define METAFAST_UNROLL _Pragma("GCC unroll 32")
+#else
+#define METAFAST_UNROLL
+#endif
+
+#include "core/isa.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+template <class T>
+struct Bits;
+template <>
+struct Bits<float> {
+  using Int = int32_t;
+  using Unsigned = uint32_t;
+  static constexpr int kMantissa = 23, kBias = 127;
+  // 1.5 * 2^mantissa: adding and subtracting it rounds to the nearest integer, which then stands in the low bits.
+  static constexpr float kRound = 12582912.0f;
+  static constexpr float kLog2Hi = 0.693359375f, kLog2Lo = -2.12194440e-4f;
+  static constexpr float kLowest = -104.0f, kHighest = 89.0f;  // exp is 0 below, infinite above
+  static constexpr int kExpDegree = 7, kLogTerms = 9;
+};
+template <>
+struct Bits<double> {
+  using Int = int64_t;
+  using Unsigned = uint64_t;
+  static constexpr int kMantissa = 52, kBias = 1023;
+  static constexpr double kRound = 6755399441055744.0;
+  static constexpr double kLog2Hi = 6.93147180369123816490e-01, kLog2Lo = 1.90821492927058770002e-10;
+  static constexpr double kLowest = -746.0, kHighest = 710.0;
+  static constexpr int kExpDegree = 13, kLogTerms = 18;
+};
+
+// x = k log 2 + r with |r| <= log(2) / 2. Gives k, and expm1(r) in p.
+template <class T>
+struct ExpParts {
+  using Int = typename Bits<T>::Int;
+  using Unsigned = typename Bits<T>::Unsigned;  // where x is NaN, k is any number: only unsigned arithmetic may wrap
+  Int k;
+  T p;
+
+  MF_HD static T power_of_two(Int n) {
+    return __builtin_bit_cast(T, (Unsigned(n) + Unsigned(Bits<T>::kBias)) << Bits<T>::kMantissa);
+  }
+  // 2^k as a product of two, since 2^k alone may overflow or be denormal where the product with 1 + p is not.
+  MF_HD T scale1() const { return power_of_two(k >> 1); }
+  MF_HD T scale2() const { return power_of_two(k - (k >> 1)); }
+};
+
+template <class T>
+MF_HD ExpParts<T> exp_parts(T x) {
+  using B = Bits<T>;
+  using Unsigned = typename B::Unsigned;
+  const T shifted = x * T(1.44269504088896340736) + B::kRound;
+  const T kf = shifted - B::kRound;
+  const auto k = typename B::Int(__builtin_bit_cast(Unsigned, shifted) - __builtin_bit_cast(Unsigned, B::kRound));
+  const T r = (x - kf * B::kLog2Hi) - kf * B::kLog2Lo;
+  T inverse = T(1);
+  // Taylor's polynomial (expm1(r) - r) / r^2 by Horner's rule; the coefficients 1/n! are built as constants.
+  T coefficient[16];
+  METAFAST_UNROLL for (int n = 1; n <= B::kExpDegree; ++n) {
+    inverse /= T(n);
+    coefficient[n] = inverse;
+  }
+  T q = coefficient[B::kExpDegree];
+  METAFAST_UNROLL for (int n = B::kExpDegree - 1; n >= 2; --n) q = q * r + coefficient[n];
+  return {k, r + r * r * q};
+}
+
+// NaN fails both comparisons and passes through.
+template <class T>
+MF_HD T within_exp(T x) {
+  x = x < Bits<T>::kLowest ? Bits<T>::kLowest : x;
+  return x > Bits<T>::kHighest ? Bits<T>::kHighest : x;
+}
+
+template <class T>
+MF_HD T exp(T x) {
+  const ExpParts<T> e = exp_parts(within_exp(x));
+  return (e.scale1() + e.scale1() * e.p) * e.scale2();
+}
+
+template <class T>
+MF_HD T expm1(T x) {
+  const ExpParts<T> e = exp_parts(within_exp(x));
+  const T scale = e.scale1() * e.scale2();
+  return scale * e.p + (scale - T(1));
+}
+
+MF_HD float magnitude(float x) { return __builtin_fabsf(x); }
+MF_HD double magnitude(double x) { return __builtin_fabs(x); }
+MF_HD float with_sign(float x, float sign) { return __builtin_copysignf(x, sign); }
+MF_HD double with_sign(double x, double sign) { return __builtin_copysign(x, sign); }
+
+template <class T>
+MF_HD T tanh(T x) {
+  T a = magnitude(x);
+  a = a > T(20) ? T(20) : a;  // tanh(20) rounds to 1
+  const ExpParts<T> e = exp_parts(T(2) * a);
+  const T scale = ExpParts<T>::power_of_two(e.k);
+  const T m = scale * e.p + (scale - T(1));  // expm1(2 a)
+  return with_sign(m / (m + T(2)), x);
+}
+
+template <class T>
+MF_HD T sigmoid(T x) {
+  return T(1) / (T(1) + exp(-x));
+}
+
+// log(1 + u) for 0 <= u <= 1, as 2 artanh(u / (2 + u)).
+template <class T>
+MF_HD T log1p01(T u) {
+  using B = Bits<T>;
+  const T s = u / (T(2) + u), s2 = s * s;
+  T q = T(0);
+  METAFAST_UNROLL for (int n = B::kLogTerms; n >= 1; --n) q = q * s2 + T(1) / T(2 * n + 1);
+  return T(2) * (s + s * s2 * q);
+}
+
+MF_HD float log(float x) { return __builtin_logf(x); }
+MF_HD double log(double x) { return __builtin_log(x); }
+MF_HD float erf(float x) { return __builtin_erff(x); }
+MF_HD double erf(double x) { return __builtin_erf(x); }
+MF_HD float sqrt(float x) { return __builtin_sqrtf(x); }
+MF_HD double sqrt(double x) { return __builtin_sqrt(x); }
+
+template <class T>
+struct Dual {
+  T v, d;
+  MF_HD Dual() : v(0), d(0) {}
+  MF_HD Dual(T value) : v(value), d(0) {}  // a constant
+  MF_HD Dual(T value, T derivative) : v(value), d(derivative) {}
+  MF_HD Dual& operator+=(Dual b) { return *this = *this + b; }
+
+  friend MF_HD Dual operator-(Dual a) { return {-a.v, -a.d}; }
+  friend MF_HD Dual operator+(Dual a, Dual b) { return {a.v + b.v, a.d + b.d}; }
+  friend MF_HD Dual operator-(Dual a, Dual b) { return {a.v - b.v, a.d - b.d}; }
+  friend MF_HD Dual operator*(Dual a, Dual b) { return {a.v * b.v, a.d * b.v + a.v * b.d}; }
+  friend MF_HD Dual operator/(Dual a, Dual b) {
+    const T q = a.v / b.v;
+    return {q, (a.d - q * b.d) / b.v};
+  }
+  friend MF_HD bool operator<(Dual a, Dual b) { return a.v < b.v; }
+  friend MF_HD bool operator>(Dual a, Dual b) { return a.v > b.v; }
+};
+
+template <class T>
+MF_HD Dual<T> exp(Dual<T> a) {
+  const T y = exp(a.v);
+  return {y, y * a.d};
+}
+template <class T>
+MF_HD Dual<T> log(Dual<T> a) {
+  return {log(a.v), a.d / a.v};
+}
+template <class T>
+MF_HD Dual<T> tanh(Dual<T> a) {
+  const T y = tanh(a.v);
+  return {y, (T(1) - y * y) * a.d};
+}
+template <class T>
+MF_HD Dual<T> sigmoid(Dual<T> a) {
+  const T y = sigmoid(a.v);
+  return {y, y * (T(1) - y) * a.d};
+}
+template <class T>
+MF_HD Dual<T> erf(Dual<T> a) {
+  return {erf(a.v), T(1.12837916709551257390) * exp(-a.v * a.v) * a.d};
+}
+template <class T>
+MF_HD Dual<T> sqrt(Dual<T> a) {
+  const T y = sqrt(a.v);
+  return {y, a.d / (T(2) * y)};
+}
+template <class T>
+MF_HD Dual<T> magnitude(Dual<T> a) {
+  return a.v < T(0) ? -a : a;
+}
+
+// condition ? a : b, with no preference for the type of the constants.
+template <class S>
+MF_HD S select(bool condition, S a, S b) {
+  return condition ? a : b;
+}
+
+template <class T>
+MF_HD T value_of(T a) {
+  return a;
+}
+template <class T>
+MF_HD T value_of(Dual<T> a) {
+  return a.v;
+}
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

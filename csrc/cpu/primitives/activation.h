@@ -1,0 +1,102 @@
+// The four passes of a pointwise function.
+#pragma once
+
+#include "cpu/frame.h"
+#include "formulas/functions.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+// The loops over elements. They do not ask how many tasks the elements belong to: tasks by themselves and packs call the
+// same code, which is compiled once. Arrays are distinct or the same, never shifted: hence ivdep and no __restrict.
+template <class E, class Function>
+struct Pointwise {
+  METAFAST_OUTLINED static void forward(Function function, int64_t n, const E* x, E* y) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < n; ++i) y[i] = function.value(x[i]);
+  }
+
+  // out (+)= slope * in: the cotangent on its way back, or the tangent on its way forward.
+  METAFAST_OUTLINED static void scale(Function function, int64_t n, const E* x, const E* y, const E* in, E* out,
+                                      bool keep) {
+    if (keep)
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) out[i] += function.slope(x[i], y[i]) * in[i];
+    else
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) out[i] = function.slope(x[i], y[i]) * in[i];
+  }
+
+  // The tangent of scale(in = dy).
+  METAFAST_OUTLINED static void scale_tangent(Function function, int64_t n, const E* x, const E* y, const E* x_dot,
+                                              const E* y_dot, const E* dy, const E* dy_dot, E* dx_dot, bool keep) {
+    const auto tangent = [=](int64_t i) {
+      const Dual<E> slope = function.slope(Dual<E>(x[i], x_dot[i]), Dual<E>(y[i], y_dot[i]));
+      return slope.v * dy_dot[i] + slope.d * dy[i];
+    };
+    if (keep)
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) dx_dot[i] += tangent(i);
+    else
+#pragma GCC ivdep
+      for (int64_t i = 0; i < n; ++i) dx_dot[i] = tangent(i);
+  }
+};
+
+template <class T, class Function>
+struct Activation {
+  using E = Element<T>;
+  using Loops = Pointwise<E, Function>;
+  static E* elements(T* p) { return reinterpret_cast<E*>(p); }
+  static const E* elements(const T* p) { return reinterpret_cast<const E*>(p); }
+  static int64_t count(const Frame<T>& f, const Step& s) { return f.rows(s.output) * f.value(s.output).ld * kTasks<T>; }
+  static const E* x(const Frame<T>& f, const Step& s) { return elements(f.activation(s.input[0])); }
+  static const E* y(const Frame<T>& f, const Step& s) { return elements(f.activation(s.output)); }
+  static bool keep(const Step& s) { return s.input_mode[0] == GradientMode::kAccumulate; }
+
+  static void forward(const Frame<T>& f, const Step& s) {
+    const E* in = x(f, s);
+    E* out = elements(f.activation_out(s.output));
+    each_part(f, s, [&](int64_t at, int64_t n) { Loops::forward(Function(s), n, in + at, out + at); });
+  }
+
+  static void backward(const Frame<T>& f, const Step& s) {
+    if (wanted(s.input_mode[0])) scale(f, s, f.cotangent(s.output), f.cotangent(s.input[0]), keep(s));
+  }
+
+  static void tangent_forward(const Frame<T>& f, const Step& s) {
+    if (const T* x_dot = f.activation_dot(s.input[0])) scale(f, s, x_dot, f.activation_dot(s.output), false);
+  }
+
+  static void tangent_backward(const Frame<T>& f, const Step& s) {
+    if (!wanted(s.input_mode[0])) return;
+    const E* x_dot = kStraight<Function> ? nullptr : elements(f.activation_dot(s.input[0]));
+    if (!x_dot) return scale(f, s, f.cotangent_dot(s.output), f.cotangent_dot(s.input[0]), keep(s));
+    const E *x0 = x(f, s), *y0 = y(f, s), *y_dot = elements(f.activation_dot(s.output));
+    const E *dy = elements(f.cotangent(s.output)), *dy_dot = elements(f.cotangent_dot(s.output));
+    E* dx_dot = elements(f.cotangent_dot(s.input[0]));
+    each_part(f, s, [&](int64_t at, int64_t n) {
+      Loops::scale_tangent(Function(s), n, x0 + at, y0 + at, x_dot + at, y_dot + at, dy + at, dy_dot + at, dx_dot + at,
+                           keep(s));
+    });
+  }
+
+ private:
+  // Calls body(first element, how many).
+  template <class Body>
+  static void each_part(const Frame<T>& f, const Step& s, Body body) {
+    const int64_t n = count(f, s);
+    if constexpr (kIsPack<T>) return body(0, n);
+    f.share(n / kLanes<E>, 8 * kLanes<E>,
+            [&](int64_t begin, int64_t end, T*) { body(begin * kLanes<E>, (end - begin) * kLanes<E>); });
+  }
+  static void scale(const Frame<T>& f, const Step& s, const T* in, T* out, bool keep) {
+    const E *x0 = x(f, s), *y0 = y(f, s), *from = elements(in);
+    E* to = elements(out);
+    each_part(f, s,
+              [&](int64_t at, int64_t n) { Loops::scale(Function(s), n, x0 + at, y0 + at, from + at, to + at, keep); });
+  }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

@@ -1,0 +1,99 @@
+// y = x W + b where T is a pack of tasks: both terms of a tangent in one product; W read in any order; ReLUs between linear
+// layers done where what they change is made; and the step of gradient descent taken where the gradient is made
+// (Frame::descent), so that W's gradient is never written.
+#pragma once
+
+#include "cpu/kernels/pack_gemm.h"
+#include "cpu/primitives/linear.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+template <class T>
+struct PackedLinear {
+  static void forward(const Frame<T>& f, const Step& s) {
+    const T* bias = f.parameter(s.parameter[1]);
+    PackProduct<T> p = outputs(f, s, bias, f.activation_out(s.output));
+    p.clip = s.relu_follows;
+    p.add(f.activation(s.input[0]), f.parameter(s.parameter[0]));
+    multiply_packs(p);
+  }
+
+  static void backward(const Frame<T>& f, const Step& s) {
+    const T* dy = f.cotangent(s.output);
+    if (f.gradient && wanted(s.parameter_mode[0])) {
+      PackProduct<T> p = weight_gradient(f, s, f.parameter_gradient(s.parameter[0]));
+      p.add(f.activation(s.input[0]), dy);
+      multiply_packs(p);
+    }
+    if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
+    if (!wanted(s.input_mode[0]) || f.cotangent_unread(s.input[0])) return;
+    PackProduct<T> p = input_gradient(f, s, f.cotangent(s.input[0]));
+    p.add(dy, f.parameter(s.parameter[0]));
+    multiply_packs(p);
+  }
+
+  static void tangent_forward(const Frame<T>& f, const Step& s) {
+    T* y_dot = f.activation_dot(s.output);
+    if (!y_dot) return;
+    PackProduct<T> p = outputs(f, s, f.parameter_dot(s.parameter[1]), y_dot);
+    if (s.relu_follows) p.gate = f.activation(s.output);
+    p.add(f.activation_dot(s.input[0]), f.parameter(s.parameter[0]));
+    p.add(f.activation(s.input[0]), f.parameter_dot(s.parameter[0]));
+    multiply_packs(p);
+  }
+
+  static void tangent_backward(const Frame<T>& f, const Step& s) {
+    const T *dy = f.cotangent(s.output), *dy_dot = f.cotangent_dot(s.output);
+    if (wanted(s.input_mode[0])) {  // before the step is taken, which may move the tangent of W
+      PackProduct<T> p = input_gradient(f, s, f.cotangent_dot(s.input[0]));
+      p.add(dy_dot, f.parameter(s.parameter[0]));
+      p.add(dy, f.parameter_dot(s.parameter[0]));
+      multiply_packs(p);
+    }
+    if (wanted(s.parameter_mode[0])) {
+      PackProduct<T> p = weight_gradient(f, s, f.parameter_gradient_dot(s.parameter[0]));
+      p.add(f.activation(s.input[0]), dy_dot);
+      p.add(f.activation_dot(s.input[0]), dy);
+      multiply_packs(p);
+    }
+    if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
+  }
+
+ private:
+  static Start begin_with(GradientMode mode) {
+    return mode == GradientMode::kAccumulate ? Start::kContinue : Start::kZero;
+  }
+
+  // The three products, as yet without terms.
+  static PackProduct<T> outputs(const Frame<T>& f, const Step& s, const T* bias, T* y) {
+    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+    const Start start = bias ? Start::kBias : Start::kZero;
+    PackProduct<T> p{f.rows(s.output), out.ld, in.channels, in.ld, 1, out.ld, 1, y, out.ld, start, bias};
+    p.inner = s.op == Op::kOneOutputLinear;
+    return p;
+  }
+
+  static PackProduct<T> weight_gradient(const Frame<T>& f, const Step& s, T* dw) {
+    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+    const Start start = begin_with(s.parameter_mode[0]);
+    PackProduct<T> p{in.channels, out.ld, f.rows(s.output), 1, in.ld, out.ld, 1, dw, out.ld, start};
+    if (f.descends(s.parameter[0])) {
+      const int64_t at = f.parameter_plan(s.parameter[0]).offset;
+      p.c = f.descent.to + at, p.from = f.descent.from + at;
+      p.rate = T(f.descent.rates[s.parameter[0]]);
+    }
+    return p;
+  }
+
+  static PackProduct<T> input_gradient(const Frame<T>& f, const Step& s, T* dx) {
+    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+    const Start start = begin_with(s.input_mode[0]);
+    PackProduct<T> p{f.rows(s.output), in.cold, out.channels, out.ld, 1, 1, out.ld, dx, in.cold, start};
+    if (s.relu_precedes) p.gate = f.activation(s.input[0]);
+    return p;
+  }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast

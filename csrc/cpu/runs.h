@@ -1,0 +1,399 @@
+// The tasks of a call that run alike, one by one or in packs, on the CPU: their plans, where all of it stands in the
+// workspace, and their sums.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include "cpu/choices.h"
+#include "cpu/dispatch.h"
+#include "cpu/threads/pool.h"
+#include "engine/call.h"
+
+namespace metafast {
+
+// What is summed over tasks is written per task for this many tasks at a time, and added up in task order.
+// Not fewer, because all threads meet before it is added up.
+constexpr int64_t kWaveBytes = int64_t(4) << 20;
+
+// Fewer additions than this are done before a second thread has woken up.
+constexpr int64_t kWorthSharing = 65536;
+
+// Tasks [begin, end) of a call, `width` at a time.
+struct Tasks {
+  int width;
+  int64_t begin, end;
+};
+
+template <class T>
+class Runs {
+ public:
+  Runs(const Call& call, std::shared_ptr<const Program> program, const Tasks& tasks)
+      : call_(call),
+        shared_program_(std::move(program)),
+        program_(*shared_program_),
+        kernels_(kernels<T>()),
+        tasks_(tasks),
+        small_(could_run_in_packs(call, program_, kernels_.lanes, sizeof(T))) {
+    plans_ = program_.parameter_plans(plan_lanes(), true);
+    sources_.resize(plans_.size());
+    vectors_.resize(call_.vectors.size());
+    adapted_cotangent_.resize(call_.adapted_cotangent.size());
+    adapted_.resize(call_.adapted.size());
+    shared_gradient_.resize(size_t(program_.learnt_count()));
+    own_gradient_.resize(size_t(program_.learnt_count()));
+    fill_sizes();
+    fill_rates();
+    bind();
+    choose_first_layer();
+    make_batches();
+    choose_wave();
+  }
+  Runs(const Runs&) = delete;
+  Runs& operator=(const Runs&) = delete;
+
+  int width() const { return tasks_.width; }
+  int64_t count() const { return (tasks_.end - tasks_.begin + tasks_.width - 1) / tasks_.width; }
+  int64_t wave() const { return wave_; }       // for so many there is room at a time
+  int64_t elements() const { return total_; }  // of workspace
+
+  // Multiply-adds of the longest forward pass.
+  double products() const {
+    const auto of = [](const std::shared_ptr<const Program::Batch>& b) { return b ? b->products : 0; };
+    return std::max(of(support_), of(query_));
+  }
+
+  // Runs that begin in one thread and end in another (cpu/threads/relay.h) have places of their own: `handed` is their number.
+  void lay_out(int64_t handed) {
+    int64_t total = 0;
+    const auto take = [&](int64_t n) {
+      const int64_t at = total;
+      total += aligned(n);
+      return at;
+    };
+    shared_at_ = take(job_.parameter_size);
+    elementwise_at_ = take(job_.rate_size);
+    const int64_t block = job_.gradient_stride;
+    sums_at_ = take(block);
+    if (sums_) waves_at_ = take(wave_ * rows_per_run() * block);
+    work_at_ = total;  // so far elements; what follows counts packs
+
+    ThreadLayout& l = job_.layout;
+    total = 0;
+    l.tape_stride = support_ ? aligned(support_->tape_size) : 0;
+    const int64_t tapes = l.tape_stride * std::max<int64_t>(call_.steps, 1);
+    job_.keep = call_.memory == Memory::kKeep || (call_.memory == Memory::kAuto && call_.sweep && !call_.first_order &&
+                                                  tapes * tasks_.width * int64_t(sizeof(T)) <= kKeepBytes);
+    l.initial = take(job_.own_initial || tasks_.width > 1 ? job_.parameter_size : 0);
+    l.trajectory = take(call_.steps * job_.adapted_size);
+    l.gradient_stride = job_.want_rate_gradient ? job_.learnt_size : 0;
+    l.gradient = take(job_.learnt_size + (call_.steps > 0 ? call_.steps - 1 : 0) * l.gradient_stride);
+    l.gradient_dot = take(job_.learnt_size);
+    l.vector = take(job_.learnt_size);
+    l.meta_gradient = take(sums_ && tasks_.width == 1 ? 0 : block);
+    if (FirstLayerPlan& first = job_.first; first.parameter >= 0) {
+      const int64_t size = first.support_rows * first.ld;
+      first.gram = take(first.support_rows * first.support_rows);
+      first.cross = take(first.query_rows * first.support_rows);
+      first.steps = call_.steps;
+      first.changes = job_.keep ? 1 : call_.steps;
+      first.change = take(first.changes * size);
+      for (int64_t* array : {&first.query_start, &first.query_change}) *array = take(first.query_rows * first.ld);
+      for (int64_t* array : {&first.start, &first.moved, &first.mu_start, &first.mu_change, &first.swept})
+        *array = take(size);
+    }
+    const auto targets = [&](const std::shared_ptr<const Program::Batch>& b) {
+      return b ? b->examples * b->values[b->output].rows * b->values[b->output].cold : 0;
+    };
+    const auto examples = [&](const std::shared_ptr<const Program::Batch>& b) { return b ? b->examples : 0; };
+    l.targets = take(std::max(targets(support_), targets(query_)));
+    l.target_gradient = take(std::max(targets(support_), targets(query_)));
+    l.weight_gradient = take(std::max(examples(support_), examples(query_)));
+    const auto packs = [&](const std::shared_ptr<const Program::Batch>& b) {
+      return b && tasks_.width > 1 ? b->examples * (b->values[0].channels + b->values[b->output].channels + 1) : 0;
+    };
+    l.support_packs = take(packs(support_));
+    l.query_packs = take(packs(query_));
+    l.tapes = take(job_.keep ? tapes : l.tape_stride);
+    const bool per_step = job_.keep && job_.want_rate_gradient && job_.first.parameter >= 0;
+    l.passing_stride = per_step ? aligned(support_->passing_size) : 0;
+    l.passing =
+        take(support_ ? support_->passing_size + (call_.steps > 0 ? call_.steps - 1 : 0) * l.passing_stride : 0);
+    // The query's tape is no longer needed when the first tangent is.
+    const int64_t last =
+        std::max(support_ && call_.sweep ? support_->tangent_size_total : 0, query_ ? query_->tape_size : 0);
+    l.tangent_tape = l.query_tape = take(last);
+    const int64_t scratch = std::max(support_ ? support_->scratch_size : 0, query_ ? query_->scratch_size : 0);
+    constexpr int64_t kOff = 16;  // a power of two, so that places do not fall on the same cache sets
+    l.total = total + kOff;
+    job_.scratch_stride = aligned(scratch) + kOff;
+    const int64_t places = std::min<int64_t>(count(), call_.threads) + handed;
+    total_ = work_at_ + (job_.scratch_stride * call_.threads + l.total * places) * tasks_.width + kOff;
+  }
+
+  // Takes over the addresses of a call.
+  void prepare(T* workspace) {
+    bind();
+    base_ = workspace;
+    job_.scratch = base_ + work_at_;
+    job_.places = job_.scratch + job_.scratch_stride * tasks_.width * call_.threads;
+    job_.gradients = sums_ ? base_ + waves_at_ : nullptr;
+    lay_out_shared(base_);
+  }
+
+  void let_help(const Helpers& helpers) { job_.helpers = helpers; }
+
+  // Stages [begin, end) of a run that is the `row`-th of its wave and, unless negative, the `handed`-th to be handed over.
+  void run(int64_t run, int64_t row, int thread, int32_t begin, int32_t end, int64_t handed = -1) const {
+    const int64_t threads = call_.threads, place = handed >= 0 ? threads + handed : count() < threads ? run : thread;
+    const Turn turn{tasks_.begin / tasks_.width + run, row * rows_per_run(), place, thread, begin, end};
+    if (tasks_.width == 1) return kernels_.run_task(job_, turn);
+    (tasks_.width == kernels_.lanes ? kernels_.run_pack : kernels_.run_group)(job_, turn);
+  }
+
+  // Adds what `runs` runs from `begin` have left, in order, to the sums; threads share out the elements, so their number does
+  // not matter.
+  void add_up(int64_t begin, int64_t runs, bool accumulate) const {
+    if (!sums_) return;
+    const int64_t tasks = std::min(runs * tasks_.width, tasks_.end - tasks_.begin - begin * tasks_.width);
+    const int64_t rows = tasks_.width == 1 ? tasks : (tasks + kernels_.group - 1) / kernels_.group;
+    T* const sums = base_ + sums_at_;
+    const int64_t stride = job_.gradient_stride;
+    const auto add = in_groups() ? kernels_.add_groups : kernels_.add_rows;
+    if (rows * stride < kWorthSharing) return add(job_.gradients, stride, rows, 0, stride, accumulate, sums);
+    const int64_t part = aligned((stride + call_.threads - 1) / call_.threads);
+    std::atomic<int64_t> next{0};
+    parallel(call_.threads, [&](int) {
+      for (int64_t i; (i = next.fetch_add(part, std::memory_order_relaxed)) < stride;)
+        add(job_.gradients, stride, rows, i, std::min(stride, i + part), accumulate, sums);
+    });
+  }
+
+  // Writes the sums where the user wants them; or goes on from those that are there.
+  void finish() const {
+    each_sum([&](const ParameterPlan& p, T* sum, T* user) { kernels_.parameter_out(p, sum, user); });
+    if (T* user = rate_table_gradient()) std::memcpy(user, rate_sums(), rate_table_bytes());
+  }
+  void resume() const {
+    each_sum([&](const ParameterPlan& p, T* sum, T* user) { kernels_.parameter_in(p, user, sum); });
+    if (const T* user = rate_table_gradient()) std::memcpy(rate_sums(), user, rate_table_bytes());
+  }
+
+ private:
+  // A pack has no pads.
+  int plan_lanes() const { return tasks_.width > 1 ? 1 : kernels_.lanes; }
+  // Rows of what is summed: of a task, or of each group in a pack.
+  int64_t rows_per_run() const { return tasks_.width > 1 ? tasks_.width / kernels_.group : 1; }
+  bool in_groups() const { return small_ && tasks_.width == 1; }
+
+  T* rate_sums() const { return base_ + sums_at_ + job_.learnt_size; }
+  T* rate_table_gradient() const { return sums_ ? at<T>(call_.rate_table_gradient) : nullptr; }
+  size_t rate_table_bytes() const { return size_t(call_.steps * job_.adapted_count) * sizeof(T); }
+
+  template <class Body>
+  void each_sum(Body body) const {
+    if (!sums_) return;
+    for (size_t p = 0; p < shared_gradient_.size(); ++p)
+      if (shared_gradient_[p]) body(plans_[p], base_ + sums_at_ + plans_[p].offset, shared_gradient_[p]);
+    for (size_t a = 0; a < call_.elementwise_gradient.size(); ++a) {
+      if (!call_.elementwise_gradient[a]) continue;
+      const int64_t steps = elementwise_stride_[a] ? call_.steps : 1;
+      for (int64_t k = 0; k < steps; ++k)
+        body(plans_[a], rate_sums() + rate_offset_[a] + k * plans_[a].size,
+             at<T>(call_.elementwise_gradient[a]) + k * plans_[a].numel());
+    }
+  }
+
+  void fill_sizes() {
+    job_.tasks = tasks_.end;
+    job_.steps = int32_t(call_.steps);
+    job_.first_order = call_.first_order;
+    job_.sweep = call_.sweep;
+    job_.hessian_vector = call_.hessian_vector;
+    job_.has_query = bool(call_.query);
+    job_.parameter_count = program_.parameter_count();
+    job_.learnt_count = program_.learnt_count();
+    job_.adapted_count = program_.adapted_count();
+    job_.parameter_size = size_of(plans_, job_.parameter_count);
+    job_.learnt_size = size_of(plans_, job_.learnt_count);
+    job_.adapted_size = size_of(plans_, job_.adapted_count);
+    job_.parameters = plans_.data();
+    job_.sources = sources_.data();
+    for (const Tensor& parameter : call_.parameters) job_.own_initial |= parameter.own;
+    const auto strides = [&](const std::optional<SetTensors>& from, Examples<T>& to) {
+      if (!from) return;
+      const int64_t n = from->examples, x = n * program_.input_size();
+      const int64_t y = from->y_is_class ? n : n * program_.output_size();
+      const int64_t steps = from->stepwise ? call_.steps : 1;
+      to.y_is_class = from->y_is_class;
+      to.x_task_stride = x * steps, to.y_task_stride = y * steps, to.w_task_stride = n * steps;
+      if (from->stepwise) to.x_step_stride = x, to.y_step_stride = y, to.w_step_stride = n;
+    };
+    strides(call_.support, job_.support);
+    strides(call_.query, job_.query);
+  }
+
+  void choose_first_layer() {
+    FirstLayerPlan& first = job_.first;
+    first = FirstLayerPlan{};
+    first.parameter = -1;
+    if (small_ || !first_layer_by_gram(call_, program_)) return;
+    const Step* step = program_.first_layer_step();
+    const Shape& in = program_.value_shape(0);
+    const int64_t rows = in.size() == 2 ? in[0] : 1;
+    first.parameter = step->parameter[0];
+    first.output = step->output;
+    first.inputs = int32_t(in.back());
+    first.ld = plans_[size_t(first.parameter)].ld;
+    first.support_rows = rows * call_.support->examples;
+    first.query_rows = rows * call_.query->examples;
+  }
+
+  // Whether a Hessian-vector product leaves weights where the user has them: where nothing else is done with them, and rows
+  // are whole vectors.
+  bool leaves_weights() const {
+    const bool only_product = call_.hessian_vector && !call_.loss_cotangent && call_.loss_cotangent_all == 0;
+    if (!program_.first_layer_step() || !only_product || small_ || call_.support->dx) return false;
+    const Shape& in = program_.value_shape(0);
+    return in.size() == 1 && in[0] % kernels_.lanes == 0 &&
+           std::all_of(call_.gradients.begin(), call_.gradients.end(), [](const Tensor& g) { return g.own && g.data; });
+  }
+
+  void make_batches() {
+    const FirstLinearForm first = job_.first.parameter >= 0 ? FirstLinearForm::kByGram
+                                  : leaves_weights()        ? FirstLinearForm::kAsGiven
+                                                            : FirstLinearForm::kPlain;
+    const bool packed = tasks_.width > 1;
+    const int lanes = plan_lanes();
+    // The inner loop itself wants gradients of the adapted parameters only; the reverse sweep those of all.
+    const bool second_order = call_.hessian_vector || (call_.sweep && !call_.first_order);
+    if (call_.support) {
+      support_ = program_.batch(call_.support->examples, lanes, second_order ? Scope::kLearnt : Scope::kAdapted,
+                                !second_order          ? Scope::kNone
+                                : call_.hessian_vector ? Scope::kLearnt
+                                                       : Scope::kAdapted,
+                                second_order && call_.support->dx, first, packed);
+      job_.support_plan = support_.get();
+    } else if (call_.steps > 0) {
+      throw std::invalid_argument("native call: inner steps without a support set");
+    }
+    if (call_.query) {
+      query_ = program_.batch(call_.query->examples, lanes, call_.sweep ? Scope::kLearnt : Scope::kNone, Scope::kNone,
+                              call_.sweep && call_.query->dx, first, packed);
+      job_.query_plan = query_.get();
+    }
+  }
+
+  void choose_wave() {
+    job_.gradient_stride = aligned(std::max<int64_t>(1, job_.learnt_size + job_.rate_size));
+    wave_ = count();
+    if (!sums_) return;
+    // A relay (cpu/threads/relay.h) has no waves: few packs come in one, and so do the tasks that fill none.
+    const int64_t few =
+        tasks_.width > 1 ? kFewRuns * call_.threads : std::max<int64_t>(4 * call_.threads, kernels_.lanes);
+    wave_ = std::min(wave_,
+                     std::max<int64_t>(few, kWaveBytes / (job_.gradient_stride * rows_per_run() * int64_t(sizeof(T)))));
+    if (in_groups()) wave_ = (wave_ + kernels_.group - 1) / kernels_.group * kernels_.group;
+  }
+
+  void fill_rates() {
+    const size_t count = size_t(job_.adapted_count);
+    elementwise_.assign(count, nullptr);
+    elementwise_stride_.assign(count, 0);
+    rate_offset_.assign(count, 0);
+    job_.rate_size = call_.steps * job_.adapted_count;
+    for (size_t a = 0; a < call_.elementwise.size() && a < count; ++a) {
+      if (!call_.elementwise[a].data) continue;
+      const bool per_step = call_.elementwise[a].own;
+      rate_offset_[a] = job_.rate_size;
+      elementwise_stride_[a] = per_step ? plans_[a].size : 0;
+      job_.rate_size += plans_[a].size * (per_step ? call_.steps : 1);
+    }
+    job_.elementwise = elementwise_.data();
+    job_.elementwise_stride = elementwise_stride_.data();
+    job_.rate_offset = rate_offset_.data();
+    job_.want_rate_gradient = wants_rate_gradient(call_);
+    job_.loss_cotangent_all = T(call_.loss_cotangent_all);
+    job_.vectors = vectors_.data();
+    job_.adapted_cotangent = adapted_cotangent_.empty() ? nullptr : adapted_cotangent_.data();
+    job_.adapted = adapted_.empty() ? nullptr : adapted_.data();
+    job_.own_gradient = own_gradient_.data();
+    for (const Tensor& gradient : call_.gradients) sums_ |= !gradient.own;
+    sums_ = call_.sweep && (sums_ || job_.want_rate_gradient);
+  }
+
+  // Takes over the addresses of a call_.
+  void bind() {
+    const auto numel = [&](int stored) { return plans_[size_t(stored)].numel(); };
+    const auto source = [&](const Tensor& t, int stored) {
+      return ParameterSource<T>{at<const T>(t.data), t.own ? numel(stored) : 0};
+    };
+    size_t learnt = 0;
+    for (int i = 0; i < program_.parameter_count(); ++i) {
+      const int stored = program_.stored_at(i);
+      sources_[size_t(stored)] = source(call_.parameters[size_t(i)], stored);
+      if (stored >= job_.learnt_count) continue;
+      if (!call_.vectors.empty()) vectors_[size_t(stored)] = source(call_.vectors[learnt], stored);
+      if (!call_.gradients.empty()) {
+        const Tensor& gradient = call_.gradients[learnt];
+        (gradient.own ? own_gradient_ : shared_gradient_)[size_t(stored)] = at<T>(gradient.data);
+      }
+      ++learnt;
+    }
+    for (size_t a = 0; a < adapted_.size(); ++a) adapted_[a] = at<T>(call_.adapted[a]);
+    for (size_t a = 0; a < adapted_cotangent_.size(); ++a)
+      adapted_cotangent_[a] = {at<const T>(call_.adapted_cotangent[a]), 0};
+    const auto set = [](const std::optional<SetTensors>& from, Examples<T>& to) {
+      if (!from) return;
+      to.x = at<const T>(from->x), to.y = at<const void>(from->y), to.w = at<const T>(from->w);
+      to.dx = at<T>(from->dx), to.dy = at<T>(from->dy), to.dw = at<T>(from->dw);
+    };
+    set(call_.support, job_.support);
+    set(call_.query, job_.query);
+    job_.rate_table = at<const T>(call_.rate_table);
+    job_.loss_cotangent = at<const T>(call_.loss_cotangent);
+    job_.logits_cotangent = at<const T>(call_.logits_cotangent);
+    job_.support_loss = at<T>(call_.support_loss);
+    job_.task_loss = at<T>(call_.task_loss);
+    job_.logits = at<T>(call_.logits);
+  }
+
+  void lay_out_shared(T* base) {
+    T* shared = base + shared_at_;
+    for (size_t p = 0; p < plans_.size(); ++p)
+      if (sources_[p].task_stride == 0) kernels_.parameter_in(plans_[p], sources_[p].data, shared + plans_[p].offset);
+    job_.shared_initial = shared;
+    for (size_t a = 0; a < elementwise_.size(); ++a) {
+      if (a >= call_.elementwise.size() || !call_.elementwise[a].data) continue;
+      T* inside = base + elementwise_at_ + rate_offset_[a] - call_.steps * job_.adapted_count;
+      elementwise_[a] = inside;
+      const int64_t steps = elementwise_stride_[a] ? call_.steps : 1;
+      for (int64_t k = 0; k < steps; ++k)
+        kernels_.parameter_in(plans_[a], at<const T>(call_.elementwise[a].data) + k * plans_[a].numel(),
+                              inside + k * plans_[a].size);
+    }
+  }
+
+  const Call& call_;
+  const std::shared_ptr<const Program> shared_program_;
+  const Program& program_;
+  const Kernels<T>& kernels_;
+  const Tasks tasks_;
+  const bool small_;  // sums are made of sums over groups of tasks (cpu/choices.h)
+  Job<T> job_{};
+  std::vector<ParameterPlan> plans_;
+  std::vector<ParameterSource<T>> sources_, vectors_, adapted_cotangent_;
+  std::vector<const T*> elementwise_;
+  std::vector<int64_t> elementwise_stride_, rate_offset_;
+  std::vector<T*> adapted_, shared_gradient_, own_gradient_;
+  std::shared_ptr<const Program::Batch> support_, query_;
+  int64_t shared_at_ = 0, elementwise_at_ = 0, sums_at_ = 0, waves_at_ = 0, work_at_ = 0, total_ = 0, wave_ = 0;
+  bool sums_ = false;
+  T* base_ = nullptr;
+};
+
+}  // namespace metafast

@@ -1,0 +1,2 @@
+// The device code in float, for the CPU.
+#include "cuda/kernels_float.cu"

@@ -1,2 +1,0 @@
-// The device code in float, for the CPU.
-#include "../cuda/kernels_float.cu"

@@ -1,0 +1,97 @@
+// One kind of call from Python, prepared once: everything but the addresses of the tensors, which each call brings anew.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "program/program.h"
+
+namespace metafast {
+
+using Address = std::uintptr_t;  // 0: absent
+
+template <class T>
+T* at(Address address) {
+  return reinterpret_cast<T*>(address);
+}
+
+// Arrays of a workspace begin at multiples of 16 elements.
+inline int64_t aligned(int64_t n) { return (n + 15) / 16 * 16; }
+
+// [tasks, (steps,) examples, ...] tensors, contiguous.
+struct SetTensors {
+  int64_t examples;
+  bool y_is_class;
+  bool stepwise;                // another minibatch for each step
+  Address x, y, w, dx, dy, dw;  // the gradients hold zeros on entry
+};
+
+// Whether the activations of every support pass are kept for the reverse sweep, or computed again.
+enum class Memory : int { kAuto, kKeep, kRecompute };
+// kAuto keeps them while they take no more than this for a task, or a pack of tasks.
+constexpr int64_t kKeepBytes = int64_t(256) << 20;
+
+struct Tensor {
+  Address data;
+  bool own;  // differs per task (or, for a rate, per step); otherwise shared
+};
+
+// Whether something that changes no result is done: where it pays, or, for tests, nowhere or wherever it is possible.
+enum class Choice : int { kAuto, kNever, kAlways };
+
+// Whether tasks run in packs, one in each lane of a SIMD register, or one by one: what is quickest, or, for tests, always one way.
+// Mixed: in small packs, and one by one what is left.
+enum class Packing : int { kAuto, kNever, kWhole, kSmall, kMixed };
+
+// Until the first call an address says only whether the tensor is there.
+struct Call {
+  bool first_order, sweep, hessian_vector;
+  Memory memory;
+  Packing packing;
+  Choice sharing;  // of a task's loops by threads (cpu/threads/crew.h)
+  int64_t tasks, steps;
+  int threads;
+  double loss_cotangent_all;  // of every task's loss, where loss_cotangent is absent
+  std::optional<SetTensors> support, query;
+
+  // In the order of the Program's description; vectors and gradients for learnt parameters only.
+  std::vector<Tensor> parameters, vectors;
+  Address rate_table;
+  std::vector<Tensor> elementwise;  // per adapted parameter, or empty
+  Address loss_cotangent, logits_cotangent;
+  std::vector<Address> adapted_cotangent;
+
+  Address support_loss, task_loss, loss, logits;
+  std::vector<Address> adapted;
+  std::vector<Tensor> gradients;  // own: [tasks, shape], not summed over tasks
+  Address rate_table_gradient;    // [steps, adapted]
+  std::vector<Address> elementwise_gradient;
+
+  // Every tensor in the order in which Python hands them over: inputs, then outputs.
+  std::vector<Address*> inputs(), outputs();
+};
+
+// Throws std::invalid_argument if the parts of a call do not fit together.
+void check(const Call& call, const Program& program);
+
+class Session {
+ public:
+  virtual ~Session() = default;
+
+  Call call;                                           // to be filled with addresses before each run
+  virtual int64_t bytes() const = 0;                   // of workspace
+  virtual int64_t tasks_at_once() const { return 1; }  // one in each lane of a SIMD register
+  virtual int64_t handed_over() const { return 0; }    // runs that one thread begins and another finishes
+  // By one thread at a time, which calls meanwhile() once, as soon as others, if there are any, are at work.
+  virtual void run(Address workspace, void* stream, const std::function<void()>& meanwhile) = 0;
+  virtual int64_t constants_bytes() const { return 0; }            // of memory that lives as long as the session,
+  virtual void upload(Address /*constants*/, void* /*stream*/) {}  // to be filled before the first run
+
+ protected:
+  explicit Session(Call c) : call(std::move(c)) {}
+};
+
+}  // namespace metafast

@@ -1,0 +1,276 @@
+#include "program/program.h"
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace metafast {
+namespace {
+
+[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument("invalid Program: " + message); }
+void require(bool condition, const std::string& message) {
+  if (!condition) fail(message);
+}
+
+int64_t product(const Shape& shape) {
+  int64_t n = 1;
+  for (int64_t d : shape) n *= d;
+  return n;
+}
+
+struct OpInfo {
+  const char* name;
+  Op op;
+  int inputs, parameters;
+};
+const OpInfo kOps[] = {
+    {"linear", Op::kLinear, 1, 2},
+    {"conv2d", Op::kConv2d, 1, 2},
+    {"batch_norm", Op::kBatchNorm, 1, 4},
+    {"relu", Op::kRelu, 1, 0},
+    {"leaky_relu", Op::kLeakyRelu, 1, 0},
+    {"elu", Op::kElu, 1, 0},
+    {"silu", Op::kSilu, 1, 0},
+    {"gelu", Op::kGelu, 1, 0},
+    {"gelu_tanh", Op::kGeluTanh, 1, 0},
+    {"tanh", Op::kTanh, 1, 0},
+    {"sigmoid", Op::kSigmoid, 1, 0},
+    {"softplus", Op::kSoftplus, 1, 0},
+    {"max_pool2d", Op::kMaxPool2d, 1, 0},
+    {"avg_pool2d", Op::kAvgPool2d, 1, 0},
+    {"adaptive_avg_pool2d", Op::kAvgPool2d, 1, 0},
+    {"flatten", Op::kFlatten, 1, 0},
+    {"add", Op::kAdd, 2, 0},
+};
+
+}  // namespace
+
+Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
+                 const std::vector<StepDescription>& steps, const std::string& loss,
+                 const std::map<std::string, double>& loss_attributes)
+    : values_(std::move(values)) {
+  require(!values_.empty(), "no values");
+  for (const Shape& shape : values_) {
+    require(shape.size() >= 1 && shape.size() <= 3,
+            "a value has " + std::to_string(shape.size()) + " dimensions, not 1 to 3");
+    for (int64_t d : shape) require(d > 0 && d < (int64_t(1) << 31), "a value has an empty dimension");
+    require(product(shape) < (int64_t(1) << 31), "a value is too large");
+  }
+  stored_at_.resize(parameters.size());
+  for (Role role : {Role::kAdapted, Role::kMeta, Role::kConstant}) {
+    for (size_t i = 0; i < parameters.size(); ++i)
+      if (parameters[i].second == role) {
+        stored_at_[i] = int(parameters_.size());
+        const int64_t n = product(parameters[i].first);
+        require(n > 0 && n < (int64_t(1) << 31), "parameter " + std::to_string(i) + " is empty or too large");
+        parameters_.push_back({n, int32_t(n), 1, 1, false, false});
+        parameter_shapes_.push_back(parameters[i].first);
+      }
+    if (role == Role::kAdapted) adapted_count_ = int(parameters_.size());
+    if (role == Role::kMeta) learnt_count_ = int(parameters_.size());
+  }
+  for (const StepDescription& step : steps) add_step(step);
+  output_ = steps.empty() ? 0 : steps.back().output;
+
+  const std::pair<const char*, LossKind> kinds[] = {
+      {"", LossKind::kNone},       {"cross_entropy", LossKind::kCrossEntropy},
+      {"mse", LossKind::kMse},     {"bce_with_logits", LossKind::kBceWithLogits},
+      {"huber", LossKind::kHuber}, {"multi_margin", LossKind::kMultiMargin}};
+  bool known = false;
+  for (const auto& kind : kinds)
+    if (loss == kind.first) loss_.kind = kind.second, known = true;
+  require(known, "unknown loss " + loss);
+  const char* names[][2] = {{"label_smoothing", ""}, {"delta", ""}, {"p", "margin"}};
+  const auto& name = names[loss_.kind == LossKind::kCrossEntropy ? 0 : loss_.kind == LossKind::kHuber ? 1 : 2];
+  for (int i = 0; i < 2; ++i) {
+    const auto found = loss_attributes.find(name[i]);
+    if (found != loss_attributes.end()) loss_.attribute[i] = found->second;
+  }
+  drop_dead_steps();
+  drop_leading_flatten();
+  fuse_norm_pools();
+  find_rows();
+}
+
+void Program::use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where) {
+  if (parameter < 0) return;
+  ParameterInfo& info = parameters_[size_t(parameter)];
+  require(info.numel == outputs * inputs * taps, where + ": a parameter has the wrong size");
+  require(!info.used || (info.outputs == outputs && info.inputs == inputs && info.taps == taps),
+          where + ": a tied parameter is used in two different layouts");
+  info = {info.numel, int32_t(outputs), int32_t(inputs), int32_t(taps), true, false};
+}
+
+void Program::add_step(const StepDescription& d) {
+  const OpInfo* info = nullptr;
+  for (const OpInfo& candidate : kOps)
+    if (d.op == candidate.name) info = &candidate;
+  require(info, "unknown op " + d.op);
+  const int count = int(values_.size());
+  require(int(d.inputs.size()) == info->inputs, d.op + ": wrong number of inputs");
+  require(d.output > 0 && d.output < count, d.op + ": output out of range");
+  Step s{};
+  s.op = info->op;
+  s.output = d.output;
+  s.input[0] = s.input[1] = -1;
+  for (size_t i = 0; i < d.inputs.size(); ++i) {
+    bool written = d.inputs[i] == 0;
+    for (const Step& earlier : steps_) written |= earlier.output == d.inputs[i];
+    require(written, d.op + ": reads a value that no earlier step writes");
+    s.input[i] = d.inputs[i];
+  }
+  for (const Step& earlier : steps_) require(earlier.output != d.output, d.op + ": writes a value twice");
+  require(int(d.parameters.size()) <= info->parameters, d.op + ": too many parameters");
+  for (int i = 0; i < 4; ++i) s.parameter[i] = -1;
+  for (size_t i = 0; i < d.parameters.size(); ++i) {
+    require(d.parameters[i] >= -1 && d.parameters[i] < int(parameters_.size()), d.op + ": parameter out of range");
+    if (d.parameters[i] >= 0) s.parameter[i] = stored_at_[size_t(d.parameters[i])];
+  }
+  const auto attribute = [&](const char* name, double otherwise) {
+    const auto found = d.attributes.find(name);
+    return found == d.attributes.end() ? otherwise : found->second;
+  };
+  const auto pair = [&](const char* name, int32_t* out, double otherwise) {
+    out[0] = int32_t(attribute((std::string(name) + "_h").c_str(), otherwise));
+    out[1] = int32_t(attribute((std::string(name) + "_w").c_str(), otherwise));
+    require(out[0] >= (otherwise > 0) && out[1] >= (otherwise > 0) && out[0] < 65536 && out[1] < 65536,
+            d.op + ": " + name + " out of range");
+  };
+
+  const Shape &in = values_[size_t(d.inputs[0])], &out = values_[size_t(d.output)];
+  bool fits = false;
+  switch (s.op) {
+    case Op::kLinear:
+      require(s.parameter[0] >= 0 && in.size() <= 2, "linear: needs a weight and inputs of one or two dimensions");
+      fits = in.size() == out.size() && (in.size() == 1 || in[0] == out[0]);
+      use_parameter(s.parameter[0], out.back(), in.back(), 1, d.op);
+      use_parameter(s.parameter[1], out.back(), 1, 1, d.op);
+      break;
+    case Op::kConv2d: {
+      require(s.parameter[0] >= 0 && in.size() == 3 && out.size() == 3, "conv2d: needs a weight and images");
+      const Shape& weight = parameter_shapes_[size_t(s.parameter[0])];
+      require(weight.size() == 4 && weight[0] == out[0] && weight[1] == in[0], "conv2d: weight does not fit");
+      s.kernel[0] = int32_t(weight[2]), s.kernel[1] = int32_t(weight[3]);
+      pair("stride", s.stride, 1), pair("pad", s.pad, 0), pair("dilation", s.dilation, 1);
+      fits = true;
+      for (int i = 0; i < 2; ++i) {
+        const int64_t span = in[size_t(i) + 1] + 2 * s.pad[i] - int64_t(s.dilation[i]) * (s.kernel[i] - 1) - 1;
+        fits &= span >= 0 && out[size_t(i) + 1] == span / s.stride[i] + 1;
+      }
+      use_parameter(s.parameter[0], weight[0], weight[1], weight[2] * weight[3], d.op);
+      use_parameter(s.parameter[1], weight[0], 1, 1, d.op);
+      break;
+    }
+    case Op::kBatchNorm: {
+      fits = in == out && in.size() != 2;
+      const int64_t channels = in[0];
+      for (int i = 0; i < 4; ++i) use_parameter(s.parameter[i], channels, 1, 1, d.op);
+      s.attribute[0] = attribute("eps", 1e-5);
+      s.training = attribute("training", 1) != 0;
+      require(s.training || (s.parameter[2] >= learnt_count_ && s.parameter[3] >= learnt_count_),
+              "batch_norm: evaluation needs constant running statistics");
+      break;
+    }
+    case Op::kMaxPool2d:
+    case Op::kAvgPool2d: {
+      fits = in.size() == 3 && out.size() == 3 && in[0] == out[0];
+      s.training = d.op == "adaptive_avg_pool2d";  // here: windows follow from the output's shape
+      if (s.training) break;
+      pair("kernel", s.kernel, 1), pair("stride", s.stride, 1), pair("pad", s.pad, 0), pair("dilation", s.dilation, 1);
+      s.attribute[0] = attribute("count_include_pad", 1);
+      break;
+    }
+    case Op::kFlatten: fits = out.size() == 1 && product(in) == out[0]; break;
+    case Op::kAdd: fits = in == out && values_[size_t(d.inputs[1])] == out; break;
+    case Op::kLeakyRelu: fits = in == out, s.attribute[0] = attribute("slope", 0.01); break;
+    case Op::kElu: fits = in == out, s.attribute[0] = attribute("alpha", 1); break;
+    case Op::kSoftplus:
+      fits = in == out, s.attribute[0] = attribute("beta", 1), s.attribute[1] = attribute("threshold", 20);
+      break;
+    default: fits = in == out; break;
+  }
+  require(fits, d.op + ": shapes do not fit together");
+  steps_.push_back(s);
+}
+
+void Program::drop_dead_steps() {
+  std::vector<bool> live(values_.size(), false);
+  live[size_t(output_)] = true;
+  std::vector<Step> kept;
+  for (auto s = steps_.rbegin(); s != steps_.rend(); ++s) {
+    if (!live[size_t(s->output)]) continue;
+    for (int input : s->input)
+      if (input >= 0) live[size_t(input)] = true;
+    kept.push_back(*s);
+  }
+  std::reverse(kept.begin(), kept.end());
+  steps_ = kept;
+  for (ParameterInfo& p : parameters_) p.used = false;
+  for (const Step& s : steps_)
+    for (int p : s.parameter)
+      if (p >= 0) parameters_[size_t(p)].used = true;
+}
+
+// The user's memory already is the flattened input, whatever its shape.
+void Program::drop_leading_flatten() {
+  if (steps_.empty() || steps_[0].op != Op::kFlatten || steps_[0].input[0] != 0) return;
+  for (size_t i = 1; i < steps_.size(); ++i)
+    if (steps_[i].input[0] == 0 || steps_[i].input[1] == 0) return;
+  const int flat = steps_[0].output;
+  values_[0] = values_[size_t(flat)];
+  steps_.erase(steps_.begin());
+  for (Step& s : steps_)
+    for (int& input : s.input)
+      if (input == flat) input = 0;
+  if (output_ == flat) output_ = 0;
+}
+
+// BatchNorm on batch statistics, ReLU and 2x2 max-pooling in a row, where nobody else reads what lies between.
+void Program::fuse_norm_pools() {
+  const auto only_reader = [&](const Step& from, const Step& to) {
+    int readers = from.output == output_;
+    for (const Step& s : steps_)
+      for (int input : s.input) readers += input == from.output;
+    return readers == 1 && to.input[0] == from.output;
+  };
+  for (size_t i = 0; i + 2 < steps_.size(); ++i) {
+    Step &norm = steps_[i], &relu = steps_[i + 1], &pool = steps_[i + 2];
+    if (norm.op != Op::kBatchNorm || !norm.training || relu.op != Op::kRelu || pool.op != Op::kMaxPool2d) continue;
+    if (!only_reader(norm, relu) || !only_reader(relu, pool)) continue;
+    const Shape &in = values_[size_t(pool.input[0])], &out = values_[size_t(pool.output)];
+    bool halves = true;
+    for (int axis = 0; axis < 2; ++axis)
+      halves &= pool.kernel[axis] == 2 && pool.stride[axis] == 2 && pool.pad[axis] == 0 && pool.dilation[axis] == 1 &&
+                out[size_t(axis) + 1] == in[size_t(axis) + 1] / 2;
+    if (!halves) continue;
+    norm.op = Op::kBatchNormReluPool;
+    norm.output = pool.output;
+    steps_.erase(steps_.begin() + int64_t(i) + 1, steps_.begin() + int64_t(i) + 3);
+  }
+}
+
+void Program::find_rows() {
+  for (ParameterInfo& p : parameters_) p.row = p.outputs == 1 && p.inputs > 1 && p.taps == 1;
+  for (const Step& s : steps_)
+    for (int i = 0; i < 4; ++i)
+      if (s.parameter[i] >= 0)
+        parameters_[size_t(s.parameter[i])].row &= s.op == Op::kLinear && i == 0 && s.input[0] != 0;
+}
+
+int64_t Program::input_size() const { return product(values_[0]); }
+int64_t Program::output_size() const { return product(values_[size_t(output_)]); }
+
+const Step* Program::first_layer_step() const {
+  const Step* found = nullptr;
+  for (const Step& s : steps_)
+    if (s.input[0] == 0 || s.input[1] == 0) {
+      if (found || s.op != Op::kLinear || s.parameter[0] >= adapted_count_) return nullptr;
+      found = &s;
+    }
+  if (!found) return nullptr;
+  for (const Step& s : steps_)
+    for (int i = 0; i < 4; ++i)
+      if (s.parameter[i] == found->parameter[0] && !(&s == found && i == 0)) return nullptr;
+  return found;
+}
+
+}  // namespace metafast

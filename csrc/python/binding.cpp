@@ -1,0 +1,245 @@
+// The Python module metafast._native. Only this file, python/prepared.cpp, python/repeat.cpp and python/tensors.cpp know Python.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "cpu/dispatch.h"
+#include "cpu/session.h"
+#include "cpu/threads/relay.h"
+#include "cuda/session.h"
+#include "engine/call.h"
+#include "python/prepared.h"
+#include "python/repeat.h"
+#include "python/tensors.h"
+#ifdef METAFAST_EMULATED
+#include "cuda/emulated/faults.h"
+#endif
+
+#ifndef METAFAST_CUDA_ARCHS
+#define METAFAST_CUDA_ARCHS ""
+#endif
+#ifndef METAFAST_MODULE
+#define METAFAST_MODULE _native
+#endif
+#ifndef METAFAST_VERSION
+#define METAFAST_VERSION "unknown"
+#endif
+
+namespace py = pybind11;
+using namespace metafast;
+
+namespace {
+
+Role role(const std::string& name) {
+  if (name == "adapted") return Role::kAdapted;
+  if (name == "meta") return Role::kMeta;
+  if (name == "constant") return Role::kConstant;
+  throw std::invalid_argument("invalid Program: unknown role " + name);
+}
+
+std::shared_ptr<Program> make_program(
+    std::vector<Shape> values, const std::vector<std::pair<Shape, std::string>>& parameters,
+    const std::vector<std::tuple<std::string, std::vector<int>, int, std::vector<int>, std::map<std::string, double>>>&
+        steps,
+    const std::string& loss, const std::map<std::string, double>& loss_attributes) {
+  std::vector<std::pair<Shape, Role>> roles;
+  for (const auto& p : parameters) roles.emplace_back(p.first, role(p.second));
+  std::vector<StepDescription> descriptions;
+  for (const auto& [op, inputs, output, indices, attributes] : steps)
+    descriptions.push_back({op, inputs, output, indices, attributes});
+  return std::make_shared<Program>(std::move(values), roles, descriptions, loss, loss_attributes);
+}
+
+// (examples, y_is_class, stepwise)
+using SetTuple = std::tuple<int64_t, bool, bool>;
+
+std::optional<SetTensors> set(const std::optional<SetTuple>& t) {
+  if (!t) return std::nullopt;
+  const auto& [examples, y_is_class, stepwise] = *t;
+  return SetTensors{examples, y_is_class, stepwise, 0, 0, 0, 0, 0, 0};
+}
+
+std::vector<Tensor> list(const std::vector<bool>& own) {
+  std::vector<Tensor> tensors;
+  for (bool differs : own) tensors.push_back({0, differs});
+  return tensors;
+}
+
+// (style, index of the device, tasks at a time or 0, whether TF32 is allowed in linear layers, in convolutions)
+using DeviceTuple = std::tuple<int, int, int64_t, bool, bool>;
+
+std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool is_double, int64_t tasks, int64_t steps,
+                                  int threads, bool first_order, bool sweep, int memory, int packing, int sharing,
+                                  bool hessian_vector, double loss_cotangent, const std::optional<SetTuple>& support,
+                                  const std::optional<SetTuple>& query, const std::vector<bool>& parameters,
+                                  size_t vectors, const std::vector<bool>& elementwise, size_t adapted_cotangent,
+                                  size_t adapted, const std::vector<bool>& gradients, size_t elementwise_gradient,
+                                  const std::vector<bool>& inputs, const std::vector<py::object>& outputs,
+                                  py::object empty_like, py::object zeros_like,
+                                  const std::optional<DeviceTuple>& device) {
+  Call call{};
+  call.first_order = first_order, call.sweep = sweep, call.hessian_vector = hessian_vector;
+  call.memory = Memory(memory);
+  call.packing = Packing(packing), call.sharing = Choice(sharing);
+  call.tasks = tasks, call.steps = steps, call.threads = threads;
+  call.loss_cotangent_all = loss_cotangent;
+  call.support = set(support), call.query = set(query);
+  call.parameters = list(parameters), call.elementwise = list(elementwise), call.gradients = list(gradients);
+  call.vectors.assign(vectors, {0, true});
+  call.adapted_cotangent.resize(adapted_cotangent);
+  call.adapted.resize(adapted);
+  call.elementwise_gradient.resize(elementwise_gradient);
+  const std::vector<Address*> in = call.inputs(), out = call.outputs();
+  if (in.size() != inputs.size() || out.size() != outputs.size())
+    throw std::invalid_argument("native call: inconsistent number of tensors");
+  for (size_t i = 0; i < in.size(); ++i) *in[i] = inputs[i];
+  for (size_t i = 0; i < out.size(); ++i) *out[i] = !outputs[i].is_none();
+  auto made = std::make_unique<Prepared>();
+  if (device) {
+    const auto& [style, index, chunk, linear, convolution] = *device;
+    made->session = make_device_session(std::move(program), std::move(call), is_double,
+                                        {Style(style), index, chunk, {linear, convolution}});
+  } else {
+    made->session = make_cpu_session(std::move(program), std::move(call), is_double);
+  }
+  made->inputs = made->session->call.inputs();
+  made->outputs = made->session->call.outputs();
+  made->templates = outputs;
+  made->data_gradients = outputs.size() - 3 * (support ? 1 : 0) - 3 * (query ? 1 : 0);
+  made->empty_like = std::move(empty_like), made->zeros_like = std::move(zeros_like);
+  return made;
+}
+
+// Evaluates an elementary function of csrc/core/scalar.h on an array in place, for tests of its stated error.
+void elementary(const std::string& name, bool is_double, Address x, Address y, int64_t n) {
+  const char* names[] = {"exp", "expm1", "tanh", "sigmoid", "log1p01"};
+  for (int i = 0; i < 5; ++i)
+    if (name == names[i]) {
+      if (is_double)
+        kernels<double>().elementary(i, reinterpret_cast<const double*>(x), reinterpret_cast<double*>(y), n);
+      else
+        kernels<float>().elementary(i, reinterpret_cast<const float*>(x), reinterpret_cast<float*>(y), n);
+      return;
+    }
+  throw std::invalid_argument("unknown elementary function " + name);
+}
+
+template <class T>
+void adam(const AdamStep& step, const std::vector<Elements>& state, const std::vector<Elements>& gradients) {
+  int64_t at = 0;
+  for (const Elements& g : gradients) {
+    const auto part = [&](size_t i) { return static_cast<T*>(state[i].data) + at; };
+    kernels<T>().adam(step, static_cast<const T*>(g.data), g.count, part(0), part(1), part(2));
+    at += g.count;
+  }
+}
+
+// One step of Adam on the vectors of parameters and both moments, with gradients that make up such a vector. False, and
+// nothing done, if these are not plain contiguous tensors on the CPU that fit each other.
+bool adam_step(const py::tuple& state, const py::sequence& gradients, double beta1, double beta2, double rate,
+               double epsilon) {
+  std::vector<Elements> vectors, parts;
+  int64_t count = 0;
+  for (py::handle tensor : state) {
+    const std::optional<Elements> found = elements(tensor);
+    if (!found) return false;
+    vectors.push_back(*found);
+  }
+  if (vectors.size() != 3) return false;
+  const auto same_kind = [&](const Elements& e) { return e.is_double == vectors[0].is_double; };
+  for (py::handle tensor : gradients) {
+    const std::optional<Elements> found = elements(tensor);
+    if (!found || !same_kind(*found)) return false;
+    parts.push_back(*found);
+    count += found->count;
+  }
+  for (const Elements& vector : vectors)
+    if (!same_kind(vector) || vector.count != count) return false;
+  (vectors[0].is_double ? adam<double> : adam<float>)({beta1, beta2, rate, epsilon}, vectors, parts);
+  return true;
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = METAFAST_VERSION;
+  info["isa"] = selected_isa();
+  info["isas"] = compiled_isas();
+  info["cuda"] = std::string(METAFAST_CUDA_ARCHS) != "";
+  info["cuda_archs"] = METAFAST_CUDA_ARCHS;
+  info["compiler"] = __VERSION__;
+  return info;
+}
+
+// For tests: (run, begin, end, after, handed) of each thread's legs.
+auto legs_of_threads(int threads, int64_t runs, const std::vector<double>& stages, double rest) {
+  const Legs found = legs(threads, runs, stages, rest);
+  std::vector<std::vector<std::tuple<int64_t, int, int, int64_t, int64_t>>> lists;
+  for (size_t thread = 0; thread + 1 < found.first.size(); ++thread) {
+    lists.emplace_back();
+    for (int64_t i = found.first[thread]; i < found.first[thread + 1]; ++i) {
+      const Leg& leg = found.all[size_t(i)];
+      lists.back().emplace_back(leg.run, leg.begin, leg.end, leg.after, leg.handed);
+    }
+  }
+  return lists;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(METAFAST_MODULE, m) {
+  m.doc() = "Native engine of metafast. Private: use the functions of metafast.ops.";
+  py::class_<Program, std::shared_ptr<Program>>(m, "Program", py::module_local())
+      .def(py::init(&make_program), py::arg("values"), py::arg("parameters"), py::arg("steps"), py::arg("loss"),
+           py::arg("loss_attributes"));
+  py::class_<Prepared>(m, "Session", py::module_local())
+      .def(py::init(&prepare), py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"),
+           py::arg("threads"), py::arg("first_order"), py::arg("sweep"), py::arg("memory"), py::arg("packing"),
+           py::arg("sharing"), py::arg("hessian_vector"), py::arg("loss_cotangent"), py::arg("support"),
+           py::arg("query"), py::arg("parameters"), py::arg("vectors"), py::arg("elementwise"),
+           py::arg("adapted_cotangent"), py::arg("adapted"), py::arg("gradients"), py::arg("elementwise_gradient"),
+           py::arg("inputs"), py::arg("outputs"), py::arg("empty_like"), py::arg("zeros_like"), py::arg("device"))
+      .def_property_readonly("bytes", [](const Prepared& p) { return p.session->bytes(); })
+      .def_property_readonly("tasks_at_once", [](const Prepared& p) { return p.session->tasks_at_once(); })
+      .def_property_readonly("handed_over", [](const Prepared& p) { return p.session->handed_over(); })
+      .def_property_readonly("constants_bytes", [](const Prepared& p) { return p.session->constants_bytes(); })
+      .def(
+          "upload",
+          [](Prepared& p, Address constants, Address stream) {
+            p.session->upload(constants, reinterpret_cast<void*>(stream));
+          },
+          py::arg("constants"), py::arg("stream"))
+      .def(
+          "run",
+          [](Prepared& p, const std::vector<py::handle>& inputs, Address workspace, Address stream) {
+            return p.run(inputs, workspace, stream);
+          },
+          py::arg("inputs"), py::arg("workspace"), py::arg("stream") = 0);
+  py::class_<Contents>(m, "Contents", py::module_local())
+      .def(py::init<const std::vector<py::dict>&, std::vector<py::handle>>(), py::arg("dictionaries"),
+           py::arg("tensors"))
+      .def("hold", &Contents::hold);
+  py::class_<Product>(m, "Product", py::module_local())
+      .def(py::init<py::object, const py::tuple&, std::string, std::vector<int>, std::vector<py::object>,
+                    std::vector<std::pair<py::str, size_t>>, py::object, int64_t, const Contents&, py::object,
+                    py::object, py::object>(),
+           py::arg("session"), py::arg("names"), py::arg("facts"), py::arg("places"), py::arg("own"),
+           py::arg("written"), py::arg("check"), py::arg("classes"), py::arg("contents"), py::arg("holds"),
+           py::arg("threads"), py::arg("workspace"))
+      .def("run", &Product::run, py::arg("params"), py::arg("batch"), py::arg("v"));
+  m.def("legs", &legs_of_threads, py::arg("threads"), py::arg("runs"), py::arg("stages"), py::arg("rest"));
+  m.def(
+      "facts",
+      [](const py::tuple& tensors) -> py::object {
+        const auto found = facts({tensors.begin(), tensors.end()});
+        return found ? py::object(py::bytes(*found)) : py::none();
+      },
+      py::arg("tensors"));
+  m.def("holds_classes", &holds_classes, py::arg("tensor"), py::arg("classes"));
+  m.def("adam_step", &adam_step, py::arg("state"), py::arg("gradients"), py::arg("beta1"), py::arg("beta2"),
+        py::arg("rate"), py::arg("epsilon"));
+  m.def("device_obstacle", &device_obstacle, py::arg("program"));
+  m.def("elementary", &elementary, py::arg("name"), py::arg("is_double"), py::arg("x"), py::arg("y"), py::arg("n"));
+  m.def("build_info", &build_info);
+#ifdef METAFAST_EMULATED
+  bind_faults(m);
+#endif
+}
