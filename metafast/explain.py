@@ -189,6 +189,9 @@ class _Walk:
         return Row(step.where, step.op, shape, weights, flops, size, "")
 
 
+_OF_ONE_ELEMENT = frozenset("relu leaky_relu elu silu gelu gelu_tanh tanh sigmoid softplus add".split())
+
+
 def _flops(step: Step, b: Builder) -> int:
     """Per element of the output. A function of one element counts as one."""
     if step.op in ("linear", "conv2d"):
@@ -201,7 +204,11 @@ def _flops(step: Step, b: Builder) -> int:
         return int(settings["kernel_h"] * settings["kernel_w"])
     if step.op == "adaptive_avg_pool2d":
         return -(-math.prod(b.values[step.inputs[0]]) // math.prod(b.values[step.output]))
-    return 0 if step.op == "flatten" else 1
+    if step.op == "flatten":
+        return 0
+    if step.op in _OF_ONE_ELEMENT:
+        return 1
+    raise NotImplementedError(f"explain does not know the cost of {step.op!r}; add it to _flops")
 
 
 def _torchs(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Small networks with a task in each lane of a SIMD register (csrc/cpu/kernels/pack.h): the laws again, and the same bits."""
+"""Networks with a task in each lane of a SIMD register (csrc/cpu/kernels/pack.h): the laws again, and the same bits."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import metafast as mf
 from judge import Case
 from laws import LAWS, Law
 from metafast import native
+from metafast._native import primitives
 from problems import lowered
 from rows import ROWS, Row
 
-#: What a lane cannot do: read elements anywhere but at its own place.
-NOT_IN_LANES = {"conv2d", "batch_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "flatten"}
 
 #: The laws that run every pass with every option, and those about several tasks.
 CHOSEN = {
@@ -43,8 +42,9 @@ def packable(row: Row) -> bool:
     if not row.native:
         return False
     program = lowered(row)
+    in_packs = primitives()
     flat = all(len(shape) == 1 for shape in program.values)
-    return flat and not NOT_IN_LANES & {step.op for step in program.steps}
+    return flat and all(in_packs[step.op] for step in program.steps)
 
 
 PACKABLE = [row for row in ROWS if packable(row)]

@@ -1,4 +1,4 @@
-"""Runs that do not come out even are begun by one thread and finished by another (csrc/cpu/threads/relay.h): the same bits."""
+"""Uneven runs are begun by one thread and finished by another (csrc/cpu/threads/relay.h): the same bits."""
 
 from __future__ import annotations
 

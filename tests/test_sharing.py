@@ -1,4 +1,4 @@
-"""Threads that have no task help with the loops of others' (csrc/cpu/threads/crew.h): the same bits, whoever does what."""
+"""Threads without a task help with loops of others (csrc/cpu/threads/crew.h): the same bits, whoever does what."""
 
 from __future__ import annotations
 

@@ -13,31 +13,7 @@
 
 namespace metafast {
 
-enum class Op : int32_t {
-  kLinear,
-  kConv2d,
-  kBatchNorm,
-  kRelu,
-  kLeakyRelu,
-  kElu,
-  kSilu,
-  kGelu,
-  kGeluTanh,
-  kTanh,
-  kSigmoid,
-  kSoftplus,
-  kMaxPool2d,
-  kAvgPool2d,
-  kFlatten,
-  kAdd,
-  kFirstLinear,        // a linear layer on the input, kept as its product with the support set
-  kGivenLinear,        // a linear layer on the input, its weight left where the user has it
-  kGivenHiddenLinear,  // one behind others, read and written there where that order is wanted
-  // Made by the planner: of three steps; of a convolution that prefers it; of a linear layer whose weight is a row.
-  kBatchNormReluPool,
-  kWinogradConv2d,
-  kOneOutputLinear,
-};
+enum class Op : int32_t;  // program/primitives.h
 
 enum class LossKind : int32_t { kNone, kCrossEntropy, kMse, kBceWithLogits, kHuber, kMultiMargin };
 
@@ -104,8 +80,8 @@ struct Step {
   GradientMode input_mode[2], parameter_mode[4];
   int32_t kernel[2], stride[2], pad[2], dilation[2];
   double attribute[2];
-  bool training;
-  bool bias_cancels;         // only a BatchNorm on batch statistics reads the output
+  bool training;             // normalises by the batch's own statistics
+  bool bias_cancels;         // only nodes that subtract the mean read the output
   int64_t saved, saved_dot;  // offsets of what the step keeps for later passes, in the tape and the tangent tape
   ConvTables conv;
   const PoolWindow* windows;

@@ -1,5 +1,7 @@
-// The four passes over all steps of a Program. To add a primitive: its header here, and one line in METAFAST_PRIMITIVES.
+// The four passes over all steps of a Program. To add a primitive: its header here; program/primitives.h lists it.
 #pragma once
+
+#include <stdlib.h>
 
 #include "cpu/primitives/activation.h"
 #include "cpu/primitives/batch_norm.h"
@@ -15,38 +17,7 @@
 #include "cpu/primitives/shape_and_sum.h"
 #include "cpu/primitives/winograd_conv2d.h"
 
-// Those that run on packs of tasks as they are (pack.h), because all they do with an element is arithmetic.
-#define METAFAST_SHARED_PRIMITIVES(X)     \
-  X(kRelu, Activation<T, Relu>)           \
-  X(kLeakyRelu, Activation<T, LeakyRelu>) \
-  X(kElu, Activation<T, Elu>)             \
-  X(kSilu, Activation<T, Silu>)           \
-  X(kGelu, Activation<T, Gelu>)           \
-  X(kGeluTanh, Activation<T, GeluTanh>)   \
-  X(kTanh, Activation<T, Tanh>)           \
-  X(kSigmoid, Activation<T, Sigmoid>)     \
-  X(kSoftplus, Activation<T, Softplus>)   \
-  X(kAdd, Add<T>)
-
-#define METAFAST_PACKED_PRIMITIVES(X) \
-  METAFAST_SHARED_PRIMITIVES(X)       \
-  X(kLinear, PackedLinear<T>)         \
-  X(kOneOutputLinear, PackedLinear<T>)
-
-#define METAFAST_PRIMITIVES(X)                \
-  METAFAST_SHARED_PRIMITIVES(X)               \
-  X(kLinear, Linear<T>)                       \
-  X(kConv2d, Conv2d<T>)                       \
-  X(kBatchNorm, BatchNorm<T>)                 \
-  X(kMaxPool2d, MaxPool2d<T>)                 \
-  X(kAvgPool2d, AvgPool2d<T>)                 \
-  X(kFlatten, Flatten<T>)                     \
-  X(kFirstLinear, FirstLinear<T>)             \
-  X(kGivenLinear, GivenLinear<T>)             \
-  X(kGivenHiddenLinear, GivenHiddenLinear<T>) \
-  X(kBatchNormReluPool, BatchNormReluPool<T>) \
-  X(kWinogradConv2d, WinogradConv2d<T>)       \
-  X(kOneOutputLinear, OneOutputLinear<T>)
+#include "program/primitives.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -58,26 +29,52 @@ struct TaskTargets {
   Targets<T> all;  // of packs
 };
 
-template <class P>
-struct Is {
-  using Primitive = P;
-};
+// How the CPU does a primitive on scalars T.
+template <class T, Op op>
+struct OnCpu;
+#define METAFAST_ON_CPU(NAME, ...)         \
+  template <class T>                       \
+  struct OnCpu<T, Op::k##NAME> {           \
+    using Primitive = Activation<T, NAME>; \
+  };
+METAFAST_POINTWISE(METAFAST_ON_CPU)
+#undef METAFAST_ON_CPU
+#define METAFAST_ON_CPU(NAME, ...) \
+  template <class T>               \
+  struct OnCpu<T, Op::k##NAME> {   \
+    using Primitive = NAME<T>;     \
+  };
+METAFAST_STRUCTURED(METAFAST_ON_CPU)
+METAFAST_FORMS(METAFAST_ON_CPU)
+#undef METAFAST_ON_CPU
 
-// Calls body(Is<the step's primitive>), unless others do its work.
+    // The same on packs of tasks, for those that have the trait kPackable.
+    template <class T, Op op>
+    struct OnPacks : OnCpu<T, op> {
+};
+template <class T>
+struct OnPacks<T, Op::kLinear> {
+  using Primitive = PackedLinear<T>;
+};
+template <class T>
+struct OnPacks<T, Op::kOneOutputLinear> : OnPacks<T, Op::kLinear> {};
+
+// Calls body(what does the step's primitive), unless others do its work.
 template <class T, class Body>
 static void with_primitive(const Step& s, Body body) {
   if (s.merged) return;
-#define METAFAST_CASE(OP, ...) \
-  case Op::OP: return body(Is<__VA_ARGS__>());
-  if constexpr (kTasks<T> == 1) {
-    switch (s.op) { METAFAST_PRIMITIVES(METAFAST_CASE) }
-  } else {
-    switch (s.op) {
-      METAFAST_PACKED_PRIMITIVES(METAFAST_CASE)
-      default: return;  // Program::packable has seen to it that there are no others
-    }
-  }
+  switch (s.op) {
+#define METAFAST_CASE(NAME, ...)                    \
+  case Op::k##NAME:                                 \
+    if constexpr (!kIsPack<T>)                      \
+      return body(OnCpu<T, Op::k##NAME>());         \
+    else if constexpr (has(Op::k##NAME, kPackable)) \
+      return body(OnPacks<T, Op::k##NAME>());       \
+    break;
+    METAFAST_POINTWISE(METAFAST_CASE) METAFAST_STRUCTURED(METAFAST_CASE) METAFAST_FORMS(METAFAST_CASE)
 #undef METAFAST_CASE
+  }
+  abort();  // Program::packable has refused it: nothing is ever skipped
 }
 
 template <class T>

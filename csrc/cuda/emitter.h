@@ -6,6 +6,7 @@
 
 #include "cuda/job.h"
 #include "cuda/launch.h"
+#include "program/primitives.h"
 
 namespace metafast {
 
@@ -45,5 +46,10 @@ struct Emitter {
   // Elements of T that the phases of this pass of this step share.
   void need_scratch(int64_t elements) { scratch = std::max(scratch, elements); }
 };
+
+// When the phases of a primitive run: specialised beside its phases. One that is not has no device code.
+struct NoDeviceCode {};
+template <Op op>
+struct DeviceSchedule : NoDeviceCode {};
 
 }  // namespace metafast

@@ -1,6 +1,7 @@
 #include "cuda/schedule.h"
 
 #include <stdexcept>
+#include <type_traits>
 
 #include "cuda/loss_flags.h"
 #include "cuda/primitives/activation.h"
@@ -9,28 +10,27 @@
 #include "cuda/primitives/linear.h"
 #include "cuda/primitives/pooling.h"
 
-// X(op, schedule of its phases)
-#define METAFAST_DEVICE_PRIMITIVES(X)              \
-  X(kLinear, LinearSchedule)                       \
-  X(kConv2d, Conv2dSchedule)                       \
-  X(kBatchNorm, BatchNormSchedule)                 \
-  X(kBatchNormReluPool, BatchNormReluPoolSchedule) \
-  X(kMaxPool2d, MaxPoolSchedule)                   \
-  X(kAvgPool2d, AvgPoolSchedule)                   \
-  X(kFlatten, FlattenSchedule)                     \
-  X(kAdd, AddSchedule)                             \
-  X(kRelu, ActivationSchedule)                     \
-  X(kLeakyRelu, ActivationSchedule)                \
-  X(kElu, ActivationSchedule)                      \
-  X(kSilu, ActivationSchedule)                     \
-  X(kGelu, ActivationSchedule)                     \
-  X(kGeluTanh, ActivationSchedule)                 \
-  X(kTanh, ActivationSchedule)                     \
-  X(kSigmoid, ActivationSchedule)                  \
-  X(kSoftplus, ActivationSchedule)
+#include "program/primitives.h"
 
 namespace metafast {
 namespace {
+
+// Calls call(schedule of the primitive), if it has device code.
+template <class Call>
+bool with_schedule(Op op, Call call) {
+  switch (op) {
+#define METAFAST_CASE(NAME, ...)                                                        \
+  case Op::k##NAME:                                                                     \
+    if constexpr (!std::is_base_of<NoDeviceCode, DeviceSchedule<Op::k##NAME>>::value) { \
+      call(DeviceSchedule<Op::k##NAME>());                                              \
+      return true;                                                                      \
+    }                                                                                   \
+    break;
+    METAFAST_POINTWISE(METAFAST_CASE) METAFAST_STRUCTURED(METAFAST_CASE) METAFAST_FORMS(METAFAST_CASE)
+#undef METAFAST_CASE
+  }
+  return false;
+}
 
 class Scheduler {
  public:
@@ -172,13 +172,7 @@ class Scheduler {
   // Calls the schedule of the step's primitive.
   template <class Call>
   void with_primitive(const Step& s, Call call) {
-    switch (s.op) {
-#define METAFAST_CASE(OP, SCHEDULE) \
-  case Op::OP: call(SCHEDULE()); break;
-      METAFAST_DEVICE_PRIMITIVES(METAFAST_CASE)
-#undef METAFAST_CASE
-      default: throw std::invalid_argument("CUDA: a step of this Program has no device code yet");
-    }
+    if (!with_schedule(s.op, call)) throw std::invalid_argument("CUDA: a step of this Program has no device code yet");
   }
 
   void forward() {
@@ -219,17 +213,8 @@ class Scheduler {
 Schedule make_schedule(const CallShape& shape) { return Scheduler(shape).make(); }
 
 bool device_supports(const BatchPlan& plan) {
-  const auto known = [](Op op) {
-    switch (op) {
-#define METAFAST_CASE(OP, SCHEDULE) \
-  case Op::OP: return true;
-      METAFAST_DEVICE_PRIMITIVES(METAFAST_CASE)
-#undef METAFAST_CASE
-      default: return false;
-    }
-  };
   for (int32_t i = 0; i < plan.step_count; ++i)
-    if (!known(plan.steps[i].op)) return false;
+    if (!with_schedule(plan.steps[i].op, [](auto) {})) return false;
   return true;
 }
 

@@ -1,27 +1,16 @@
 // Pointwise functions. Each states its value and its slope once; the slope is templated on the scalar and may use the
 // output, so that the tangent passes evaluate no exponential that the forward pass already has.
-// At a kink the slope is torch's: relu'(0) = 0. The planner lets some work in place (slope_from_output, program/planner.cpp).
+// At a kink the slope is torch's: relu'(0) = 0. To add one: its struct here, and a line of METAFAST_POINTWISE
+// (program/primitives.h).
 #pragma once
 
 #include "core/plan.h"
 #include "core/scalar.h"
 
-// X(op, function)
-#define METAFAST_FUNCTIONS(X) \
-  X(kRelu, Relu)              \
-  X(kLeakyRelu, LeakyRelu)    \
-  X(kElu, Elu)                \
-  X(kSilu, Silu)              \
-  X(kGelu, Gelu)              \
-  X(kGeluTanh, GeluTanh)      \
-  X(kTanh, Tanh)              \
-  X(kSigmoid, Sigmoid)        \
-  X(kSoftplus, Softplus)
-
 namespace metafast {
 namespace METAFAST_ISA {
 
-// Whether the slope is constant between kinks: what is_straight says of the step (program/planner.cpp).
+// Whether the slope is constant between kinks, as the trait kPiecewiseLinear says.
 template <class Function>
 constexpr bool kStraight = false;
 

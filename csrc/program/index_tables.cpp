@@ -4,6 +4,8 @@
 #include <limits>
 #include <stdexcept>
 
+#include "program/primitives.h"
+
 namespace metafast {
 namespace {
 
@@ -58,7 +60,7 @@ void make_conv_tables(Program::Batch& b, Step& s) {
 
 void make_pool_windows(Program::Batch& b, Step& s) {
   const Value &in = b.value_list[size_t(s.input[0])], &out = b.value_list[size_t(s.output)];
-  const bool adaptive = s.training;
+  const bool adaptive = s.op == Op::kAdaptiveAvgPool2d;
   if (adaptive) s.dilation[0] = s.dilation[1] = 1;
   struct Range {
     int32_t begin, end;

@@ -1,42 +1,17 @@
 // Plans of a Program for batches of examples: fusions chosen, arrays laid out.
 #include <algorithm>
 
-#include "program/index_tables.h"
+#include "program/nodes.h"
 
 namespace metafast {
 namespace {
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Winograd's transforms cost as much as some 20 channels' products, and odd images waste part of a tile: 3x3 outputs
-// (16 * 4 multiplications for 9 * 9) ran no faster than directly.
-bool prefers_winograd(const Step& s, const Value& in, const Value& out, int64_t examples, int lanes) {
-  for (int i = 0; i < 2; ++i)
-    if (s.kernel[i] != 3 || s.stride[i] != 1 || s.dilation[i] != 1 || s.pad[i] > 2) return false;
-  const int64_t tiles = ((out.height + 1) / 2) * int64_t((out.width + 1) / 2);
-  return in.ld % lanes == 0 && in.channels >= 16 && out.channels >= 16 && examples * tiles >= 48 &&
-         16 * tiles < 7 * out.rows;
-}
-
-// Turning weights again took 5 % of a gradient with 5 rows and 1 % with 25, tapes being in the cache: with so many rows it is
-// sooner done than fetched from a long tape.
-constexpr int64_t kRowsToTurnAgain = 32;
-
-bool reads_unpadded(Op op) { return op == Op::kLinear || op == Op::kConv2d; }
-
-bool is_given(Op op) { return op == Op::kGivenLinear || op == Op::kGivenHiddenLinear; }
-
-bool is_pointwise(Op op) { return op >= Op::kRelu && op <= Op::kSoftplus; }
-
-// Is the slope (functions.h) the same where the output stands for the input too?
+// Does it work in place: is its slope (formulas/functions.h) the same where the output stands for the input too?
 bool slope_from_output(const Step& s) {
-  const bool rises = s.attribute[0] >= 0;  // alpha, or the slope below zero
-  return s.op == Op::kRelu || s.op == Op::kTanh || s.op == Op::kSigmoid ||
-         ((s.op == Op::kLeakyRelu || s.op == Op::kElu) && rises);
+  return has(s.op, kSlopeFromOutput) || (has(s.op, kSlopeFromRising) && s.attribute[0] >= 0);
 }
-
-// Is it constant between kinks, so that no tangent asks for the output's cotangent?
-bool is_straight(Op op) { return op == Op::kRelu || op == Op::kLeakyRelu; }
 
 }  // namespace
 
@@ -65,11 +40,8 @@ std::shared_ptr<const Program::Batch> Program::device_batch(int64_t examples, in
 
 bool Program::packable() const {
   const auto flat = [](const Shape& shape) { return shape.size() == 1; };
-  const auto mixes = [](const Step& s) {
-    return s.op == Op::kConv2d || s.op == Op::kBatchNorm || s.op == Op::kMaxPool2d || s.op == Op::kAvgPool2d ||
-           s.op == Op::kFlatten || s.op == Op::kBatchNormReluPool;
-  };
-  return std::all_of(values_.begin(), values_.end(), flat) && std::none_of(steps_.begin(), steps_.end(), mixes);
+  const auto allowed = [](const Step& s) { return has(s.op, kPackable); };
+  return std::all_of(values_.begin(), values_.end(), flat) && std::all_of(steps_.begin(), steps_.end(), allowed);
 }
 
 // Makes one Batch, in stages of which each reads what those before it have left there.
@@ -87,7 +59,6 @@ class Program::Planner {
   void order_gradients();
   void merge_into_linear();
   void place_extras();
-  void place_extras(Step& step);
 
   int64_t size_of(Scope scope) const;
   bool in_place(const Step& pointwise) const;
@@ -96,11 +67,7 @@ class Program::Planner {
   bool cotangent_cheap(int value) const;
   Value& value(int v) { return b_.value_list[size_t(v)]; }
   ParameterPlan& parameter(int p) { return b_.parameter_list[size_t(p)]; }
-  static int64_t take(int64_t& top, int64_t n) {
-    const int64_t at = top;
-    top += round_up(n, 16);
-    return at;
-  }
+  static int64_t take(int64_t& top, int64_t n) { return NodePlan::take(top, n); }
 
   const Program& program_;
   const std::vector<Step>& steps_;  // of the program: forms and algorithms not chosen yet
@@ -171,7 +138,7 @@ void Program::Planner::take_shapes() {
   const bool image = program_.values_[0].size() == 3;
   bool unpadded = true;
   for (const Step& s : steps_)
-    for (int i : s.input) unpadded &= i != 0 || reads_unpadded(s.op);
+    for (int i : s.input) unpadded &= i != 0 || has(s.op, kReadsUnpadded);
   if (unpadded) input.ld = input.channels;
   b_.input_is_direct = in_packs_ || (unpadded && !(image && input.channels != 1));  // nothing is padded in packs
 }
@@ -213,7 +180,7 @@ bool Program::Planner::in_place(const Step& s) const {
   const int value = s.input[0];
   const Step* writer = writer_[size_t(value)];
   return !for_device_ && slope_from_output(s) && value_readers_[size_t(value)] == 1 && value != b_.output && writer &&
-         !is_pointwise(writer->op);
+         has(writer->op, kForgetsOutput);
 }
 
 // Without a tangent pass, a cotangent may overwrite its activation if the one step that reads it works in place and the
@@ -222,16 +189,16 @@ bool Program::Planner::overwrites_activation(int value) const {
   if (for_device_ || b_.tangent_size != 0 || value == b_.output || value_readers_[size_t(value)] != 1) return false;
   for (const Step& s : steps_)
     for (int input : s.input)
-      if (input == value && s.op != Op::kBatchNormReluPool) return false;
-  return reads_unpadded(writer_[size_t(value)]->op);
+      if (input == value && !has(s.op, kFreesInput)) return false;
+  return has(writer_[size_t(value)]->op, kBilinear);
 }
 
-// A tangent pass multiplies the cotangent of a layer's output by tangents of its input, if that has any. A straight function
-// hands on what it is not asked for.
+// A tangent pass multiplies the cotangent of a layer's output by tangents of its input, if that has any. A piecewise linear
+// function hands on what it is not asked for.
 bool Program::Planner::cotangent_unread(const Step& writer) const {
   const Value& in = b_.value_list[size_t(writer.input[0])];
-  if (is_straight(writer.op)) return in.cotangent_unread;
-  return reads_unpadded(writer.op) && !in.has_tangent && !in.has_cotangent;
+  if (has(writer.op, kPiecewiseLinear)) return in.cotangent_unread;
+  return has(writer.op, kBilinear) && !in.has_tangent && !in.has_cotangent;
 }
 
 // Made of the reader's by a multiplication or two for each element: sooner made again than fetched from a long tape.
@@ -239,7 +206,7 @@ bool Program::Planner::cotangent_cheap(int value) const {
   if (in_packs_ || value == b_.output || value_readers_[size_t(value)] != 1) return false;
   const Step& reader = *reader_[size_t(value)];
   return reader.op == Op::kLinear ? program_.parameters_[size_t(reader.parameter[0])].row
-                                  : is_pointwise(reader.op) && slope_from_output(reader) && !is_straight(reader.op);
+                                  : slope_from_output(reader) && !has(reader.op, kPiecewiseLinear);
 }
 
 void Program::Planner::place_values() {
@@ -258,7 +225,7 @@ void Program::Planner::place_values() {
     if (!v.has_cotangent) continue;
     v.cotangent_unread = cotangent_unread(s);
     v.cotangent_dot = same ? same->cotangent_dot : take(b_.tangent_size_total, n * v.cold);
-    if (same && is_straight(s.op)) {
+    if (same && has(s.op, kPiecewiseLinear)) {
       v.cotangent_passes = same->cotangent_passes;
       v.cotangent = same->cotangent;
     } else {
@@ -337,8 +304,8 @@ void Program::Planner::place_extras() {
     s.bias_cancels = s.output != b_.output;
     for (const Step& reader : steps_)
       for (int input : reader.input)
-        if (input == s.output) s.bias_cancels &= reader.training && reader.op != Op::kAvgPool2d;
-    if (reads_unpadded(s.op) || s.op == Op::kFirstLinear || is_given(s.op))
+        if (input == s.output) s.bias_cancels &= has(reader.op, kSubtractsMean) && reader.training;
+    if (has(s.op, kBilinear))
       b_.products += double(examples_) * double(value(s.output).rows) * double(parameter(s.parameter[0]).numel());
     const int in = s.input[0];
     s.after_relu = writer_[size_t(in)] && writer_[size_t(in)]->op == Op::kRelu;
@@ -346,59 +313,8 @@ void Program::Planner::place_extras() {
         value_readers_[size_t(s.output)] == 1 && s.output != b_.output && reader_[size_t(s.output)]->op == Op::kRelu;
     s.shut_by = into_relu ? reader_[size_t(s.output)]->output : -1;
     s.again = value(in).cotangent_passes && cotangent_cheap(in) && !value(in).cotangent_unread;
-    place_extras(s);
-  }
-}
-
-// Algorithm, tables, scratch and what is kept for later passes.
-void Program::Planner::place_extras(Step& s) {
-  const Value &in = value(s.input[0]), &out = value(s.output);
-  switch (s.op) {
-    case Op::kLinear:
-      if (for_device_) break;
-      if (program_.parameters_[size_t(s.parameter[0])].row) {
-        s.op = Op::kOneOutputLinear;
-        break;
-      }
-      if (in_packs_) break;
-      s.turns_again = b_.tangent_size != 0 && examples_ * out.rows >= kRowsToTurnAgain;
-      s.saved = take(s.turns_again ? b_.passing_size : b_.tape_size, int64_t(out.channels) * in.cold);
-      s.saved_dot = take(b_.tangent_size_total, int64_t(out.channels) * in.cold);
-      break;
-    case Op::kGivenLinear: s.saved = take(b_.tape_size, 1); break;
-    case Op::kConv2d: {
-      if (for_device_) break;
-      if (prefers_winograd(s, in, out, examples_, lanes_)) {
-        s.op = Op::kWinogradConv2d;
-        const int64_t transformed = 16 * (int64_t(in.channels) * out.ld + int64_t(out.channels) * in.cold);
-        s.saved = take(b_.tape_size, transformed);
-        s.saved_dot = take(b_.tangent_size_total, transformed);
-        b_.scratch_size = std::max({b_.scratch_size, winograd_scratch(in.channels, in.ld, out.ld),
-                                    winograd_scratch(out.channels, out.ld, in.cold)});
-        break;
-      }
-      make_conv_tables(b_, s);
-      const int64_t packed = int64_t(s.kernel[0]) * s.kernel[1] * out.channels * in.cold;
-      s.saved = take(b_.tape_size, packed);
-      s.saved_dot = take(b_.tangent_size_total, packed);
-      const ConvTables& c = s.conv;
-      b_.scratch_size = std::max({b_.scratch_size, int64_t(c.group) * c.padded_height * c.padded_width * in.ld,
-                                  int64_t(c.group) * c.adjoint_height * c.adjoint_width * out.ld});
-      break;
-    }
-    case Op::kBatchNorm:
-      s.saved = take(b_.tape_size, 4 * out.ld);
-      s.saved_dot = take(b_.tangent_size_total, 2 * out.ld);
-      b_.scratch_size = std::max(b_.scratch_size, norm_scratch(examples_ * in.rows, out.ld));
-      break;
-    case Op::kBatchNormReluPool:
-      s.saved = take(b_.tape_size, 4 * out.ld + examples_ * out.rows * out.ld);
-      s.saved_dot = take(b_.tangent_size_total, 2 * out.ld + examples_ * out.rows * out.ld);
-      b_.scratch_size = std::max(b_.scratch_size, norm_scratch(examples_ * in.rows, out.ld));
-      break;
-    case Op::kMaxPool2d: s.saved = take(b_.tape_size, examples_ * out.rows * out.ld); [[fallthrough]];
-    case Op::kAvgPool2d: make_pool_windows(b_, s); break;
-    default: break;
+    const bool row = s.parameter[0] >= 0 && program_.parameters_[size_t(s.parameter[0])].row;
+    plan_node({b_, s, lanes_, for_device_, in_packs_, row});
   }
 }
 

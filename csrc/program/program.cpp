@@ -1,49 +1,10 @@
 #include "program/program.h"
 
 #include <algorithm>
-#include <stdexcept>
+
+#include "program/nodes.h"
 
 namespace metafast {
-namespace {
-
-[[noreturn]] void fail(const std::string& message) { throw std::invalid_argument("invalid Program: " + message); }
-void require(bool condition, const std::string& message) {
-  if (!condition) fail(message);
-}
-
-int64_t product(const Shape& shape) {
-  int64_t n = 1;
-  for (int64_t d : shape) n *= d;
-  return n;
-}
-
-struct OpInfo {
-  const char* name;
-  Op op;
-  int inputs, parameters;
-};
-const OpInfo kOps[] = {
-    {"linear", Op::kLinear, 1, 2},
-    {"conv2d", Op::kConv2d, 1, 2},
-    {"batch_norm", Op::kBatchNorm, 1, 4},
-    {"relu", Op::kRelu, 1, 0},
-    {"leaky_relu", Op::kLeakyRelu, 1, 0},
-    {"elu", Op::kElu, 1, 0},
-    {"silu", Op::kSilu, 1, 0},
-    {"gelu", Op::kGelu, 1, 0},
-    {"gelu_tanh", Op::kGeluTanh, 1, 0},
-    {"tanh", Op::kTanh, 1, 0},
-    {"sigmoid", Op::kSigmoid, 1, 0},
-    {"softplus", Op::kSoftplus, 1, 0},
-    {"max_pool2d", Op::kMaxPool2d, 1, 0},
-    {"avg_pool2d", Op::kAvgPool2d, 1, 0},
-    {"adaptive_avg_pool2d", Op::kAvgPool2d, 1, 0},
-    {"flatten", Op::kFlatten, 1, 0},
-    {"add", Op::kAdd, 2, 0},
-};
-
-}  // namespace
-
 Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
                  const std::vector<StepDescription>& steps, const std::string& loss,
                  const std::map<std::string, double>& loss_attributes)
@@ -101,13 +62,11 @@ void Program::use_parameter(int parameter, int64_t outputs, int64_t inputs, int6
 }
 
 void Program::add_step(const StepDescription& d) {
-  const OpInfo* info = nullptr;
-  for (const OpInfo& candidate : kOps)
-    if (d.op == candidate.name) info = &candidate;
-  require(info, "unknown op " + d.op);
-  const int count = int(values_.size());
+  const auto info = std::find_if(std::begin(kPrimitives), std::end(kPrimitives),
+                                 [&](const PrimitiveInfo& candidate) { return d.op == candidate.name; });
+  require(info != std::end(kPrimitives), "unknown op " + d.op);
   require(int(d.inputs.size()) == info->inputs, d.op + ": wrong number of inputs");
-  require(d.output > 0 && d.output < count, d.op + ": output out of range");
+  require(d.output > 0 && d.output < int(values_.size()), d.op + ": output out of range");
   Step s{};
   s.op = info->op;
   s.output = d.output;
@@ -125,70 +84,10 @@ void Program::add_step(const StepDescription& d) {
     require(d.parameters[i] >= -1 && d.parameters[i] < int(parameters_.size()), d.op + ": parameter out of range");
     if (d.parameters[i] >= 0) s.parameter[i] = stored_at_[size_t(d.parameters[i])];
   }
-  const auto attribute = [&](const char* name, double otherwise) {
-    const auto found = d.attributes.find(name);
-    return found == d.attributes.end() ? otherwise : found->second;
+  const auto use = [&](int parameter, int64_t outputs, int64_t inputs, int64_t taps) {
+    use_parameter(parameter, outputs, inputs, taps, d.op);
   };
-  const auto pair = [&](const char* name, int32_t* out, double otherwise) {
-    out[0] = int32_t(attribute((std::string(name) + "_h").c_str(), otherwise));
-    out[1] = int32_t(attribute((std::string(name) + "_w").c_str(), otherwise));
-    require(out[0] >= (otherwise > 0) && out[1] >= (otherwise > 0) && out[0] < 65536 && out[1] < 65536,
-            d.op + ": " + name + " out of range");
-  };
-
-  const Shape &in = values_[size_t(d.inputs[0])], &out = values_[size_t(d.output)];
-  bool fits = false;
-  switch (s.op) {
-    case Op::kLinear:
-      require(s.parameter[0] >= 0 && in.size() <= 2, "linear: needs a weight and inputs of one or two dimensions");
-      fits = in.size() == out.size() && (in.size() == 1 || in[0] == out[0]);
-      use_parameter(s.parameter[0], out.back(), in.back(), 1, d.op);
-      use_parameter(s.parameter[1], out.back(), 1, 1, d.op);
-      break;
-    case Op::kConv2d: {
-      require(s.parameter[0] >= 0 && in.size() == 3 && out.size() == 3, "conv2d: needs a weight and images");
-      const Shape& weight = parameter_shapes_[size_t(s.parameter[0])];
-      require(weight.size() == 4 && weight[0] == out[0] && weight[1] == in[0], "conv2d: weight does not fit");
-      s.kernel[0] = int32_t(weight[2]), s.kernel[1] = int32_t(weight[3]);
-      pair("stride", s.stride, 1), pair("pad", s.pad, 0), pair("dilation", s.dilation, 1);
-      fits = true;
-      for (int i = 0; i < 2; ++i) {
-        const int64_t span = in[size_t(i) + 1] + 2 * s.pad[i] - int64_t(s.dilation[i]) * (s.kernel[i] - 1) - 1;
-        fits &= span >= 0 && out[size_t(i) + 1] == span / s.stride[i] + 1;
-      }
-      use_parameter(s.parameter[0], weight[0], weight[1], weight[2] * weight[3], d.op);
-      use_parameter(s.parameter[1], weight[0], 1, 1, d.op);
-      break;
-    }
-    case Op::kBatchNorm: {
-      fits = in == out && in.size() != 2;
-      const int64_t channels = in[0];
-      for (int i = 0; i < 4; ++i) use_parameter(s.parameter[i], channels, 1, 1, d.op);
-      s.attribute[0] = attribute("eps", 1e-5);
-      s.training = attribute("training", 1) != 0;
-      require(s.training || (s.parameter[2] >= learnt_count_ && s.parameter[3] >= learnt_count_),
-              "batch_norm: evaluation needs constant running statistics");
-      break;
-    }
-    case Op::kMaxPool2d:
-    case Op::kAvgPool2d: {
-      fits = in.size() == 3 && out.size() == 3 && in[0] == out[0];
-      s.training = d.op == "adaptive_avg_pool2d";  // here: windows follow from the output's shape
-      if (s.training) break;
-      pair("kernel", s.kernel, 1), pair("stride", s.stride, 1), pair("pad", s.pad, 0), pair("dilation", s.dilation, 1);
-      s.attribute[0] = attribute("count_include_pad", 1);
-      break;
-    }
-    case Op::kFlatten: fits = out.size() == 1 && product(in) == out[0]; break;
-    case Op::kAdd: fits = in == out && values_[size_t(d.inputs[1])] == out; break;
-    case Op::kLeakyRelu: fits = in == out, s.attribute[0] = attribute("slope", 0.01); break;
-    case Op::kElu: fits = in == out, s.attribute[0] = attribute("alpha", 1); break;
-    case Op::kSoftplus:
-      fits = in == out, s.attribute[0] = attribute("beta", 1), s.attribute[1] = attribute("threshold", 20);
-      break;
-    default: fits = in == out; break;
-  }
-  require(fits, d.op + ": shapes do not fit together");
+  require(fits({d, s, values_, parameter_shapes_, learnt_count_, use}), d.op + ": shapes do not fit together");
   steps_.push_back(s);
 }
 

@@ -9,6 +9,7 @@
 #include "engine/call.h"
 #include "python/prepared.h"
 #include "python/repeat.h"
+#include "program/nodes.h"
 #include "python/tensors.h"
 #ifdef METAFAST_EMULATED
 #include "cuda/emulated/faults.h"
@@ -169,6 +170,13 @@ py::dict build_info() {
   return info;
 }
 
+// The names of all primitives, and whether each runs on packs of tasks.
+std::map<std::string, bool> primitives() {
+  std::map<std::string, bool> packable;
+  for (const PrimitiveInfo& info : kPrimitives) packable[info.name] = has(info.op, kPackable);
+  return packable;
+}
+
 // For tests: (run, begin, end, after, handed) of each thread's legs.
 auto legs_of_threads(int threads, int64_t runs, const std::vector<double>& stages, double rest) {
   const Legs found = legs(threads, runs, stages, rest);
@@ -225,6 +233,7 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
            py::arg("written"), py::arg("check"), py::arg("classes"), py::arg("contents"), py::arg("holds"),
            py::arg("threads"), py::arg("workspace"))
       .def("run", &Product::run, py::arg("params"), py::arg("batch"), py::arg("v"));
+  m.def("primitives", &primitives);
   m.def("legs", &legs_of_threads, py::arg("threads"), py::arg("runs"), py::arg("stages"), py::arg("rest"));
   m.def(
       "facts",

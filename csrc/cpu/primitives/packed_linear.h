@@ -5,6 +5,7 @@
 
 #include "cpu/kernels/pack_gemm.h"
 #include "cpu/primitives/linear.h"
+#include "program/primitives.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -45,6 +45,9 @@ struct AvgPool2d : LinearMap<T, AvgPool2d<T>> {
   }
 };
 
+template <class T>
+using AdaptiveAvgPool2d = AvgPool2d<T>;
+
 // Saves the position of each maximum, as an integer in the tape; given those it is a linear map.
 template <class T>
 struct MaxPool2d : LinearMap<T, MaxPool2d<T>> {

@@ -2,6 +2,8 @@
 #pragma once
 
 #include "cuda/frame.cuh"
+#include "formulas/functions.h"
+#include "program/primitives.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -9,10 +11,10 @@ namespace METAFAST_ISA {
 template <class Body>
 static __device__ void with_function(const Step& s, Body body) {
   switch (s.op) {
-#define METAFAST_FUNCTION(OP, FUNCTION) \
-  case Op::OP: body(FUNCTION(s)); break;
-    METAFAST_FUNCTIONS(METAFAST_FUNCTION)
-#undef METAFAST_FUNCTION
+#define METAFAST_CASE(NAME, ...) \
+  case Op::k##NAME: body(NAME(s)); break;
+    METAFAST_POINTWISE(METAFAST_CASE)
+#undef METAFAST_CASE
     default: break;
   }
 }

@@ -21,4 +21,10 @@ struct ActivationSchedule {
   }
 };
 
+#define METAFAST_SCHEDULE(NAME, ...) \
+  template <>                        \
+  struct DeviceSchedule<Op::k##NAME> : ActivationSchedule {};
+METAFAST_POINTWISE(METAFAST_SCHEDULE)
+#undef METAFAST_SCHEDULE
+
 }  // namespace metafast

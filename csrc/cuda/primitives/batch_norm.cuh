@@ -5,6 +5,7 @@
 
 #include "cuda/primitives/columns.cuh"
 #include "formulas/normalise.h"
+#include "program/primitives.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

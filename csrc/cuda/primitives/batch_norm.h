@@ -38,8 +38,11 @@ struct NormSchedule {
   static void need(Emitter& e, const ColumnChunks& chunks) { e.need_scratch(chunks.scratch(2) + 2 * chunks.ld); }
 };
 
-using BatchNormSchedule = NormSchedule<Phase::kNormForward, Phase::kNormGradientSums, Phase::kNormInputGradient>;
-using BatchNormReluPoolSchedule =
-    NormSchedule<Phase::kNormPoolForward, Phase::kNormPoolGradientSums, Phase::kNormPoolInputGradient>;
+template <>
+struct DeviceSchedule<Op::kBatchNorm>
+    : NormSchedule<Phase::kNormForward, Phase::kNormGradientSums, Phase::kNormInputGradient> {};
+template <>
+struct DeviceSchedule<Op::kBatchNormReluPool>
+    : NormSchedule<Phase::kNormPoolForward, Phase::kNormPoolGradientSums, Phase::kNormPoolInputGradient> {};
 
 }  // namespace metafast

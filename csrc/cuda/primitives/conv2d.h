@@ -68,4 +68,7 @@ struct Conv2dSchedule {
   }
 };
 
+template <>
+struct DeviceSchedule<Op::kConv2d> : Conv2dSchedule {};
+
 }  // namespace metafast

@@ -53,4 +53,7 @@ struct LinearSchedule {
   static constexpr int64_t kFewRows = 128;  // that one thread may as well add up
 };
 
+template <>
+struct DeviceSchedule<Op::kLinear> : LinearSchedule {};
+
 }  // namespace metafast

@@ -3,13 +3,14 @@
 #pragma once
 
 #include "cuda/primitives/shape_and_sum.cuh"
+#include "program/primitives.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
 
 // No window before this one along an axis holds `position`.
 MF_HD int32_t first_window(const Step& s, int axis, int32_t position, int32_t size, int32_t windows) {
-  if (s.training) return int32_t(uint32_t(position) * uint32_t(windows) / uint32_t(size));  // adaptive
+  if (s.op == Op::kAdaptiveAvgPool2d) return int32_t(uint32_t(position) * uint32_t(windows) / uint32_t(size));
   const int32_t least = position + s.pad[axis] - s.dilation[axis] * (s.kernel[axis] - 1);
   return least <= 0 ? 0 : (least + s.stride[axis] - 1) / s.stride[axis];
 }

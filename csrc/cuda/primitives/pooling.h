@@ -22,10 +22,18 @@ struct LinearMapSchedule {
   }
 };
 
-using AddSchedule = LinearMapSchedule<Phase::kAddForward, Phase::kAddForward, Phase::kAddBackward>;
-using FlattenSchedule = LinearMapSchedule<Phase::kFlattenForward, Phase::kFlattenForward, Phase::kFlattenBackward>;
-using AvgPoolSchedule = LinearMapSchedule<Phase::kAvgPoolForward, Phase::kAvgPoolForward, Phase::kAvgPoolBackward>;
-using MaxPoolSchedule =
-    LinearMapSchedule<Phase::kMaxPoolForward, Phase::kMaxPoolTangentForward, Phase::kMaxPoolBackward>;
+template <>
+struct DeviceSchedule<Op::kAdd> : LinearMapSchedule<Phase::kAddForward, Phase::kAddForward, Phase::kAddBackward> {};
+template <>
+struct DeviceSchedule<Op::kFlatten>
+    : LinearMapSchedule<Phase::kFlattenForward, Phase::kFlattenForward, Phase::kFlattenBackward> {};
+template <>
+struct DeviceSchedule<Op::kAvgPool2d>
+    : LinearMapSchedule<Phase::kAvgPoolForward, Phase::kAvgPoolForward, Phase::kAvgPoolBackward> {};
+template <>
+struct DeviceSchedule<Op::kAdaptiveAvgPool2d> : DeviceSchedule<Op::kAvgPool2d> {};
+template <>
+struct DeviceSchedule<Op::kMaxPool2d>
+    : LinearMapSchedule<Phase::kMaxPoolForward, Phase::kMaxPoolTangentForward, Phase::kMaxPoolBackward> {};
 
 }  // namespace metafast

@@ -1,0 +1,42 @@
+// Poolings, rearrangements and sums.
+#pragma once
+
+#include "program/index_tables.h"
+#include "program/node_check.h"
+#include "program/node_plan.h"
+
+namespace metafast {
+
+struct AdaptiveAvgPool2dNode {
+  static bool fits(const NodeCheck& c) { return c.in().size() == 3 && c.out().size() == 3 && c.in()[0] == c.out()[0]; }
+  static void plan(const NodePlan& p) { make_pool_windows(p.batch, p.s); }
+};
+
+struct AvgPool2dNode : AdaptiveAvgPool2dNode {
+  static bool fits(const NodeCheck& c) {
+    Step& s = c.s;
+    c.pair("kernel", s.kernel, 1), c.pair("stride", s.stride, 1), c.pair("pad", s.pad, 0);
+    c.pair("dilation", s.dilation, 1);
+    s.attribute[0] = c.attribute("count_include_pad", 1);
+    return AdaptiveAvgPool2dNode::fits(c);
+  }
+};
+
+struct MaxPool2dNode : AvgPool2dNode {
+  static void plan(const NodePlan& p) {
+    p.s.saved = p.tape(p.examples() * p.out().rows * p.out().ld);
+    AvgPool2dNode::plan(p);
+  }
+};
+
+struct FlattenNode {
+  static bool fits(const NodeCheck& c) { return c.out().size() == 1 && product(c.in()) == c.out()[0]; }
+  static void plan(const NodePlan&) {}
+};
+
+struct AddNode {
+  static bool fits(const NodeCheck& c) { return c.in(0) == c.out() && c.in(1) == c.out(); }
+  static void plan(const NodePlan&) {}
+};
+
+}  // namespace metafast

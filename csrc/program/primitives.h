@@ -1,0 +1,85 @@
+// The list of primitives: what the nodes of a Program can be, and what each promises. The enum, the names, the dispatch on
+// both machines and every question that the planner asks about a kind of node come from here.
+//
+// To add one: a line here and the files that CONTRIBUTING.md names. A trait that is not given means no: whoever forgets one
+// loses speed, never a right result.
+#pragma once
+
+#include <stdint.h>
+
+#include "core/plan.h"
+
+// X(member of Op and function of formulas/functions.h, name, traits, {attribute, default}...)
+#define METAFAST_POINTWISE(X)                                                      \
+  X(Relu, "relu", kSlopeFromOutput | kPiecewiseLinear)                             \
+  X(LeakyRelu, "leaky_relu", kSlopeFromRising | kPiecewiseLinear, {"slope", 0.01}) \
+  X(Elu, "elu", kSlopeFromRising, {"alpha", 1})                                    \
+  X(Silu, "silu", 0)                                                               \
+  X(Gelu, "gelu", 0)                                                               \
+  X(GeluTanh, "gelu_tanh", 0)                                                      \
+  X(Tanh, "tanh", kSlopeFromOutput)                                                \
+  X(Sigmoid, "sigmoid", kSlopeFromOutput)                                          \
+  X(Softplus, "softplus", 0, {"beta", 1}, {"threshold", 20})
+
+// X(member of Op and primitive of the CPU, name, inputs, parameters at most, traits)
+#define METAFAST_STRUCTURED(X)                                                       \
+  X(Linear, "linear", 1, 2, kPackable | kBilinear | kReadsUnpadded | kForgetsOutput) \
+  X(Conv2d, "conv2d", 1, 2, kBilinear | kReadsUnpadded | kForgetsOutput)             \
+  X(BatchNorm, "batch_norm", 1, 4, kSubtractsMean | kForgetsOutput)                  \
+  X(MaxPool2d, "max_pool2d", 1, 0, kForgetsOutput)                                   \
+  X(AvgPool2d, "avg_pool2d", 1, 0, kForgetsOutput)                                   \
+  X(AdaptiveAvgPool2d, "adaptive_avg_pool2d", 1, 0, kForgetsOutput)                  \
+  X(Flatten, "flatten", 1, 0, kForgetsOutput)                                        \
+  X(Add, "add", 2, 0, kPackable | kForgetsOutput)
+
+// Other forms of those above, chosen by the planner and unknown to Python. X(member of Op and primitive of the CPU, traits)
+#define METAFAST_FORMS(X)                                                                                           \
+  X(BatchNormReluPool, kSubtractsMean | kForgetsOutput | kFreesInput) /* of three nodes */                          \
+  X(WinogradConv2d, kBilinear | kForgetsOutput)                       /* where it pays */                           \
+  X(OneOutputLinear, kPackable | kBilinear | kForgetsOutput)          /* its weight is one row */                   \
+  X(FirstLinear, kBilinear | kForgetsOutput)                          /* on the input, kept as a product with it */ \
+  X(GivenLinear, kBilinear | kForgetsOutput)       /* on the input, its weight as the user has it */                \
+  X(GivenHiddenLinear, kBilinear | kForgetsOutput) /* one behind others, likewise */
+
+namespace metafast {
+
+enum class Op : int32_t {
+#define METAFAST_MEMBER(NAME, ...) k##NAME,
+  METAFAST_POINTWISE(METAFAST_MEMBER) METAFAST_STRUCTURED(METAFAST_MEMBER) METAFAST_FORMS(METAFAST_MEMBER)
+#undef METAFAST_MEMBER
+};
+
+enum Trait : uint32_t {
+  kPointwise = 1 << 0,        // a function of one element
+  kPackable = 1 << 1,         // runs on packs of tasks: an element is never read by another task's lane
+  kSlopeFromOutput = 1 << 2,  // its slope comes out the same with its output in the place of its input,
+  kSlopeFromRising = 1 << 3,  // or does if its first attribute is not negative: it may work in place
+  kPiecewiseLinear = 1 << 4,  // its slope is constant between kinks
+  kBilinear = 1 << 5,         // a product of its input and its first parameter
+  kReadsUnpadded = 1 << 6,    // rows of its input need not be padded
+  kForgetsOutput = 1 << 7,    // no later pass of it reads what it wrote, so that others may overwrite that
+  kSubtractsMean = 1 << 8,    // with `training`: a constant added to a channel of its input changes nothing
+  kFreesInput = 1 << 9,       // no later pass of it reads its input once the cotangent of that is made
+};
+
+constexpr uint32_t traits(Op op) {
+  switch (op) {
+#define METAFAST_CASE(NAME, TEXT, TRAITS, ...) \
+  case Op::k##NAME: return kPointwise | kPackable | (TRAITS);
+    METAFAST_POINTWISE(METAFAST_CASE)
+#undef METAFAST_CASE
+#define METAFAST_CASE(NAME, TEXT, INPUTS, PARAMETERS, TRAITS) \
+  case Op::k##NAME: return TRAITS;
+    METAFAST_STRUCTURED(METAFAST_CASE)
+#undef METAFAST_CASE
+#define METAFAST_CASE(NAME, TRAITS) \
+  case Op::k##NAME: return TRAITS;
+    METAFAST_FORMS(METAFAST_CASE)
+#undef METAFAST_CASE
+  }
+  return 0;
+}
+
+constexpr bool has(Op op, Trait trait) { return (traits(op) & trait) != 0; }
+
+}  // namespace metafast

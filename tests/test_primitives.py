@@ -1,0 +1,111 @@
+"""What the list of primitives (csrc/program/primitives.h) promises, on every pair of neighbours.
+
+A trait may let one node overwrite what another wrote, leave a gradient out because the next node cancels it, or run on
+packs. So each primitive stands here in front of and behind each other one, against the float64 loop. A primitive that
+joins the list joins these tests, or they fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import metafast as mf
+from judge import Case, assert_close, forward, gradients, part, truth
+from metafast import native
+from metafast._native import primitives
+from metafast.explain import _flops
+from metafast.program import Step
+from rows import Row
+
+
+class Sum(nn.Module):
+    """One value, read twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x
+
+
+#: name -> the module on [4] and on images [3, 4, 4]; None where there is no such layer.
+Layer = Callable[[], nn.Module] | None
+LAYERS: dict[str, tuple[Layer, Layer]] = {
+    "linear": (lambda: nn.Linear(4, 4), None),
+    "conv2d": (None, lambda: nn.Conv2d(3, 3, 3, padding=1)),
+    "batch_norm": (lambda: nn.BatchNorm1d(4), lambda: nn.BatchNorm2d(3)),
+    "max_pool2d": (None, lambda: nn.MaxPool2d(3, stride=1, padding=1)),
+    "avg_pool2d": (None, lambda: nn.AvgPool2d(3, stride=1, padding=1)),
+    "adaptive_avg_pool2d": (None, lambda: nn.AdaptiveAvgPool2d(4)),
+    "flatten": (nn.Flatten, None),
+    "add": (Sum, Sum),
+}
+POINTWISE: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "elu": nn.ELU,
+    "silu": nn.SiLU,
+    "gelu": nn.GELU,
+    "gelu_tanh": lambda: nn.GELU("tanh"),
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+}
+LAYERS |= {name: (build, build) for name, build in POINTWISE.items()}
+
+
+def pair(first: str, second: str) -> Row | None:
+    flat, image = zip(LAYERS[first], LAYERS[second], strict=True)
+    if all(image):
+        return _row(f"{first}-{second}", lambda: nn.Conv2d(2, 3, 1), image, 48, (2, 4, 4))
+    if all(flat):
+        return _row(f"{first}-{second}", lambda: nn.Linear(5, 4), flat, 4, (5,))
+    return None
+
+
+def _row(
+    name: str, start: Callable[[], nn.Module], layers: tuple[Layer, ...], width: int, example: tuple[int, ...]
+) -> Row:
+    def build() -> nn.Module:
+        middle = [layer() for layer in layers if layer is not None]
+        return nn.Sequential(start(), *middle, nn.Flatten(), nn.Linear(width, 2))
+
+    return Row(f"pair/{name}", build, example, shots=4, queries=3, steps=2, smooth=False)
+
+
+def test_every_primitive_stands_here() -> None:
+    assert LAYERS.keys() == primitives().keys()
+
+
+PAIRS = [row for first in LAYERS for second in LAYERS if (row := pair(first, second)) is not None]
+
+
+@pytest.mark.parametrize("row", PAIRS, ids=str)
+def test_neighbours_keep_out_of_each_others_way(row: Row) -> None:
+    case = Case(row, torch.float64, "cpu", "native")
+    outputs, pulled = truth(row, 0, ("loss",))
+    problem = case.problem()
+    out = forward(case, problem)
+    assert_close(out, part(outputs, *out))
+    assert_close(gradients(out, problem, "loss"), pulled["loss"])
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, packs in primitives().items() if not packs and LAYERS[name][0] and name != "flatten"]
+)
+def test_what_is_not_known_to_run_in_packs_does_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "packing", "whole")
+    layer = LAYERS[name][0]
+    assert layer is not None
+    model = nn.Sequential(nn.Linear(3, 4), layer(), nn.Linear(4, 2))
+    maml = mf.MAML(model, steps=1, loss="mse")
+    maml((torch.randn(9, 4, 3), torch.randn(9, 4, 2)), (torch.randn(9, 4, 3), torch.randn(9, 4, 2)))
+    sessions = native.handle(maml._planner.plan("x", torch.randn(9, 4, 3)).program).sessions
+    assert [p.session.tasks_at_once for p in sessions.values()] == [1]
+
+
+def test_explain_does_not_guess_the_cost_of_a_node() -> None:
+    unknown = Step("mystery", (0,), 1)
+    with pytest.raises(NotImplementedError, match="mystery"):
+        _flops(unknown, None)  # type: ignore[arg-type]
