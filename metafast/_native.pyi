@@ -29,10 +29,11 @@ class Program:
 class Session:
     """One kind of call, prepared once; to be run by one thread at a time.
 
-    Inputs, None where absent (then always), in this order: parameters; vectors; table of rates; rates per element; x, y
-    and weights of the support set, then of the query set (nothing for a set that is not there); cotangents of the task
+    Inputs, None where absent (then always), in this order: parameters; vectors; of each hyper-parameter of the rule its
+    table and its values per element; x, y and weights of the support set, then of the query set (nothing for a set that is not there); cotangents of the task
     losses, of the logits, of the adapted parameters. Outputs: support losses, task losses, loss, logits; adapted
-    parameters; gradients of the parameters, of the table, of the rates per element; of x, y and weights of the sets.
+    parameters; gradients of the parameters, of each hyper-parameter's table and values per element; of x, y and weights
+    of the sets.
     """
 
     def __init__(
@@ -42,22 +43,22 @@ class Session:
         tasks: int,
         steps: int,
         threads: int,
-        first_order: bool,
+        estimator: tuple[str, int],  # its name, and its argument if it has one
+        rule: Sequence[tuple[str, int]],  # name and flags of each link
         sweep: bool,
-        memory: int,
+        memory: tuple[int, int],  # how it is chosen, and steps between checkpoints
         packing: int,
         sharing: int,
-        hessian_vector: bool,
         loss_cotangent: float,
         support: _Set | None,
         query: _Set | None,
         parameters: Sequence[bool],  # whether it differs per task
         vectors: int,
-        elementwise: Sequence[bool],  # whether it differs per step
+        # Whether values per element differ per step, for each adapted parameter or for none; how many gradients of such
+        hypers: Sequence[tuple[Sequence[bool], int]],
         adapted_cotangent: int,
         adapted: int,
         gradients: Sequence[bool],  # whether per task rather than summed
-        elementwise_gradient: int,
         inputs: Sequence[bool],  # whether it is there
         outputs: Sequence[Tensor | None],  # what it is like
         empty_like: Callable[[Tensor], Tensor],

@@ -221,7 +221,7 @@ class Prepared:
             None if query is None else like(tasks, query.x.shape[1], *known.output),
             *adapted,
             *gradients,
-            like(*rates.table.shape) if rates is not None and wanted.table else None,
+            *([] if rates is None else [like(*rates.table.shape) if wanted.table else None]),
             *rate_gradients,
             *data(support, wanted.support),
             *data(query, wanted.query),
@@ -235,24 +235,28 @@ class Prepared:
             tasks=tasks,
             steps=steps,
             threads=torch.get_num_threads(),
-            first_order=first_order,
+            estimator=("hessian_vector" if vectors else "first_order" if first_order else "exact", 0),
+            rule=[] if rates is None else [("descent", 0)],
             sweep=sweeps,
-            memory=MEMORY[memory],
+            memory=(MEMORY[memory], 0),
             packing=PACKING[packing],
             sharing=CHOICE[sharing],
-            hessian_vector=vectors,
             loss_cotangent=cotangents.loss,
             support=set_counts(support, stepwise),
             query=set_counts(query, False),
             parameters=own,
             vectors=len(known.learnt) if vectors else 0,
-            elementwise=[
-                t is not None and t.dim() > known.ndims[i] for i, t in zip(known.adapted, rate_of, strict=False)
+            hypers=[]
+            if rates is None
+            else [
+                (
+                    [t is not None and t.dim() > known.ndims[i] for i, t in zip(known.adapted, rate_of, strict=False)],
+                    len(rate_gradients),
+                )
             ],
             adapted_cotangent=len(cotangents.adapted or ()),
             adapted=len(adapted),
             gradients=per_task,
-            elementwise_gradient=len(rate_gradients),
             inputs=[t is not None for t in inputs],
             outputs=outputs,
             empty_like=torch.empty_like,
@@ -267,7 +271,7 @@ class Prepared:
         # Where the outputs of each sort end.
         self.adapted = 4 + len(adapted)
         self.gradients = self.adapted + len(gradients)
-        self.rates = self.gradients + 1 + len(rate_gradients)
+        self.rates = self.gradients + (rates is not None) + len(rate_gradients)
 
 
 def _int64(batch: Batch) -> Batch:
@@ -303,9 +307,7 @@ def run(
     if vectors is not None:
         inputs += vectors
     elementwise: Sequence[tuple[int, Tensor]] = ()
-    if rates is None:
-        inputs.append(None)
-    else:
+    if rates is not None:
         inputs.append(rates.table)
         elementwise = rates.elementwise
         if elementwise:
@@ -382,9 +384,9 @@ def run(
         Call(p, inputs), loss, task_loss, logits, support_loss, out[4 : p.adapted] if want_adapted else None
     )
     if sweep is not None or vectors is not None:
-        result.gradients = made = Gradients(out[p.adapted : p.gradients], out[p.gradients])
-        if len(out) > p.gradients + 1:
-            made.elementwise = [t for t in out[p.gradients + 1 : p.rates] if t is not None]
+        result.gradients = made = Gradients(out[p.adapted : p.gradients], None if rates is None else out[p.gradients])
+        if len(out) > p.gradients:
+            made.elementwise = [t for t in out[p.gradients + 1 : p.rates] if t is not None] if rates is not None else []
             sets = out[p.rates :]
             if support is not None:
                 made.support = DataGradients(*sets[:3])

@@ -128,7 +128,6 @@ def product_again(plan: Plan, call: native.Call, params: Any, batch: Batch, v: A
     places = [
         *(at_param.get(p.name, -1) for p in plan.program.parameters),
         *(len(params) + at_v[name] if name in at_v else -1 for name in plan.learnt),
-        -1,  # no rates
         *range(len(params) + len(v), len(tensors)),
     ]
     places += [-1] * (len(call.inputs) - len(places))

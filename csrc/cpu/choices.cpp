@@ -39,18 +39,19 @@ struct Products {
 
 Products first_layer_products(const Call& call, const Program& program) {
   const Step* step = program.first_layer_step();
-  if (!step || !call.support || !call.query || call.steps == 0 || call.hessian_vector) return {};
+  if (!step || !call.support || !call.query || call.steps == 0 || call.is_hessian_vector()) return {};
+  if (!call.is_descent() || call.memory == Memory::kCheckpoint) return {};
   const bool needs_weight = call.support->dx || call.query->dx || !call.adapted.empty() ||
-                            !call.adapted_cotangent.empty() || (call.first_order && wants_rate_gradient(call));
-  const bool moves =
-      call.support->stepwise || (!call.elementwise.empty() && call.elementwise[size_t(step->parameter[0])].data);
+                            !call.adapted_cotangent.empty() || (!call.is_second_order() && call.wants_hyper_gradient());
+  const std::vector<Tensor>& rates = call.hypers[0].elementwise;
+  const bool moves = call.support->stepwise || (!rates.empty() && rates[size_t(step->parameter[0])].data);
   if (needs_weight || moves) return {};
 
   const Shape &in = program.value_shape(0), &out = program.value_shape(step->output);
   const double rows = in.size() == 2 ? double(in[0]) : 1;
   const double support = rows * double(call.support->examples), query = rows * double(call.query->examples);
   const double inputs = double(in.back()), outputs = double(out.back()), steps = double(call.steps);
-  const double passes = call.sweep && !call.first_order ? 2 : 1;
+  const double passes = call.sweep && call.is_second_order() ? 2 : 1;
   const double plain = inputs * outputs * (support * steps * 2 * passes + query * (call.sweep ? 2 : 1));
   const double by_gram = inputs * support * (support + query) +
                          inputs * outputs * (support * passes + query * (call.sweep ? 2 : 1)) +
@@ -61,10 +62,6 @@ Products first_layer_products(const Call& call, const Program& program) {
 }
 
 }  // namespace
-
-bool wants_rate_gradient(const Call& call) {
-  return call.sweep && (call.rate_table_gradient || !call.elementwise_gradient.empty());
-}
 
 bool first_layer_by_gram(const Call& call, const Program& program) {
   const Products products = first_layer_products(call, program);
@@ -97,7 +94,7 @@ Division divide(const Call& call, const Program& program, const PackSizes& sizes
     if (packs == 0 || (rest > 0 && !few)) return;
     const double fill = double(pack_bytes(call, program, width, element_bytes)) / double(kPackBytes);
     const double pack = (kPackTasks + kPackTasksMore * fill) * width * (width < sizes.lanes ? kSmallPackMore : 1);
-    const bool handed = packs > threads && packs % threads > 0 && few && !call.hessian_vector;
+    const bool handed = packs > threads && packs % threads > 0 && few && !call.is_hessian_vector();
     const double of_packs = handed ? double(packs) / double(threads) + kHandOver : turns(packs);
     const double work = double(packs) * pack + double(rest);
     const double time = burdened(std::max(pack * of_packs, work / double(threads)), work);

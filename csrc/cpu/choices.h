@@ -31,6 +31,4 @@ constexpr int64_t kFewRuns = 8;
 // Whether cpu/first_layer.h takes over the first layer: where it applies and costs fewer operations.
 bool first_layer_by_gram(const Call& call, const Program& program);
 
-bool wants_rate_gradient(const Call& call);
-
 }  // namespace metafast

@@ -11,19 +11,19 @@
 
 #include <stddef.h>
 
-#include "core/plan.h"
 #include "core/scalar.h"
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/pack.h"
 #include "cpu/threads/ahead.h"
 #include "cpu/threads/share.h"
+#include "engine/job.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
 
 // What the gradients of the first `count` parameters are for, if for nothing else: to = from - rate * gradient.
 template <class T>
-struct Descent {
+struct FusedStep {
   const T* from;
   T* to;
   const Element<T>* rates;
@@ -51,7 +51,7 @@ struct Frame {
   T* passing;                  // what need not last
   T* scratch;                  // for what is not shared
   Sharing<T> share;
-  Descent<T> descent;
+  FusedStep<T> fused;
   Ahead* ahead;  // what the next step will work on, or null
 
   void ask_ahead() const {
@@ -83,8 +83,8 @@ struct Frame {
     return vector + plan->parameters[p].offset;
   }
   // Whether the primitive that makes the gradient of p takes its step instead of writing it.
-  bool descends(int p) const {
-    return kIsPack<T> && p < descent.count && plan->parameters[p].read_once && plan->examples <= kDepth;
+  bool takes_step(int p) const {
+    return kIsPack<T> && p < fused.count && plan->parameters[p].read_once && plan->examples <= kDepth;
   }
   // A parameter of a Hessian-vector product, its vector and the result, as the user has them.
   const T* user(int p) const { return user(job->sources[p]); }

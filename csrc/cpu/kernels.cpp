@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "cpu/task_run.h"
+#include "cpu/machine.h"
 
 #ifndef METAFAST_REAL
 #define METAFAST_REAL float
@@ -16,12 +16,12 @@ namespace {
 
 using Real = METAFAST_REAL;
 
-void run_task(const Job<Real>& job, const Turn& turn) { TaskRun<Real>(job, turn).run(turn.begin, turn.end); }
+void run_task(const Job<Real>& job, const Turn& turn) { Machine<Real>(job, turn).run(turn.begin, turn.end); }
 
-void run_pack(const Job<Real>& job, const Turn& turn) { TaskRun<WholePack<Real>>(job, turn).run(turn.begin, turn.end); }
+void run_pack(const Job<Real>& job, const Turn& turn) { Machine<WholePack<Real>>(job, turn).run(turn.begin, turn.end); }
 
 void run_group(const Job<Real>& job, const Turn& turn) {
-  TaskRun<SmallPack<Real>>(job, turn).run(turn.begin, turn.end);
+  Machine<SmallPack<Real>>(job, turn).run(turn.begin, turn.end);
 }
 
 // As wide as T and independent, so that nothing but the multipliers limits them.

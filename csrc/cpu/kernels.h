@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/isa.h"
-#include "core/plan.h"
+#include "engine/job.h"
 
 namespace metafast {
 

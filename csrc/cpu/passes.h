@@ -48,10 +48,9 @@ METAFAST_STRUCTURED(METAFAST_ON_CPU)
 METAFAST_FORMS(METAFAST_ON_CPU)
 #undef METAFAST_ON_CPU
 
-    // The same on packs of tasks, for those that have the trait kPackable.
-    template <class T, Op op>
-    struct OnPacks : OnCpu<T, op> {
-};
+// The same on packs of tasks, for those that have the trait kPackable.
+template <class T, Op op>
+struct OnPacks : OnCpu<T, op> {};
 template <class T>
 struct OnPacks<T, Op::kLinear> {
   using Primitive = PackedLinear<T>;

@@ -13,6 +13,7 @@
 #include "cpu/dispatch.h"
 #include "cpu/threads/pool.h"
 #include "engine/call.h"
+#include "engine/memory.h"
 
 namespace metafast {
 
@@ -47,7 +48,7 @@ class Runs {
     shared_gradient_.resize(size_t(program_.learnt_count()));
     own_gradient_.resize(size_t(program_.learnt_count()));
     fill_sizes();
-    fill_rates();
+    fill_rule();
     bind();
     choose_first_layer();
     make_batches();
@@ -76,7 +77,7 @@ class Runs {
       return at;
     };
     shared_at_ = take(job_.parameter_size);
-    elementwise_at_ = take(job_.rate_size);
+    hypers_at_ = take(hypers_.values_size);
     const int64_t block = job_.gradient_stride;
     sums_at_ = take(block);
     if (sums_) waves_at_ = take(wave_ * rows_per_run() * block);
@@ -85,13 +86,15 @@ class Runs {
     ThreadLayout& l = job_.layout;
     total = 0;
     l.tape_stride = support_ ? aligned(support_->tape_size) : 0;
-    const int64_t tapes = l.tape_stride * std::max<int64_t>(call_.steps, 1);
-    job_.keep = call_.memory == Memory::kKeep || (call_.memory == Memory::kAuto && call_.sweep && !call_.first_order &&
-                                                  tapes * tasks_.width * int64_t(sizeof(T)) <= kKeepBytes);
+    const KeptSteps& kept = job_.kept = keep_steps(call_, l.tape_stride * tasks_.width * int64_t(sizeof(T)));
     l.initial = take(job_.own_initial || tasks_.width > 1 ? job_.parameter_size : 0);
-    l.trajectory = take(call_.steps * job_.adapted_size);
-    l.gradient_stride = job_.want_rate_gradient ? job_.learnt_size : 0;
-    l.gradient = take(job_.learnt_size + (call_.steps > 0 ? call_.steps - 1 : 0) * l.gradient_stride);
+    l.trajectory_stride = (1 + job_.state_count) * job_.adapted_size;
+    l.trajectory = take(kept.theta_count(job_.steps) * l.trajectory_stride);
+    l.state_bar = take(job_.state_count * job_.adapted_size);
+    l.start_bar = take(job_.uses_start ? job_.adapted_size : 0);
+    l.link = take(job_.link_count > 1 ? 2 * job_.link_count * job_.adapted_size : 0);
+    l.gradient_stride = job_.learnt_size;
+    l.gradient = take(std::max(kept.gradients, 1) * l.gradient_stride);
     l.gradient_dot = take(job_.learnt_size);
     l.vector = take(job_.learnt_size);
     l.meta_gradient = take(sums_ && tasks_.width == 1 ? 0 : block);
@@ -100,7 +103,7 @@ class Runs {
       first.gram = take(first.support_rows * first.support_rows);
       first.cross = take(first.query_rows * first.support_rows);
       first.steps = call_.steps;
-      first.changes = job_.keep ? 1 : call_.steps;
+      first.changes = kept.tapes > 1 || call_.steps == 1 ? 1 : call_.steps;
       first.change = take(first.changes * size);
       for (int64_t* array : {&first.query_start, &first.query_change}) *array = take(first.query_rows * first.ld);
       for (int64_t* array : {&first.start, &first.moved, &first.mu_start, &first.mu_change, &first.swept})
@@ -118,8 +121,8 @@ class Runs {
     };
     l.support_packs = take(packs(support_));
     l.query_packs = take(packs(query_));
-    l.tapes = take(job_.keep ? tapes : l.tape_stride);
-    const bool per_step = job_.keep && job_.want_rate_gradient && job_.first.parameter >= 0;
+    l.tapes = take(kept.tapes * l.tape_stride);
+    const bool per_step = kept.tapes > 1 && job_.want_hyper_gradient && job_.first.parameter >= 0;
     l.passing_stride = per_step ? aligned(support_->passing_size) : 0;
     l.passing =
         take(support_ ? support_->passing_size + (call_.steps > 0 ? call_.steps - 1 : 0) * l.passing_stride : 0);
@@ -176,11 +179,11 @@ class Runs {
   // Writes the sums where the user wants them; or goes on from those that are there.
   void finish() const {
     each_sum([&](const ParameterPlan& p, T* sum, T* user) { kernels_.parameter_out(p, sum, user); });
-    if (T* user = rate_table_gradient()) std::memcpy(user, rate_sums(), rate_table_bytes());
+    each_table([&](T* sum, T* user, size_t bytes) { std::memcpy(user, sum, bytes); });
   }
   void resume() const {
     each_sum([&](const ParameterPlan& p, T* sum, T* user) { kernels_.parameter_in(p, user, sum); });
-    if (const T* user = rate_table_gradient()) std::memcpy(rate_sums(), user, rate_table_bytes());
+    each_table([&](T* sum, const T* user, size_t bytes) { std::memcpy(sum, user, bytes); });
   }
 
  private:
@@ -190,30 +193,37 @@ class Runs {
   int64_t rows_per_run() const { return tasks_.width > 1 ? tasks_.width / kernels_.group : 1; }
   bool in_groups() const { return small_ && tasks_.width == 1; }
 
-  T* rate_sums() const { return base_ + sums_at_ + job_.learnt_size; }
-  T* rate_table_gradient() const { return sums_ ? at<T>(call_.rate_table_gradient) : nullptr; }
-  size_t rate_table_bytes() const { return size_t(call_.steps * job_.adapted_count) * sizeof(T); }
-
   template <class Body>
   void each_sum(Body body) const {
     if (!sums_) return;
     for (size_t p = 0; p < shared_gradient_.size(); ++p)
       if (shared_gradient_[p]) body(plans_[p], base_ + sums_at_ + plans_[p].offset, shared_gradient_[p]);
-    for (size_t a = 0; a < call_.elementwise_gradient.size(); ++a) {
-      if (!call_.elementwise_gradient[a]) continue;
-      const int64_t steps = elementwise_stride_[a] ? call_.steps : 1;
-      for (int64_t k = 0; k < steps; ++k)
-        body(plans_[a], rate_sums() + rate_offset_[a] + k * plans_[a].size,
-             at<T>(call_.elementwise_gradient[a]) + k * plans_[a].numel());
+    for (size_t h = 0; h < hypers_.hypers.size(); ++h) {
+      const std::vector<Address>& user = call_.hypers[h].elementwise_gradient;
+      if (user.empty()) continue;
+      each_hyper_array(hypers_.hypers[h], hypers_.hypers[h].gradient, plans_, call_.steps,
+                       [&](size_t a, int64_t inside, int64_t outside) {
+                         if (user[a]) body(plans_[a], hyper_sums() + inside, at<T>(user[a]) + outside);
+                       });
     }
+  }
+
+  T* hyper_sums() const { return base_ + sums_at_ + job_.learnt_size; }
+  template <class Body>
+  void each_table(Body body) const {
+    if (!sums_) return;
+    for (size_t h = 0; h < hypers_.hypers.size(); ++h)
+      if (call_.hypers[h].table_gradient)
+        body(hyper_sums() + hypers_.hypers[h].table_gradient, at<T>(call_.hypers[h].table_gradient),
+             size_t(call_.steps * job_.adapted_count) * sizeof(T));
   }
 
   void fill_sizes() {
     job_.tasks = tasks_.end;
     job_.steps = int32_t(call_.steps);
-    job_.first_order = call_.first_order;
+    job_.estimator = call_.estimator;
+    job_.second_order = call_.is_second_order();
     job_.sweep = call_.sweep;
-    job_.hessian_vector = call_.hessian_vector;
     job_.has_query = bool(call_.query);
     job_.parameter_count = program_.parameter_count();
     job_.learnt_count = program_.learnt_count();
@@ -256,7 +266,7 @@ class Runs {
   // Whether a Hessian-vector product leaves weights where the user has them: where nothing else is done with them, and rows
   // are whole vectors.
   bool leaves_weights() const {
-    const bool only_product = call_.hessian_vector && !call_.loss_cotangent && call_.loss_cotangent_all == 0;
+    const bool only_product = call_.is_hessian_vector() && !call_.loss_cotangent && call_.loss_cotangent_all == 0;
     if (!program_.first_layer_step() || !only_product || small_ || call_.support->dx) return false;
     const Shape& in = program_.value_shape(0);
     return in.size() == 1 && in[0] % kernels_.lanes == 0 &&
@@ -270,12 +280,12 @@ class Runs {
     const bool packed = tasks_.width > 1;
     const int lanes = plan_lanes();
     // The inner loop itself wants gradients of the adapted parameters only; the reverse sweep those of all.
-    const bool second_order = call_.hessian_vector || (call_.sweep && !call_.first_order);
+    const bool second_order = call_.sweep && call_.is_second_order();
     if (call_.support) {
       support_ = program_.batch(call_.support->examples, lanes, second_order ? Scope::kLearnt : Scope::kAdapted,
-                                !second_order          ? Scope::kNone
-                                : call_.hessian_vector ? Scope::kLearnt
-                                                       : Scope::kAdapted,
+                                !second_order               ? Scope::kNone
+                                : call_.is_hessian_vector() ? Scope::kLearnt
+                                                            : Scope::kAdapted,
                                 second_order && call_.support->dx, first, packed);
       job_.support_plan = support_.get();
     } else if (call_.steps > 0) {
@@ -289,7 +299,7 @@ class Runs {
   }
 
   void choose_wave() {
-    job_.gradient_stride = aligned(std::max<int64_t>(1, job_.learnt_size + job_.rate_size));
+    job_.gradient_stride = aligned(std::max<int64_t>(1, job_.learnt_size + job_.hyper_size));
     wave_ = count();
     if (!sums_) return;
     // A relay (cpu/threads/relay.h) has no waves: few packs come in one, and so do the tasks that fill none.
@@ -300,30 +310,31 @@ class Runs {
     if (in_groups()) wave_ = (wave_ + kernels_.group - 1) / kernels_.group * kernels_.group;
   }
 
-  void fill_rates() {
-    const size_t count = size_t(job_.adapted_count);
-    elementwise_.assign(count, nullptr);
-    elementwise_stride_.assign(count, 0);
-    rate_offset_.assign(count, 0);
-    job_.rate_size = call_.steps * job_.adapted_count;
-    for (size_t a = 0; a < call_.elementwise.size() && a < count; ++a) {
-      if (!call_.elementwise[a].data) continue;
-      const bool per_step = call_.elementwise[a].own;
-      rate_offset_[a] = job_.rate_size;
-      elementwise_stride_[a] = per_step ? plans_[a].size : 0;
-      job_.rate_size += plans_[a].size * (per_step ? call_.steps : 1);
+  void fill_rule() {
+    hypers_ = lay_out_hypers(call_, plans_, job_.adapted_count);
+    for (const HyperLayout& h : hypers_.hypers) each_.emplace_back(h.values.size(), nullptr);
+    for (size_t h = 0; h < each_.size(); ++h) {
+      const HyperLayout& layout = hypers_.hypers[h];
+      hyper_plans_.push_back({nullptr, each_[h].data(), layout.stride.data(), layout.wanted, layout.elementwise,
+                              layout.table_gradient, layout.gradient.data()});
     }
-    job_.elementwise = elementwise_.data();
-    job_.elementwise_stride = elementwise_stride_.data();
-    job_.rate_offset = rate_offset_.data();
-    job_.want_rate_gradient = wants_rate_gradient(call_);
+    job_.links = call_.links.data();
+    job_.link_count = int32_t(call_.links.size());
+    for (const LinkPlan& link : call_.links) {
+      job_.state_count += link_info(link.kind).states;
+      job_.uses_start |= link_info(link.kind).uses_start;
+    }
+    job_.descent = call_.is_descent();
+    job_.hypers = hyper_plans_.data();
+    job_.want_hyper_gradient = call_.wants_hyper_gradient();
+    job_.hyper_size = hypers_.gradient_size;
     job_.loss_cotangent_all = T(call_.loss_cotangent_all);
     job_.vectors = vectors_.data();
     job_.adapted_cotangent = adapted_cotangent_.empty() ? nullptr : adapted_cotangent_.data();
     job_.adapted = adapted_.empty() ? nullptr : adapted_.data();
     job_.own_gradient = own_gradient_.data();
     for (const Tensor& gradient : call_.gradients) sums_ |= !gradient.own;
-    sums_ = call_.sweep && (sums_ || job_.want_rate_gradient);
+    sums_ = call_.sweep && (sums_ || job_.want_hyper_gradient);
   }
 
   // Takes over the addresses of a call_.
@@ -354,7 +365,7 @@ class Runs {
     };
     set(call_.support, job_.support);
     set(call_.query, job_.query);
-    job_.rate_table = at<const T>(call_.rate_table);
+    for (size_t h = 0; h < hyper_plans_.size(); ++h) hyper_plans_[h].table = at<const T>(call_.hypers[h].table);
     job_.loss_cotangent = at<const T>(call_.loss_cotangent);
     job_.logits_cotangent = at<const T>(call_.logits_cotangent);
     job_.support_loss = at<T>(call_.support_loss);
@@ -367,14 +378,14 @@ class Runs {
     for (size_t p = 0; p < plans_.size(); ++p)
       if (sources_[p].task_stride == 0) kernels_.parameter_in(plans_[p], sources_[p].data, shared + plans_[p].offset);
     job_.shared_initial = shared;
-    for (size_t a = 0; a < elementwise_.size(); ++a) {
-      if (a >= call_.elementwise.size() || !call_.elementwise[a].data) continue;
-      T* inside = base + elementwise_at_ + rate_offset_[a] - call_.steps * job_.adapted_count;
-      elementwise_[a] = inside;
-      const int64_t steps = elementwise_stride_[a] ? call_.steps : 1;
-      for (int64_t k = 0; k < steps; ++k)
-        kernels_.parameter_in(plans_[a], at<const T>(call_.elementwise[a].data) + k * plans_[a].numel(),
-                              inside + k * plans_[a].size);
+    for (size_t h = 0; h < hypers_.hypers.size(); ++h) {
+      const HyperLayout& layout = hypers_.hypers[h];
+      T* values = base + hypers_at_;
+      each_hyper_array(layout, layout.values, plans_, call_.steps, [&](size_t a, int64_t inside, int64_t outside) {
+        kernels_.parameter_in(plans_[a], at<const T>(call_.hypers[h].elementwise[a].data) + outside, values + inside);
+      });
+      for (size_t a = 0; a < layout.values.size(); ++a)
+        if (layout.values[a] >= 0) each_[h][a] = values + layout.values[a];
     }
   }
 
@@ -387,11 +398,12 @@ class Runs {
   Job<T> job_{};
   std::vector<ParameterPlan> plans_;
   std::vector<ParameterSource<T>> sources_, vectors_, adapted_cotangent_;
-  std::vector<const T*> elementwise_;
-  std::vector<int64_t> elementwise_stride_, rate_offset_;
+  HypersLayout hypers_;
+  std::vector<HyperPlan<T>> hyper_plans_;
+  std::vector<std::vector<const T*>> each_;  // of each hyper-parameter, per adapted parameter
   std::vector<T*> adapted_, shared_gradient_, own_gradient_;
   std::shared_ptr<const Program::Batch> support_, query_;
-  int64_t shared_at_ = 0, elementwise_at_ = 0, sums_at_ = 0, waves_at_ = 0, work_at_ = 0, total_ = 0, wave_ = 0;
+  int64_t shared_at_ = 0, hypers_at_ = 0, sums_at_ = 0, waves_at_ = 0, work_at_ = 0, total_ = 0, wave_ = 0;
   bool sums_ = false;
   T* base_ = nullptr;
 };

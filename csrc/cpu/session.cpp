@@ -59,9 +59,9 @@ class CpuSession final : public Session {
  private:
   // About how long each stage of a run takes: inner steps, query, reverse steps.
   std::vector<double> stages() const {
-    if (call.hessian_vector) return {1};
-    std::vector<double> times(size_t(2 * call.steps + 1), 1);
-    for (size_t i = size_t(call.steps) + 1; i < times.size(); ++i) times[i] = call.sweep && !call.first_order ? 2 : 0;
+    const int32_t steps = int32_t(call.steps);
+    std::vector<double> times(size_t(call.estimator.stages(steps, call.sweep)), 1);
+    for (size_t i = size_t(steps) + 1; i < times.size(); ++i) times[i] = call.is_second_order() ? 2 : 0.1;
     return times;
   }
 

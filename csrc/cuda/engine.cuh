@@ -1,28 +1,13 @@
 // The engine's own phases: data in and out, the inner step, the reverse sweep, sums over tasks. What they are for is in
-// csrc/cpu/task_run.h; in which order they run, in schedule.cpp.
+// csrc/cpu/machine.h; in which order they run, in schedule.cpp.
 #pragma once
 
 #include "cuda/loss.cuh"
+#include "cuda/rule.cuh"
 #include "cuda/task.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {
-
-// Parameters as the user has them, laid out. `out` is where the first of them would stand.
-template <class T>
-static __device__ void parameter_in(const Block& block, const ParameterPlan& p, const T* user, T* out) {
-  block.for_each(p.size, [&](uint32_t i) {
-    const uint32_t from = user_index(p, i);
-    out[i] = from != kPad ? user[from] : T(0);
-  });
-}
-template <class T>
-static __device__ void parameter_out(const Block& block, const ParameterPlan& p, const T* in, T* user) {
-  block.for_each(p.size, [&](uint32_t i) {
-    const uint32_t to = user_index(p, i);
-    if (to != kPad) user[to] = in[i];
-  });
-}
 
 // Argument 1: into the copy that all tasks share.
 template <class T>
@@ -35,38 +20,6 @@ struct GatherInitial : PhaseDefaults {
                    out + job.parameters[p].offset);
   }
 };
-
-template <class T>
-struct GatherRates : PhaseDefaults {
-  static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
-    const DeviceJob<T>& job = task.job;
-    for (int32_t a = 0; a < job.adapted_count; ++a) {
-      if (!job.rates_in[a].data) continue;
-      const int32_t steps = job.rate_stride[a] ? job.steps : 1;
-      for (int32_t k = 0; k < steps; ++k)
-        parameter_in(block, job.parameters[a], job.rates_in[a].data + k * job.rates_in[a].task_stride,
-                     job.rates + job.rate_offset[a] - int64_t(job.steps) * job.adapted_count + k * job.rate_stride[a]);
-    }
-  }
-};
-
-// Rates per element of parameter a at step k, or null.
-template <class T>
-static __device__ const T* elementwise(const DeviceJob<T>& job, int32_t a, int32_t k) {
-  if (!job.elementwise || !job.rates_in[a].data) return nullptr;
-  return job.rates + job.rate_offset[a] - int64_t(job.steps) * job.adapted_count + k * job.rate_stride[a];
-}
-
-// Calls body(index among adapted parameters, rate) for every element of them.
-template <class T, class Body>
-static __device__ void with_rates(const DeviceJob<T>& job, int32_t k, const Block& block, Body body) {
-  for (int32_t a = 0; a < job.adapted_count; ++a) {
-    const ParameterPlan& p = job.parameters[a];
-    const T* each = elementwise(job, a, k);
-    const T all = each ? T(0) : job.rate_table[int64_t(k) * job.adapted_count + a];
-    block.for_each(p.size, [&](uint32_t i) { body(p.offset + i, each ? each[i] : all); });
-  }
-}
 
 template <class T>
 struct LoadInput : PhaseDefaults {
@@ -103,15 +56,6 @@ struct ClearGradient : PhaseDefaults {
     const Frame<T> f = task.frame(i);
     T* out = i.argument ? f.gradient_dot : f.gradient;
     block.for_each(f.plan->gradient_size, [&](uint32_t e) { out[e] = T(0); });
-  }
-};
-
-template <class T>
-struct Update : PhaseDefaults {
-  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
-    const T *theta = task.theta_at(i.k), *g = task.frame(i).gradient;
-    T* next = task.theta_after(i.k);
-    with_rates(task.job, i.k, block, [&](int64_t e, T rate) { next[e] = theta[e] - rate * g[e]; });
   }
 };
 
@@ -155,13 +99,17 @@ struct SeedLogits : PhaseDefaults {
   }
 };
 
-// Argument 1: lambda; 2: the gradient of the rates.
+// Argument 1: lambda; 2: what the rule's adjoint adds to.
 template <class T>
 struct ClearMetaGradient : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
-    const int64_t begin = i.argument & 1 ? 0 : task.job.learnt_size;
-    const int64_t end = i.argument & 2 ? task.job.learnt_size + task.job.rate_size : task.job.learnt_size;
-    block.for_each(end - begin, [&](uint32_t e) { task.lambda()[begin + e] = T(0); });
+    const DeviceJob<T>& job = task.job;
+    const auto clear = [&](T* out, int64_t n) { block.for_each(n, [&](uint32_t e) { out[e] = T(0); }); };
+    if (i.argument & 1) clear(task.lambda(), job.learnt_size);
+    if (!(i.argument & 2)) return;
+    clear(task.hyper_bars(), job.hyper_size);
+    clear(task.at(job.layout.state_bar), job.state_count * job.adapted_size);
+    if (job.uses_start) clear(task.at(job.layout.start_bar), job.adapted_size);
   }
 };
 
@@ -182,37 +130,6 @@ struct AddAdaptedCotangent : PhaseDefaults {
   }
 };
 
-// d loss / d a_k = - lambda_{k+1} g_k, summed to the shape of a_k. A tile for each adapted parameter.
-template <class T>
-struct RateGradient : PhaseDefaults {
-  static constexpr int kShared = kThreads;
-  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
-    const DeviceJob<T>& job = task.job;
-    const int32_t a = block.tile;
-    const ParameterPlan& p = job.parameters[a];
-    const T *l = task.lambda() + p.offset, *g = task.frame(i).gradient + p.offset;
-    if (elementwise(job, a, i.k)) {
-      T* out = task.rate_gradient() + job.rate_offset[a] + i.k * job.rate_stride[a];
-      for (int64_t e = block.thread; e < p.size; e += block.threads) out[e] -= l[e] * g[e];
-      return;
-    }
-    T sum = T(0);
-    for (int64_t e = block.thread; e < p.size; e += block.threads) sum += l[e] * g[e];
-    sum = block_sum(block, sum);
-    if (block.thread == 0) task.rate_gradient()[int64_t(i.k) * job.adapted_count + a] = -sum;
-  }
-};
-
-// v = a_k lambda, the direction of the Hessian-vector product.
-template <class T>
-struct Direction : PhaseDefaults {
-  static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
-    const T* from = task.lambda();
-    T* out = task.at(task.job.layout.vector);
-    with_rates(task.job, i.k, block, [&](int64_t e, T rate) { out[e] = rate * from[e]; });
-  }
-};
-
 template <class T>
 struct LoadVector : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
@@ -224,16 +141,7 @@ struct LoadVector : PhaseDefaults {
 };
 
 template <class T>
-struct Sweep : PhaseDefaults {
-  static __device__ void run(const Task<T>& task, const Instruction&, const Block& block) {
-    T* lambda = task.lambda();
-    const T* h = task.at(task.job.layout.gradient_dot);
-    block.for_each(task.job.learnt_size, [&](uint32_t e) { lambda[e] -= h[e]; });
-  }
-};
-
-template <class T>
-struct HessianVector : PhaseDefaults {
+struct AddVectorProduct : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
     const Frame<T> f = task.frame(i);
     const T c = task.loss_cotangent();
@@ -243,14 +151,14 @@ struct HessianVector : PhaseDefaults {
 };
 
 // Adds the gradients of a set's data to the user's tensors: those of the values times the call's cotangent (argument 0)
-// or times 1 (1), or the tangents times -1 (2) or 1 (3).
+// or times 1 (1), or the tangents (2).
 template <class T>
 struct AddDataGradients : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
     const Frame<T> f = task.frame(i);
     const Examples<T>& data = task.set(i.which);
     const Value &x = f.value(0), &z = f.value(f.plan->output);
-    const T factor = i.argument == 0 ? task.loss_cotangent() : i.argument == 2 ? T(-1) : T(1);
+    const T factor = i.argument == 0 ? task.loss_cotangent() : T(1);
     if (data.dx) {
       const T* from = i.argument >= 2 ? f.cotangent_dot(0) : f.cotangent(0);
       T* dx = data.dx + task.task * data.x_task_stride + i.k * data.x_step_stride;
@@ -289,7 +197,7 @@ struct WriteGradients : PhaseDefaults {
 // unfinished is carried into the next: chunks change no bit.
 template <class T>
 static __device__ int64_t summed_elements(const DeviceJob<T>& job) {
-  return job.learnt_size + (job.want_rate_gradient ? job.rate_size : 0);
+  return job.learnt_size + job.hyper_size;
 }
 
 // A tile for each group and each `argument`-th part of the elements.
@@ -346,18 +254,18 @@ struct Finish : PhaseDefaults {
     for (int32_t p = 0; p < job.learnt_count; ++p)
       if (job.shared_gradient[p])
         parameter_out(block, job.parameters[p], job.sums + job.parameters[p].offset, job.shared_gradient[p]);
-    if (!job.want_rate_gradient) return;
-    const T* rates = job.sums + job.learnt_size;
-    if (job.rate_table_gradient)
-      block.for_each(int64_t(job.steps) * job.adapted_count,
-                     [&](uint32_t e) { job.rate_table_gradient[e] = rates[e]; });
-    for (int32_t a = 0; a < job.adapted_count; ++a) {
-      if (!job.rate_gradient || !job.rate_gradient[a]) continue;
-      const ParameterPlan& p = job.parameters[a];
-      const int32_t steps = job.rate_stride[a] ? job.steps : 1;
-      for (int32_t k = 0; k < steps; ++k)
-        parameter_out(block, p, rates + job.rate_offset[a] + k * job.rate_stride[a],
-                      job.rate_gradient[a] + k * user_size(p));
+    if (!job.want_hyper_gradient) return;
+    const T* bars = job.sums + job.learnt_size;
+    for (int32_t h = 0; h < job.hyper_count; ++h) {
+      const HyperPlan<T>& plan = job.hypers[h];
+      if (T* out = job.hyper_table_gradient[h])
+        block.for_each(int64_t(job.steps) * job.adapted_count,
+                       [&](uint32_t e) { out[e] = bars[plan.table_offset + e]; });
+      for (int32_t a = 0; a < job.adapted_count; ++a)
+        if (T* out = job.hyper_tensors[h * job.adapted_count + a].gradient)
+          for_hyper_arrays(job, h, a, [&](const ParameterPlan& p, int64_t inside, int64_t outside) {
+            parameter_out(block, p, bars + plan.each_offset[a] + inside, out + outside);
+          });
     }
   }
 };

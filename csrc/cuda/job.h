@@ -2,8 +2,8 @@
 // constants (plans and instructions), which are uploaded once. Plain data, the same on host and device.
 #pragma once
 
-#include "core/plan.h"
 #include "cuda/phases.h"
+#include "engine/job.h"
 
 namespace metafast {
 
@@ -33,9 +33,12 @@ using Region = int64_t;
 constexpr Region kCold = Region(1) << 62;
 
 struct TaskLayout {
-  Region initial;     // all parameters at step 0, if the task has its own copy
-  Region trajectory;  // [steps][adapted_size]
-  Region gradient;    // of the support loss; one per step if the gradient of the rates is wanted
+  Region initial;  // all parameters at step 0, if the task has its own copy
+  // As in ThreadLayout (engine/job.h).
+  Region trajectory;
+  int64_t trajectory_stride;
+  Region state_bar, start_bar, link;
+  Region gradient;
   int64_t gradient_stride;
   Region gradient_dot, vector;
   Region targets, target_gradient, weight_gradient;
@@ -44,6 +47,15 @@ struct TaskLayout {
   int64_t tape_stride;
   Region tangent_tape, query_tape, scratch;
   int64_t hot_size, cold_size;  // in elements
+};
+
+// Values per element of a hyper-parameter as the user has them, null if there are none; where they are laid out for the call;
+// and where the user wants their gradient.
+template <class T>
+struct HyperTensor {
+  const T* data;
+  T* values;
+  T* gradient;
 };
 
 // The parts of a call on a device. `T*` are addresses there; the lists stand behind the block.
@@ -56,7 +68,8 @@ struct DeviceJob {
   int32_t steps;
   int64_t tasks;
   int64_t first_task, chunk_tasks;  // of the chunk at work: a kernel's own to change
-  bool hessian_vector, keep, first_order, sweep, query_has_targets, has_query;
+  KeptSteps kept;
+  bool sweep, query_has_targets, has_query;
   Examples<T> sets[2];
 
   int32_t parameter_count, learnt_count, adapted_count;
@@ -66,13 +79,14 @@ struct DeviceJob {
   T* shared_initial;  // where tasks do not have their own copy; else null
   const ParameterSource<T>* vectors;
 
-  const T* rate_table;
-  const ParameterSource<T>* rates_in;  // per adapted parameter; null data: the table; stride: of a step
-  T* rates;                            // the same laid out: parameter a at rate_offset[a] - steps * adapted_count
-  const int64_t *rate_offset, *rate_stride;
-  bool elementwise;  // some parameter has rates per element
-  bool want_rate_gradient;
-  int64_t rate_size;
+  const LinkPlan* links;
+  int32_t link_count, state_count, hyper_count;
+  bool uses_start;
+  const HyperPlan<T>* hypers;
+  const HyperTensor<T>*
+      hyper_tensors;  // the user's, of hyper-parameter h and adapted parameter a at h * adapted_count + a
+  bool want_hyper_gradient;
+  int64_t hyper_size;
 
   const T* loss_cotangent;
   T loss_cotangent_all;
@@ -80,14 +94,13 @@ struct DeviceJob {
   const T* const* adapted_cotangent;  // null if there is none
 
   T *support_loss, *task_loss, *loss, *logits;
-  T* const* adapted;          // per adapted parameter, or null
-  T* const* own_gradient;     // per learnt parameter; null: it is summed
-  T* const* shared_gradient;  // per learnt parameter; null: it is not
-  T* rate_table_gradient;
-  T* const* rate_gradient;  // per adapted parameter
-  T* gradients;             // [tasks of a chunk][gradient_stride]: lambda, then the gradient of the rates
-  T* sums;                  // of them over tasks
-  T *group_sums, *carry;    // of each kSumGroup tasks; of those that the chunk before left unfinished
+  T* const* adapted;               // per adapted parameter, or null
+  T* const* own_gradient;          // per learnt parameter; null: it is summed
+  T* const* shared_gradient;       // per learnt parameter; null: it is not
+  T* const* hyper_table_gradient;  // per hyper-parameter; null: unwanted
+  T* gradients;                    // [tasks of a chunk][gradient_stride]: lambda, then the gradient of the rates
+  T* sums;                         // of them over tasks
+  T *group_sums, *carry;           // of each kSumGroup tasks; of those that the chunk before left unfinished
   int64_t gradient_stride;
 
   TaskLayout layout;

@@ -59,23 +59,22 @@
 // X(phase, struct template of the scalar type): the engine's own, which see the task instead of a step.
 #define METAFAST_ENGINE_PHASES(X)              \
   X(kGatherInitial, GatherInitial)             \
-  X(kGatherRates, GatherRates)                 \
+  X(kGatherHypers, GatherHypers)               \
   X(kLoadInput, LoadInput)                     \
   X(kLoadTargets, LoadTargets)                 \
   X(kLoss, Loss)                               \
   X(kLossTangent, LossTangent)                 \
   X(kClearGradient, ClearGradient)             \
-  X(kUpdate, Update)                           \
+  X(kRuleStep, RuleStep)                       \
   X(kWriteAdapted, WriteAdapted)               \
   X(kWriteLogits, WriteLogits)                 \
   X(kSeedLogits, SeedLogits)                   \
   X(kClearMetaGradient, ClearMetaGradient)     \
   X(kAddAdaptedCotangent, AddAdaptedCotangent) \
-  X(kRateGradient, RateGradient)               \
-  X(kDirection, Direction)                     \
+  X(kRuleAdjoint, RuleAdjoint)                 \
   X(kLoadVector, LoadVector)                   \
-  X(kSweep, Sweep)                             \
-  X(kHessianVector, HessianVector)             \
+  X(kAddToLambda, AddToLambda)                 \
+  X(kAddVectorProduct, AddVectorProduct)       \
   X(kAddDataGradients, AddDataGradients)       \
   X(kWriteGradients, WriteGradients)           \
   X(kSumGroups, SumGroups)                     \

@@ -32,6 +32,7 @@ bool with_schedule(Op op, Call call) {
   return false;
 }
 
+// The machine of csrc/estimators/list.h that writes down what a GPU is to do.
 class Scheduler {
  public:
   explicit Scheduler(const CallShape& shape) : n(shape) {}
@@ -41,18 +42,19 @@ class Scheduler {
     e.persistent = n.persistent;
     e.tf32 = n.tf32;
     if (n.shared_initial) e.emit(Phase::kGatherInitial, -1, pointwise_tiles(n.parameter_size), 1);
-    if (n.elementwise) e.emit(Phase::kGatherRates, -1, pointwise_tiles(n.rate_size));
+    if (n.hyper_values > 0) e.emit(Phase::kGatherHypers, -1, pointwise_tiles(n.hyper_values));
     Schedule made{};
     made.tasks_begin = at();
     task();
     made.chunk_begin = at();
     if (n.sums) {
-      const int64_t size = n.learnt_size + n.rate_size, parts = std::clamp<int64_t>(size / kThreads, 1, 256);
+      const int64_t size = n.learnt_size + n.hyper_size, parts = std::clamp<int64_t>(size / kThreads, 1, 256);
       e.emit(Phase::kSumGroups, -1, sum_groups(n.chunk_tasks) * parts, int32_t(parts));
       emit(Phase::kSumTasks, size);
     }
     made.finish_begin = at();
-    if (n.sums || n.loss) e.emit(Phase::kFinish, -1, n.sums ? pointwise_tiles(n.learnt_size + n.rate_size) : 1, n.sums);
+    if (n.sums || n.loss)
+      e.emit(Phase::kFinish, -1, n.sums ? pointwise_tiles(n.learnt_size + n.hyper_size) : 1, n.sums);
     made.list = std::move(e.list);
     made.scratch = e.scratch;
     return made;
@@ -73,24 +75,74 @@ class Scheduler {
 
   void task() {
     if (!n.shared_initial) emit(Phase::kGatherInitial, n.parameter_size);
-    if (n.hessian_vector) {
-      hessian_vector();
-    } else {
-      for (int32_t k = 0; k < n.steps; ++k) {
-        enter(Which::kSupport, k);
-        support_pass(kLossReported);
-        emit(Phase::kUpdate, n.adapted_size);
-      }
-      if (n.adapted) emit(Phase::kWriteAdapted, n.adapted_size);
-      if (n.plans[1])
-        query();
-      else if (n.sweep)
-        emit(Phase::kClearMetaGradient, n.learnt_size, 1);
-      if (n.sweep) reverse_sweep();
-    }
+    n.estimator.visit([&](auto estimator) {
+      const int32_t stages = n.estimator.stages(n.steps, n.sweep);
+      for (int32_t i = 0; i < stages; ++i) decltype(estimator)::stage(*this, i);
+    });
+    if (n.sweep && n.uses_start) emit(Phase::kAddToLambda, n.adapted_size, 1);
     if (n.own_gradients) emit(Phase::kWriteGradients, n.learnt_size);
   }
 
+ public:
+  // ---- What an estimator asks for
+  int32_t steps() const { return n.steps; }
+
+  void linearise(int32_t k) {
+    enter(Which::kSupport, k);
+    support_pass(kLossReported);
+  }
+  void step(int32_t k) {
+    enter(Which::kSupport, k);
+    emit(Phase::kRuleStep, n.adapted_size);
+  }
+  void query() {
+    if (n.adapted) emit(Phase::kWriteAdapted, n.adapted_size);
+    if (n.plans[1])
+      query_pass();
+    else if (n.sweep)
+      emit(Phase::kClearMetaGradient, n.learnt_size, 1);
+    if (!n.sweep) return;
+    if (n.adapted_cotangent) emit(Phase::kAddAdaptedCotangent, n.adapted_size);
+    if (n.want_hyper_gradient || n.state_count > 0 || n.uses_start)
+      emit(Phase::kClearMetaGradient, n.hyper_size + (n.state_count + 1) * n.adapted_size, 2);
+  }
+  void replay(int32_t k) {
+    if (n.kept.ends_segment(k, n.steps))
+      for (int32_t j = n.kept.segment_begin(k); j <= k; ++j) {
+        linearise(j);
+        if (j < k) step(j);
+      }
+    enter(Which::kSupport, k);
+    if (n.estimator.is_second_order() && !n.kept.has_tape(k, n.steps)) support_pass(0);
+  }
+  void step_adjoint(int32_t k) {
+    // Gradient descent leaves lambda alone.
+    if (n.descent && !n.want_hyper_gradient && !n.estimator.is_second_order()) return;
+    enter(Which::kSupport, k);
+    e.emit(Phase::kRuleAdjoint, -1, n.want_hyper_gradient ? n.adapted_count : pointwise_tiles(n.adapted_size));
+  }
+  void product(int32_t k) {
+    enter(Which::kSupport, k);
+    tangent_pass();
+    e.tangent = true;
+    emit(Phase::kAddToLambda, n.learnt_size);
+    if (n.data_gradients[0]) data_gradients(2);
+  }
+  void hessian_vector() {
+    enter(Which::kSupport, 0);
+    forward();
+    load_targets();
+    e.emit(Phase::kLoss, -1, 1, kLossBackward | kLossData);
+    backward();
+    if (n.data_gradients[0]) data_gradients(0);
+    emit(Phase::kLoadVector, n.learnt_size);
+    tangent_pass();
+    e.tangent = true;
+    if (n.data_gradients[0]) data_gradients(2);
+    emit(Phase::kAddVectorProduct, n.learnt_size);
+  }
+
+ private:
   // Values and gradients of the support loss; the tape and the gradient hold them afterwards.
   void support_pass(int32_t loss_flags) {
     forward();
@@ -104,7 +156,7 @@ class Scheduler {
     if (n.image_targets[int(e.which)]) emit(Phase::kLoadTargets, e.plan->examples * z.rows * z.cold);
   }
 
-  void query() {
+  void query_pass() {
     enter(Which::kQuery, 0);
     const Value& z = e.plan->values[e.plan->output];
     const int64_t outputs = e.plan->examples * z.rows * z.cold;
@@ -123,36 +175,6 @@ class Scheduler {
       emit(Phase::kSeedLogits, outputs, !n.query_has_targets);
     backward();
     if (n.data_gradients[1]) data_gradients(1);
-  }
-
-  void reverse_sweep() {
-    if (n.adapted_cotangent) emit(Phase::kAddAdaptedCotangent, n.adapted_size);
-    if (n.want_rate_gradient) emit(Phase::kClearMetaGradient, n.rate_size, 2);
-    for (int32_t k = n.steps - 1; k >= 0; --k) {
-      enter(Which::kSupport, k);
-      if (!n.first_order && !n.keep && k + 1 < n.steps) support_pass(0);  // the last step's tape is still there
-      if (n.want_rate_gradient) e.emit(Phase::kRateGradient, -1, n.adapted_count);
-      if (n.first_order) continue;
-      emit(Phase::kDirection, n.adapted_size);
-      tangent_pass();
-      e.tangent = true;
-      emit(Phase::kSweep, n.learnt_size);
-      if (n.data_gradients[0]) data_gradients(2);
-    }
-  }
-
-  void hessian_vector() {
-    enter(Which::kSupport, 0);
-    forward();
-    load_targets();
-    e.emit(Phase::kLoss, -1, 1, kLossBackward | kLossData);
-    backward();
-    if (n.data_gradients[0]) data_gradients(0);
-    emit(Phase::kLoadVector, n.learnt_size);
-    tangent_pass();
-    e.tangent = true;
-    if (n.data_gradients[0]) data_gradients(3);
-    emit(Phase::kHessianVector, n.learnt_size);
   }
 
   // Tangents along the vector of all that the support pass computes.

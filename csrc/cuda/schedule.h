@@ -1,4 +1,4 @@
-// The order of work: the instructions of one kind of call, in the order in which csrc/cpu/task_run.h does the same.
+// The order of work: the instructions of one kind of call, in the order that the call's estimator (estimators/list.h) asks for.
 #pragma once
 
 #include <vector>
@@ -12,12 +12,16 @@ struct CallShape {
   const BatchPlan* plans[2];  // by Which; null if there is no such set
   const ParameterPlan* parameters;
   int32_t steps, parameter_count, learnt_count, adapted_count;
-  int64_t parameter_size, learnt_size, adapted_size, rate_size;
-  bool first_order, sweep, hessian_vector, keep;
+  int64_t parameter_size, learnt_size, adapted_size, hyper_values, hyper_size;
+  Estimator estimator;
+  KeptSteps kept;
+  bool sweep;
   bool persistent;
   Tf32 tf32;
   bool shared_initial;  // parameters at step 0 are laid out once for all tasks
-  bool elementwise, want_rate_gradient;
+  int32_t state_count;
+  bool want_hyper_gradient, uses_start;
+  bool descent;            // the rule is gradient descent and nothing else
   bool image_targets[2];   // real targets that must be transposed
   bool data_gradients[2];  // of x, y or w
   bool query_has_targets, logits, logits_cotangent, adapted_cotangent, adapted;

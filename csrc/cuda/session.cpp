@@ -9,6 +9,7 @@
 #include "cuda/kernels.h"
 #include "cuda/runtime.h"
 #include "cuda/schedule.h"
+#include "engine/memory.h"
 
 namespace metafast {
 namespace {
@@ -126,9 +127,9 @@ class DeviceSession final : public Session {
 
  private:
   void make_plans() {
-    const bool second_order = call.hessian_vector || (call.sweep && !call.first_order);
+    const bool second_order = call.sweep && call.is_second_order();
     if (call.support) {
-      const Scope tangent = !second_order ? Scope::kNone : call.hessian_vector ? Scope::kLearnt : Scope::kAdapted;
+      const Scope tangent = !second_order ? Scope::kNone : call.is_hessian_vector() ? Scope::kLearnt : Scope::kAdapted;
       plans_[0] =
           program_.device_batch(call.support->examples, kDeviceLanes, second_order ? Scope::kLearnt : Scope::kAdapted,
                                 tangent, second_order && call.support->dx);
@@ -147,7 +148,7 @@ class DeviceSession final : public Session {
         throw std::invalid_argument("metafast: an array of one task has " + std::to_string(elements) +
                                     " elements; on a GPU fewer than 2^31 are supported");
     };
-    check(std::max(shape_.parameter_size, shape_.learnt_size + shape_.rate_size));
+    check(std::max(shape_.parameter_size, shape_.learnt_size + shape_.hyper_size));
     for (const auto& plan : plans_)
       for (int32_t v = 0; plan && v < plan->value_count; ++v)
         check(plan->examples * plan->values[v].rows * std::max(plan->values[v].ld, plan->values[v].cold));
@@ -164,30 +165,26 @@ class DeviceSession final : public Session {
     n.parameter_size = size_of(parameters_, n.parameter_count);
     n.learnt_size = size_of(parameters_, n.learnt_count);
     n.adapted_size = size_of(parameters_, n.adapted_count);
-    n.first_order = call.first_order;
+    n.estimator = call.estimator;
     n.sweep = call.sweep;
-    n.hessian_vector = call.hessian_vector;
     for (const Tensor& p : call.parameters) own_initial_ |= p.own;
 
-    n.rate_size = call.steps * n.adapted_count;
-    rate_offset_.assign(size_t(n.adapted_count), 0);
-    rate_stride_.assign(size_t(n.adapted_count), 0);
-    for (size_t a = 0; a < call.elementwise.size(); ++a) {
-      if (!call.elementwise[a].data) continue;
-      n.elementwise = true;
-      const bool per_step = call.elementwise[a].own;
-      rate_offset_[a] = n.rate_size;
-      rate_stride_[a] = per_step ? parameters_[a].size : 0;
-      n.rate_size += parameters_[a].size * (per_step ? call.steps : 1);
+    hypers_ = lay_out_hypers(call, parameters_, n.adapted_count);
+    n.hyper_values = hypers_.values_size;
+    n.hyper_size = hypers_.gradient_size;
+    n.want_hyper_gradient = call.wants_hyper_gradient();
+    n.descent = call.is_descent();
+    for (const LinkPlan& link : call.links) {
+      n.state_count += link_info(link.kind).states;
+      n.uses_start |= link_info(link.kind).uses_start;
     }
-    n.want_rate_gradient = call.sweep && (call.rate_table_gradient || !call.elementwise_gradient.empty());
     n.logits = call.logits != 0;
     n.logits_cotangent = call.logits_cotangent != 0;
     n.adapted_cotangent = !call.adapted_cotangent.empty();
     n.adapted = !call.adapted.empty();
     n.loss = call.loss != 0;
     for (const Tensor& gradient : call.gradients) (gradient.own ? n.own_gradients : n.sums) = true;
-    n.sums = call.sweep && (n.sums || n.want_rate_gradient);
+    n.sums = call.sweep && (n.sums || n.want_hyper_gradient);
     n.own_gradients &= call.sweep;
     const std::optional<SetTensors>* sets[2] = {&call.support, &call.query};
     for (int i = 0; i < 2; ++i) {
@@ -204,9 +201,7 @@ class DeviceSession final : public Session {
   // What is kept, and which of the two styles runs.
   void choose_memory() {
     tape_stride_ = plans_[0] ? aligned(plans_[0]->tape_size) : 0;
-    const int64_t tapes = tape_stride_ * std::max<int64_t>(call.steps, 1);
-    shape_.keep = call.memory == Memory::kKeep || (call.memory == Memory::kAuto && call.sweep && !call.first_order &&
-                                                   tapes * int64_t(sizeof(T)) <= kKeepBytes);
+    shape_.kept = keep_steps(call, tape_stride_ * int64_t(sizeof(T)));
     const int64_t work = shape_.parameter_size + std::max(tape_stride_, plans_[1] ? plans_[1]->tape_size : 0);
     persistent_ = on_.style == Style::kAuto ? work <= kSmallTask : on_.style == Style::kPersistent;
   }
@@ -235,9 +230,13 @@ class DeviceSession final : public Session {
       const bool grows = level > 0;
       hot = cold = 0;
       l.initial = take(n.shared_initial ? 0 : n.parameter_size, false);
-      l.trajectory = take(n.steps * n.adapted_size, grows);
-      l.gradient_stride = n.want_rate_gradient ? n.learnt_size : 0;
-      l.gradient = take(n.learnt_size + (n.steps > 0 ? n.steps - 1 : 0) * l.gradient_stride, grows);
+      l.trajectory_stride = (1 + n.state_count) * n.adapted_size;
+      l.trajectory = take(n.kept.theta_count(n.steps) * l.trajectory_stride, grows);
+      l.state_bar = take(n.state_count * n.adapted_size, false);
+      l.start_bar = take(n.uses_start ? n.adapted_size : 0, false);
+      l.link = take(call.links.size() > 1 ? 2 * int64_t(call.links.size()) * n.adapted_size : 0, false);
+      l.gradient_stride = n.learnt_size;
+      l.gradient = take(std::max(n.kept.gradients, 1) * l.gradient_stride, grows);
       l.gradient_dot = take(n.learnt_size, false);
       l.vector = take(n.learnt_size, false);
       l.targets = take(n.image_targets[0] || n.image_targets[1] ? std::max(targets(0), targets(1)) : 0, false);
@@ -246,7 +245,7 @@ class DeviceSession final : public Session {
       l.loss = take(4 * (n.steps + 1), false);
       l.scratch = take(schedule_.scratch, false);
       l.tape_stride = tape_stride_;
-      l.tapes = take(n.keep ? tape_stride_ * std::max<int64_t>(call.steps, 1) : tape_stride_, grows);
+      l.tapes = take(n.kept.tapes * tape_stride_, grows);
       // The query's tape is no longer needed when the first tangent is.
       const int64_t tangents = plans_[0] && call.sweep ? plans_[0]->tangent_size_total : 0;
       l.tangent_tape = l.query_tape = take(std::max(tangents, plans_[1] ? plans_[1]->tape_size : 0), false);
@@ -266,8 +265,8 @@ class DeviceSession final : public Session {
     block_size_ = aligned(int64_t(sizeof(DeviceJob<T>))) + aligned(lists_bytes());
     place(block_size_);
     shared_at_ = place(n.shared_initial ? n.parameter_size * size : 0);
-    rates_at_ = place(n.elementwise ? n.rate_size * size : 0);
-    gradient_stride_ = aligned(std::max<int64_t>(1, n.learnt_size + n.rate_size));
+    hypers_at_ = place(n.hyper_values * size);
+    gradient_stride_ = aligned(std::max<int64_t>(1, n.learnt_size + n.hyper_size));
     sums_at_ = place(n.sums ? gradient_stride_ * size * (sum_groups(chunk_) + 2) : 0);
     gradients_at_ = place(call.sweep ? chunk_ * gradient_stride_ * size : 0);
     hot_at_ = place(hot_is_shared_ ? 0 : chunk_ * hot * size);
@@ -282,13 +281,18 @@ class DeviceSession final : public Session {
     for (int i = 0; i < 2; ++i)
       if (plans_[i]) plan_at_[i] = put_plan(constants_, *plans_[i], parameters);
     instructions_at_ = constants_.put(schedule_.list.data(), schedule_.list.size());
-    rate_offset_at_ = constants_.put(rate_offset_.data(), rate_offset_.size());
-    rate_stride_at_ = constants_.put(rate_stride_.data(), rate_stride_.size());
+    links_at_ = constants_.put(call.links.data(), call.links.size());
+    for (const HyperLayout& h : hypers_.hypers) {
+      strides_at_.push_back(constants_.put(h.stride.data(), h.stride.size()));
+      gradients_in_block_at_.push_back(constants_.put(h.gradient.data(), h.gradient.size()));
+    }
   }
 
   int64_t lists_bytes() const {
     const int64_t p = shape_.parameter_count, l = shape_.learnt_count, a = shape_.adapted_count;
-    return 16 * p + 16 * l + 16 * a + 8 * (a + a + l + l + a) + 16 * 8;
+    const int64_t h = int64_t(call.hypers.size()),
+                  hyper = sizeof(HyperPlan<T>) + 8 + a * (8 + int64_t(sizeof(HyperTensor<T>)));
+    return 16 * p + 16 * l + 8 * (a + l + l + a) + h * (hyper + 16) + 16 * 10;
   }
 
   size_t launch_count() const {
@@ -320,7 +324,7 @@ class DeviceSession final : public Session {
     job.steps = n.steps;
     job.tasks = call.tasks;
     job.chunk_tasks = std::min(chunk_, call.tasks);
-    job.hessian_vector = n.hessian_vector, job.keep = n.keep, job.first_order = n.first_order, job.sweep = n.sweep;
+    job.kept = n.kept, job.sweep = n.sweep;
     job.query_has_targets = n.query_has_targets, job.has_query = bool(call.query);
     fill_set(call.support, call.steps, job.sets[0]);
     fill_set(call.query, call.steps, job.sets[1]);
@@ -341,14 +345,31 @@ class DeviceSession final : public Session {
     const std::vector<Tensor> v = in_storage_order(call.vectors, n.learnt_count);
     for (size_t p = 0; p < v.size(); ++p) vectors.push_back(source(v[p], p));
     job.vectors = list(vectors);
-    job.rate_table = at<const T>(call.rate_table);
-    std::vector<ParameterSource<T>> rates(size_t(n.adapted_count), ParameterSource<T>{});
-    for (size_t a = 0; a < call.elementwise.size(); ++a) rates[a] = source(call.elementwise[a], a);
-    job.rates_in = list(rates);
-    job.rates = at<T>(base + Address(rates_at_));
-    job.rate_offset = at<const int64_t>(constants + Address(rate_offset_at_));
-    job.rate_stride = at<const int64_t>(constants + Address(rate_stride_at_));
-    job.elementwise = n.elementwise, job.want_rate_gradient = n.want_rate_gradient, job.rate_size = n.rate_size;
+    job.links = at<const LinkPlan>(constants + Address(links_at_));
+    job.link_count = int32_t(call.links.size()), job.state_count = n.state_count;
+    job.hyper_count = int32_t(call.hypers.size()), job.uses_start = n.uses_start;
+    job.want_hyper_gradient = n.want_hyper_gradient, job.hyper_size = n.hyper_size;
+    std::vector<HyperPlan<T>> hypers;
+    std::vector<HyperTensor<T>> tensors;
+    std::vector<T*> tables;
+    for (size_t h = 0; h < call.hypers.size(); ++h) {
+      const HyperTensors& user = call.hypers[h];
+      const HyperLayout& layout = hypers_.hypers[h];
+      std::vector<const T*> each(size_t(n.adapted_count), nullptr);
+      for (size_t a = 0; a < each.size(); ++a) {
+        T* values = layout.values[a] < 0 ? nullptr : at<T>(base + Address(hypers_at_)) + layout.values[a];
+        each[a] = values;
+        tensors.push_back({values ? at<const T>(user.elementwise[a].data) : nullptr, values,
+                           user.elementwise_gradient.empty() ? nullptr : at<T>(user.elementwise_gradient[a])});
+      }
+      hypers.push_back({at<const T>(user.table), list(each), at<const int64_t>(constants + Address(strides_at_[h])),
+                        layout.wanted, layout.elementwise, layout.table_gradient,
+                        at<const int64_t>(constants + Address(gradients_in_block_at_[h]))});
+      tables.push_back(at<T>(user.table_gradient));
+    }
+    job.hypers = list(hypers);
+    job.hyper_tensors = list(tensors);
+    job.hyper_table_gradient = list(tables);
     job.loss_cotangent = at<const T>(call.loss_cotangent);
     job.loss_cotangent_all = T(call.loss_cotangent_all);
     job.logits_cotangent = at<const T>(call.logits_cotangent);
@@ -368,8 +389,6 @@ class DeviceSession final : public Session {
     }
     job.own_gradient = list(in_storage_order(own, n.learnt_count));
     job.shared_gradient = list(in_storage_order(shared, n.learnt_count));
-    job.rate_table_gradient = at<T>(call.rate_table_gradient);
-    job.rate_gradient = list(pointers(call.elementwise_gradient));
     job.gradients = at<T>(base + Address(gradients_at_));
     job.sums = at<T>(base + Address(sums_at_));
     job.carry = job.sums + gradient_stride_;
@@ -450,12 +469,13 @@ class DeviceSession final : public Session {
   CallShape shape_;
   Schedule schedule_;
   TaskLayout layout_;
-  std::vector<int64_t> rate_offset_, rate_stride_;
+  HypersLayout hypers_;
   bool own_initial_ = false, persistent_ = false, hot_is_shared_ = false;
   int64_t tasks_ = 0, chunk_ = 0, tape_stride_ = 0, gradient_stride_ = 0, block_size_ = 0, total_bytes_ = 0;
-  int64_t shared_at_ = 0, rates_at_ = 0, sums_at_ = 0, gradients_at_ = 0, hot_at_ = 0, cold_at_ = 0;
+  int64_t shared_at_ = 0, hypers_at_ = 0, sums_at_ = 0, gradients_at_ = 0, hot_at_ = 0, cold_at_ = 0;
   Blob constants_;
-  int64_t plan_at_[2] = {}, parameters_at_ = 0, instructions_at_ = 0, rate_offset_at_ = 0, rate_stride_at_ = 0;
+  int64_t plan_at_[2] = {}, parameters_at_ = 0, instructions_at_ = 0, links_at_ = 0;
+  std::vector<int64_t> strides_at_, gradients_in_block_at_;  // of each hyper-parameter
   Address constants_on_device_ = 0;
   std::map<Address, Recorded> graphs_;
 };

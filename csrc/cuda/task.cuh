@@ -1,4 +1,4 @@
-// One task as a kernel sees it: where its arrays stand, and the frames of its passes. (csrc/cpu/task_run.h is the same for the
+// One task as a kernel sees it: where its arrays stand, and the frames of its passes. (csrc/cpu/machine.h is the same for the
 // CPU, and says what is computed.)
 #pragma once
 
@@ -22,10 +22,17 @@ struct Task {
 
   __device__ T* at(Region region) const { return region & kCold ? cold + (region & ~kCold) : hot + region; }
   __device__ T* lambda() const { return job.gradients + slot * job.gradient_stride; }
-  __device__ T* rate_gradient() const { return lambda() + job.learnt_size; }
+  __device__ T* hyper_bars() const { return lambda() + job.learnt_size; }
   __device__ const T* initial() const { return job.shared_initial ? job.shared_initial : at(job.layout.initial); }
-  __device__ T* theta_after(int32_t k) const { return at(job.layout.trajectory) + k * job.adapted_size; }
+  __device__ T* theta_after(int32_t k) const {
+    return at(job.layout.trajectory) + job.kept.theta_slot(k) * job.layout.trajectory_stride;
+  }
+  __device__ T* state_after(int32_t k) const { return theta_after(k) + job.adapted_size; }
   __device__ const T* theta_at(int32_t k) const { return k == 0 ? initial() : theta_after(k - 1); }
+
+  __device__ T* gradient(int32_t k) const {
+    return at(job.layout.gradient) + job.kept.gradient_slot(k) * job.layout.gradient_stride;
+  }
 
   __device__ const BatchPlan* plan(Which which) const { return job.plans[int(which)]; }
   __device__ const Examples<T>& set(Which which) const { return job.sets[int(which)]; }
@@ -52,9 +59,9 @@ struct Task {
       f.theta = theta_at(job.steps);
       f.gradient = lambda();
     } else {
-      f.tape = at(l.tapes) + (job.keep ? i.k * l.tape_stride : 0);
+      f.tape = at(l.tapes) + job.kept.tape_slot(i.k) * l.tape_stride;
       f.theta = theta_at(i.k);
-      f.gradient = at(l.gradient) + i.k * l.gradient_stride;
+      f.gradient = gradient(i.k);
     }
     return f;
   }

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "engine/job.h"
 #include "program/program.h"
 
 namespace metafast {
@@ -29,8 +30,9 @@ struct SetTensors {
   Address x, y, w, dx, dy, dw;  // the gradients hold zeros on entry
 };
 
-// Whether the activations of every support pass are kept for the reverse sweep, or computed again.
-enum class Memory : int { kAuto, kKeep, kRecompute };
+// Whether the activations of every support pass are kept for the reverse sweep or computed again; or whole steps are, from
+// checkpoints of the parameters.
+enum class Memory : int { kAuto, kKeep, kRecompute, kCheckpoint };
 // kAuto keeps them while they take no more than this for a task, or a pack of tasks.
 constexpr int64_t kKeepBytes = int64_t(256) << 20;
 
@@ -46,10 +48,21 @@ enum class Choice : int { kAuto, kNever, kAlways };
 // Mixed: in small packs, and one by one what is left.
 enum class Packing : int { kAuto, kNever, kWhole, kSmall, kMixed };
 
+// One hyper-parameter of the rule. `elementwise`: per adapted parameter, or empty; own: one for each step.
+struct HyperTensors {
+  Address table;  // [steps, adapted]
+  std::vector<Tensor> elementwise;
+  Address table_gradient;
+  std::vector<Address> elementwise_gradient;
+  bool is_wanted() const { return table_gradient || !elementwise_gradient.empty(); }
+};
+
 // Until the first call an address says only whether the tensor is there.
 struct Call {
-  bool first_order, sweep, hessian_vector;
+  Estimator estimator;
+  bool sweep;
   Memory memory;
+  int32_t checkpoint_every;  // steps; 0: the square root of their number
   Packing packing;
   Choice sharing;  // of a task's loops by threads (cpu/threads/crew.h)
   int64_t tasks, steps;
@@ -59,19 +72,23 @@ struct Call {
 
   // In the order of the Program's description; vectors and gradients for learnt parameters only.
   std::vector<Tensor> parameters, vectors;
-  Address rate_table;
-  std::vector<Tensor> elementwise;  // per adapted parameter, or empty
+  std::vector<LinkPlan> links;
+  std::vector<HyperTensors> hypers;  // of all links, one after the other
   Address loss_cotangent, logits_cotangent;
   std::vector<Address> adapted_cotangent;
 
   Address support_loss, task_loss, loss, logits;
   std::vector<Address> adapted;
   std::vector<Tensor> gradients;  // own: [tasks, shape], not summed over tasks
-  Address rate_table_gradient;    // [steps, adapted]
-  std::vector<Address> elementwise_gradient;
 
   // Every tensor in the order in which Python hands them over: inputs, then outputs.
   std::vector<Address*> inputs(), outputs();
+
+  bool is_second_order() const { return estimator.is_second_order(); }
+  bool is_hessian_vector() const { return estimator.is_hessian_vector(); }
+  bool wants_hyper_gradient() const;
+  // Whether the rule is gradient descent and nothing else.
+  bool is_descent() const { return links.size() == 1 && links[0].kind == LinkKind::kDescent; }
 };
 
 // Throws std::invalid_argument if the parts of a call do not fit together.

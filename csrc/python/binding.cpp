@@ -2,14 +2,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "cpu/dispatch.h"
 #include "cpu/session.h"
 #include "cpu/threads/relay.h"
 #include "cuda/session.h"
 #include "engine/call.h"
+#include "program/nodes.h"
 #include "python/prepared.h"
 #include "python/repeat.h"
-#include "program/nodes.h"
 #include "python/tensors.h"
 #ifdef METAFAST_EMULATED
 #include "cuda/emulated/faults.h"
@@ -68,27 +70,57 @@ std::vector<Tensor> list(const std::vector<bool>& own) {
 // (style, index of the device, tasks at a time or 0, whether TF32 is allowed in linear layers, in convolutions)
 using DeviceTuple = std::tuple<int, int, int64_t, bool, bool>;
 
+// (name, what it knows the meaning of)
+Estimator estimator(const std::pair<std::string, int>& description) {
+  for (const EstimatorInfo& info : kEstimators)
+    if (description.first == info.name) return {info.kind, description.second};
+  throw std::invalid_argument("native call: unknown estimator " + description.first);
+}
+
+// (name, flags) of each link; their hyper-parameters and states are numbered one after the other.
+std::vector<LinkPlan> rule(const std::vector<std::pair<std::string, int>>& description) {
+  std::vector<LinkPlan> links;
+  int32_t hyper = 0, state = 0;
+  for (const auto& [name, flags] : description) {
+    const auto info = std::find_if(std::begin(kLinks), std::end(kLinks),
+                                   [&, &link = name](const LinkInfo& candidate) { return link == candidate.name; });
+    if (info == std::end(kLinks)) throw std::invalid_argument("native call: unknown rule " + name);
+    links.push_back({info->kind, flags, hyper, state});
+    hyper += info->hypers, state += info->states;
+  }
+  return links;
+}
+
+// Of a hyper-parameter: for each adapted parameter whether its values per element differ from step to step, or nothing; and for
+// how many of them gradients of such values are wanted.
+using HyperTuple = std::tuple<std::vector<bool>, size_t>;
+
 std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool is_double, int64_t tasks, int64_t steps,
-                                  int threads, bool first_order, bool sweep, int memory, int packing, int sharing,
-                                  bool hessian_vector, double loss_cotangent, const std::optional<SetTuple>& support,
-                                  const std::optional<SetTuple>& query, const std::vector<bool>& parameters,
-                                  size_t vectors, const std::vector<bool>& elementwise, size_t adapted_cotangent,
-                                  size_t adapted, const std::vector<bool>& gradients, size_t elementwise_gradient,
-                                  const std::vector<bool>& inputs, const std::vector<py::object>& outputs,
-                                  py::object empty_like, py::object zeros_like,
+                                  int threads, const std::pair<std::string, int>& estimator_description,
+                                  const std::vector<std::pair<std::string, int>>& rule_description, bool sweep,
+                                  std::pair<int, int> memory, int packing, int sharing, double loss_cotangent,
+                                  const std::optional<SetTuple>& support, const std::optional<SetTuple>& query,
+                                  const std::vector<bool>& parameters, size_t vectors,
+                                  const std::vector<HyperTuple>& hypers, size_t adapted_cotangent, size_t adapted,
+                                  const std::vector<bool>& gradients, const std::vector<bool>& inputs,
+                                  const std::vector<py::object>& outputs, py::object empty_like, py::object zeros_like,
                                   const std::optional<DeviceTuple>& device) {
   Call call{};
-  call.first_order = first_order, call.sweep = sweep, call.hessian_vector = hessian_vector;
-  call.memory = Memory(memory);
+  call.estimator = estimator(estimator_description), call.sweep = sweep;
+  call.links = rule(rule_description);
+  call.memory = Memory(memory.first), call.checkpoint_every = memory.second;
   call.packing = Packing(packing), call.sharing = Choice(sharing);
   call.tasks = tasks, call.steps = steps, call.threads = threads;
   call.loss_cotangent_all = loss_cotangent;
   call.support = set(support), call.query = set(query);
-  call.parameters = list(parameters), call.elementwise = list(elementwise), call.gradients = list(gradients);
+  call.parameters = list(parameters), call.gradients = list(gradients);
+  for (const auto& [elementwise, elementwise_gradient] : hypers) {
+    call.hypers.push_back({0, list(elementwise), 0, {}});
+    call.hypers.back().elementwise_gradient.resize(elementwise_gradient);
+  }
   call.vectors.assign(vectors, {0, true});
   call.adapted_cotangent.resize(adapted_cotangent);
   call.adapted.resize(adapted);
-  call.elementwise_gradient.resize(elementwise_gradient);
   const std::vector<Address*> in = call.inputs(), out = call.outputs();
   if (in.size() != inputs.size() || out.size() != outputs.size())
     throw std::invalid_argument("native call: inconsistent number of tensors");
@@ -200,11 +232,11 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
            py::arg("loss_attributes"));
   py::class_<Prepared>(m, "Session", py::module_local())
       .def(py::init(&prepare), py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"),
-           py::arg("threads"), py::arg("first_order"), py::arg("sweep"), py::arg("memory"), py::arg("packing"),
-           py::arg("sharing"), py::arg("hessian_vector"), py::arg("loss_cotangent"), py::arg("support"),
-           py::arg("query"), py::arg("parameters"), py::arg("vectors"), py::arg("elementwise"),
-           py::arg("adapted_cotangent"), py::arg("adapted"), py::arg("gradients"), py::arg("elementwise_gradient"),
-           py::arg("inputs"), py::arg("outputs"), py::arg("empty_like"), py::arg("zeros_like"), py::arg("device"))
+           py::arg("threads"), py::arg("estimator"), py::arg("rule"), py::arg("sweep"), py::arg("memory"),
+           py::arg("packing"), py::arg("sharing"), py::arg("loss_cotangent"), py::arg("support"), py::arg("query"),
+           py::arg("parameters"), py::arg("vectors"), py::arg("hypers"), py::arg("adapted_cotangent"),
+           py::arg("adapted"), py::arg("gradients"), py::arg("inputs"), py::arg("outputs"), py::arg("empty_like"),
+           py::arg("zeros_like"), py::arg("device"))
       .def_property_readonly("bytes", [](const Prepared& p) { return p.session->bytes(); })
       .def_property_readonly("tasks_at_once", [](const Prepared& p) { return p.session->tasks_at_once(); })
       .def_property_readonly("handed_over", [](const Prepared& p) { return p.session->handed_over(); })

@@ -37,6 +37,17 @@ struct Pack {
   friend MF_HD Pack operator/(Pack a, Pack b) { return a.v / b.v; }
 };
 
+template <class E, int kCount>
+MF_HD Pack<E, kCount> sqrt(Pack<E, kCount> x) {
+  for (int lane = 0; lane < kCount; ++lane) x.v[lane] = sqrt(x.v[lane]);
+  return x;
+}
+// x > 0 ? a : b, lane by lane.
+template <class E, int kCount>
+MF_HD Pack<E, kCount> if_positive(Pack<E, kCount> x, Pack<E, kCount> a, Pack<E, kCount> b) {
+  return x.v > Pack<E, kCount>(0).v ? a.v : b.v;
+}
+
 template <class T>
 struct PackTraits {
   using Element = T;

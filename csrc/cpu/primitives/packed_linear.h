@@ -79,10 +79,10 @@ struct PackedLinear {
     const Value &in = f.value(s.input[0]), &out = f.value(s.output);
     const Start start = begin_with(s.parameter_mode[0]);
     PackProduct<T> p{in.channels, out.ld, f.rows(s.output), 1, in.ld, out.ld, 1, dw, out.ld, start};
-    if (f.descends(s.parameter[0])) {
+    if (f.takes_step(s.parameter[0])) {
       const int64_t at = f.parameter_plan(s.parameter[0]).offset;
-      p.c = f.descent.to + at, p.from = f.descent.from + at;
-      p.rate = T(f.descent.rates[s.parameter[0]]);
+      p.c = f.fused.to + at, p.from = f.fused.from + at;
+      p.rate = T(f.fused.rates[s.parameter[0]]);
     }
     return p;
   }

@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "core/plan.h"
+#include "engine/job.h"
 
 namespace metafast {
 

@@ -1,8 +1,8 @@
 // Long loops of a task, in parts that idle threads take (crew.h).
 #pragma once
 
-#include "core/plan.h"
 #include "cpu/kernels/zeros.h"
+#include "engine/job.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,7 +1,7 @@
-// One task, from its initial parameters to its meta-gradient: unroll, query, reverse sweep (docs/maths.md, section 2).
+// The machine that a CPU thread is: what an estimator (estimators/list.h) asks for, done for one task (docs/maths.md, section 2).
 //
-//   theta_{k+1} = theta_k - a_k g_k,   g_k = d L(theta_k; S) / d theta,   L_t = L(theta_K; Q)
-//   lambda_K = c d L_t / d theta;      v = a_k lambda_{k+1},   lambda_k = lambda_{k+1} - H_k v
+//   (theta_{k+1}, s_{k+1}) = U(theta_k, s_k, g_k),   g_k = d L(theta_k; S) / d theta,   L_t = L(theta_K; Q)
+//   lambda_K = c d L_t / d theta;   the adjoint of U makes v and lambda' of lambda_{k+1};   lambda_k = lambda' + H_k v
 //
 // lambda runs over all learnt parameters, v only over the adapted ones; the rest of v is zero, so the rows of H_k that
 // belong to parameters which are learnt but not adapted come out of the same product.
@@ -11,13 +11,14 @@
 #pragma once
 
 #include "cpu/first_layer.h"
+#include "cpu/rule_walk.h"
 #include "cpu/task_data.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
 
 template <class T>
-struct TaskRun : TaskData<T> {
+struct Machine : TaskData<T> {
   using Data = TaskData<T>;
   using E = Element<T>;
   using Data::bring, Data::load_input, Data::load_targets, Data::target_gradients, Data::add_data_gradients;
@@ -29,7 +30,7 @@ struct TaskRun : TaskData<T> {
   const T* initial;
   const Sharing<T> share;
 
-  TaskRun(const Job<E>& j, const Turn& turn)
+  Machine(const Job<E>& j, const Turn& turn)
       : Data{j, turn.run * kWidth, int(j.tasks - turn.run * kWidth < kWidth ? j.tasks - turn.run * kWidth : kWidth),
              reinterpret_cast<T*>(j.places) + turn.place * j.layout.total},
         lambda(j.gradients && !kIsPack<T> ? reinterpret_cast<T*>(j.gradients) + turn.row * j.gradient_stride
@@ -41,33 +42,123 @@ struct TaskRun : TaskData<T> {
   // Stages [begin, end) of inner steps, query, reverse steps; all but the first find what others left in this task's place.
   void run(int32_t begin, int32_t end) {
     gather_initial(begin == 0);
-    const T* result = lambda;
-    if (job.hessian_vector) {
-      result = hessian_vector();
-    } else {
-      if (begin == 0 && has_first()) first().begin(initial + plan(job.first.parameter).offset);
-      const int32_t steps = job.steps, all = 2 * steps + 1;
-      for (int32_t stage = begin; stage < end; ++stage) {
-        if (stage < steps)
-          inner_step(stage);
-        else if (stage == steps)
-          turn_round();
-        else if (job.sweep)
-          reverse_step(all - 1 - stage);
-      }
-      if (end < all || !job.sweep) return;
-      if (has_first() && !job.first_order) first().finish(lambda + plan(job.first.parameter).offset);
-    }
+    result_ = lambda;
+    if (begin == 0 && has_first()) first().begin(initial + plan(job.first.parameter).offset);
+    job.estimator.visit([&](auto estimator) {
+      for (int32_t i = begin; i < end; ++i) decltype(estimator)::stage(*this, i);
+    });
+    if (end < job.estimator.stages(job.steps, job.sweep) || !job.sweep) return;
+    if (has_first() && job.second_order) first().finish(lambda + plan(job.first.parameter).offset);
+    if (job.uses_start) add(start_bar(), job.adapted_size, lambda);
     for (int32_t p = 0; p < job.learnt_count; ++p)
-      if (job.own_gradient[p] && !direct(p)) to_user(plan(p), result + plan(p).offset, job.own_gradient[p]);
+      if (job.own_gradient[p] && !direct(p)) to_user(plan(p), result_ + plan(p).offset, job.own_gradient[p]);
     if constexpr (kIsPack<T>)
-      if (job.gradients) sum_lanes(lambda, count, job.learnt_size + job.rate_size, job.gradient_stride, row);
+      if (job.gradients) sum_lanes(lambda, count, job.learnt_size + job.hyper_size, job.gradient_stride, row);
+  }
+
+  // ---- What an estimator asks for
+
+  int32_t steps() const { return job.steps; }
+
+  METAFAST_OUTLINED void linearise(int32_t k) {
+    f_ = support_frame(k);
+    Ahead next_tape = ahead(k + 1);
+    f_.ahead = &next_tape;
+    if (job.descent && !job.want_hyper_gradient) f_.fused = fused_step(f_.theta, theta_after(k), k);
+    const T loss = support_pass(f_, k);
+    f_.ahead = nullptr;
+    if (job.support_loss)
+      each_task([&](int64_t t, int lane) { job.support_loss[t * job.steps + k] = lane_of(loss, lane); });
+  }
+
+  void step(int32_t k) { job.descent ? descend(k) : rule().step(k, point(k), theta_after(k), state_after(k)); }
+
+  // Between the inner steps and the reverse sweep.
+  void query() const {
+    write_adapted();
+    if (job.has_query)
+      query_pass();
+    else if (job.sweep)
+      memset(lambda, 0, size_t(job.learnt_size) * sizeof(T));
+    if (!job.sweep) return;
+    add_adapted_cotangent();
+    if (job.want_hyper_gradient) memset(hyper_bars(), 0, size_t(job.hyper_size) * sizeof(T));
+    memset(base + job.layout.state_bar, 0, size_t(job.state_count * job.adapted_size) * sizeof(T));
+    if (job.uses_start) memset(start_bar(), 0, size_t(job.adapted_size) * sizeof(T));
+  }
+
+  METAFAST_OUTLINED void replay(int32_t k) {
+    if (job.kept.ends_segment(k, job.steps))
+      for (int32_t j = job.kept.segment_begin(k); j <= k; ++j) {
+        linearise(j);
+        if (j < k) step(j);
+      }
+    f_ = support_frame(k);
+    if (!job.kept.gradients) f_.gradient = nullptr;
+    if (!job.second_order || job.kept.has_tape(k, job.steps)) return;
+    Ahead next_tape = ahead(k - 1);
+    f_.ahead = &next_tape;
+    support_pass(f_, k);
+    f_.ahead = nullptr;
+  }
+
+  void step_adjoint(int32_t k) {
+    if (job.descent) {
+      if (job.want_hyper_gradient) add_rate_gradient(f_, k);
+    } else {
+      rule().adjoint(k, point(k), lambda, base + job.layout.state_bar, base + job.layout.vector, start_bar());
+    }
+  }
+
+  METAFAST_OUTLINED void product(int32_t k) {
+    Ahead next_tape = ahead(k - 1);
+    f_.ahead = &next_tape;
+    if (!job.descent)
+      product_with_vector(k);
+    else if (one_rate(k))
+      product_with_lambda(k);
+    else
+      direct_vector(k), product_with_vector(k);
+    f_.ahead = nullptr;
+  }
+
+  // H v + c grad L, with the mixed derivatives of the data, c being the cotangent of the loss.
+  METAFAST_OUTLINED void hessian_vector() {
+    Frame<T> f = support_frame(0);
+    const bool only_product = !job.loss_cotangent && job.loss_cotangent_all == E(0);
+    const T c = only_product ? T(0) : loss_cotangent();
+    if (only_product) f.gradient = nullptr;
+    T* v = base + job.layout.vector;
+    for (int32_t p = 0; p < job.learnt_count; ++p)
+      if (!left(p)) from_user(plan(p), job.vectors[p], v + plan(p).offset);
+    f.vector = v;
+    find_tangents(f);
+    load_input(f);
+    forward_with_tangent(f);
+    const TaskTargets<T> targets = load_targets(f, job.support, 0);
+    const T loss = loss_forward(f, targets);
+    const TargetGradients<T> out = target_gradients(job.support);
+    loss_backward(f, targets, out, T(1), loss);
+    backward(f);
+    if (!only_product) add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent(0) : nullptr, out, c);
+
+    support_tangent_return(f, 0, out);
+    add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent_dot(0) : nullptr, out, T(1));
+    if (only_product && !job.gradients) {
+      result_ = f.gradient_dot;
+      return;
+    }
+    for (int64_t i = 0; i < job.learnt_size; ++i)
+      lambda[i] = f.gradient_dot[i] + (only_product ? T(0) : c * f.gradient[i]);
   }
 
  private:
+  Frame<T> f_{};          // of the step at work
+  const T* result_ = {};  // where the gradients stand that the user wants for each task
+
   const ParameterPlan& plan(int32_t p) const { return job.parameters[p]; }
-  bool left(int32_t p) const { return job.hessian_vector && job.support_plan->parameters[p].left; }
-  bool direct(int32_t p) const { return job.hessian_vector && job.support_plan->parameters[p].direct; }
+  bool left(int32_t p) const { return job.estimator.is_hessian_vector() && job.support_plan->parameters[p].left; }
+  bool direct(int32_t p) const { return job.estimator.is_hessian_vector() && job.support_plan->parameters[p].direct; }
 
   METAFAST_OUTLINED void from_user(const ParameterPlan& p, const ParameterSource<E>& source, T* out) const {
     each_lane([&](int64_t t, int lane) {
@@ -79,9 +170,35 @@ struct TaskRun : TaskData<T> {
     each_task([&](int64_t t, int lane) { parameter_out<E, kWidth>(p, in_lane(in, lane), user + t * p.numel()); });
   }
 
-  T* rate_gradient() const { return lambda + job.learnt_size; }
-  T* theta_after(int32_t k) const { return base + job.layout.trajectory + k * job.adapted_size; }
+  T* hyper_bars() const { return lambda + job.learnt_size; }
+  T* start_bar() const { return base + job.layout.start_bar; }
+
+  // Where theta_{k+1} and the states after step k stand; step 0 finds `initial`, and states of zero.
+  T* theta_after(int32_t k) const {
+    return base + job.layout.trajectory + job.kept.theta_slot(k) * job.layout.trajectory_stride;
+  }
+  T* state_after(int32_t k) const { return theta_after(k) + job.adapted_size; }
   const T* theta_at(int32_t k) const { return k == 0 ? initial : theta_after(k - 1); }
+
+  T* gradient_of(int32_t k) const {
+    return base + job.layout.gradient + job.kept.gradient_slot(k) * job.layout.gradient_stride;
+  }
+
+  RulePoint<T> point(int32_t k) const {
+    return {theta_at(k), k == 0 ? nullptr : state_after(k - 1), gradient_of(k), initial};
+  }
+  RuleLoops<CpuWalk<T>> rule() const {
+    return {job.links,
+            job.link_count,
+            job.adapted_count,
+            job.adapted_size,
+            job.parameters,
+            job.hypers,
+            kWalk,
+            base + job.layout.link,
+            job.want_hyper_gradient ? hyper_bars() : nullptr};
+  }
+  static constexpr CpuWalk<T> kWalk{};
 
   bool has_first() const { return kWidth == 1 && job.first.parameter >= 0; }
   FirstLayer<T> first() const {
@@ -120,11 +237,11 @@ struct TaskRun : TaskData<T> {
   }
 
   Frame<T> support_frame(int32_t k) const {
-    const int64_t tape = job.keep ? k * job.layout.tape_stride : 0;
+    const int64_t tape = job.kept.tape_slot(k) * job.layout.tape_stride;
     Frame<T> f = frame(job.support_plan, base + job.layout.tapes + tape, theta_at(k));
     f.passing = base + job.layout.passing + k * job.layout.passing_stride;
     bring(f, job.support, k);
-    f.gradient = base + job.layout.gradient + k * job.layout.gradient_stride;
+    f.gradient = gradient_of(k);
     if (has_first()) f.first = first().z(k);
     return f;
   }
@@ -160,7 +277,8 @@ struct TaskRun : TaskData<T> {
   // The tape of step k and its parameters, where they will not be in the cache. (Those of packs are slower for it: 1.06.)
   Ahead ahead(int32_t k) const {
     Ahead found;
-    if (kIsPack<T> || !job.keep || job.first_order || k < 0 || k >= job.steps) return found;
+    const bool kept = job.kept.tapes == job.steps && !job.kept.every;
+    if (kIsPack<T> || !kept || !job.second_order || k < 0 || k >= job.steps) return found;
     const int64_t unread = job.first.parameter == 0 ? plan(0).size : 0, tape = job.layout.tape_stride;
     const int64_t size = tape + job.adapted_size - unread;
     if (size > kAheadAtMost<T> || job.steps * size < kAheadFrom<T>) return found;
@@ -170,42 +288,39 @@ struct TaskRun : TaskData<T> {
     return found;
   }
 
-  void inner_step(int32_t k) const {
-    Frame<T> f = support_frame(k);
-    Ahead next_tape = ahead(k + 1);
-    f.ahead = &next_tape;
-    if (!job.want_rate_gradient) f.descent = descent(f.theta, theta_after(k), k);
-    const T loss = support_pass(f, k);
-    if (job.support_loss)
-      each_task([&](int64_t t, int lane) { job.support_loss[t * job.steps + k] = lane_of(loss, lane); });
+  // Step k of gradient descent, as far as no primitive has taken it.
+  METAFAST_OUTLINED void descend(int32_t k) const {
+    const Frame<T>& f = f_;
     T* next = theta_after(k);
     for (int32_t a = 0; a < job.adapted_count; ++a) {
       if (a == job.first.parameter) {
-        first().step(k, job.rate_table[k * job.adapted_count + a], f.cotangent(job.first.output));
+        first().step(k, rate_of(a, k), f.cotangent(job.first.output));
         continue;
       }
-      if (f.descends(a)) continue;
+      if (f.takes_step(a)) continue;
       const int64_t at = plan(a).offset, n = plan(a).size;
       const T* __restrict theta = f.theta + at, * __restrict g = f.gradient + at;
       T* __restrict out = next + at;
       if (const E* __restrict rates = elementwise(a, k)) {
         for (int64_t i = 0; i < n; ++i) out[i] = theta[i] - T(rates[i]) * g[i];
       } else {
-        const T rate = job.rate_table[k * job.adapted_count + a];
+        const T rate = rate_of(a, k);
         for (int64_t i = 0; i < n; ++i) out[i] = theta[i] - rate * g[i];
       }
     }
   }
 
   // Step k for primitives to take, which know rates of whole parameters only.
-  Descent<T> descent(const T* from, T* to, int32_t k) const {
-    for (int32_t a = 0; a < job.adapted_count; ++a)
-      if (job.elementwise[a]) return {};
-    return {from, to, job.rate_table + k * job.adapted_count, job.adapted_count};
+  FusedStep<T> fused_step(const T* from, T* to, int32_t k) const {
+    if (job.hypers[0].elementwise) return {};
+    return {from, to, job.hypers[0].table + k * job.adapted_count, job.adapted_count};
   }
 
+  // The rate of gradient descent: of all of parameter a, or of its elements.
+  E rate_of(int32_t a, int32_t k) const { return job.hypers[0].table[k * job.adapted_count + a]; }
   const E* elementwise(int32_t a, int32_t k) const {
-    return job.elementwise[a] ? job.elementwise[a] + k * job.elementwise_stride[a] : nullptr;
+    const HyperPlan<E>& rate = job.hypers[0];
+    return rate.each[a] ? rate.each[a] + k * rate.each_stride[a] : nullptr;
   }
 
   void write_adapted() const {
@@ -214,19 +329,7 @@ struct TaskRun : TaskData<T> {
       to_user(plan(a), theta_at(job.steps) + plan(a).offset, job.adapted[a]);
   }
 
-  // Between the inner steps and the reverse sweep.
-  void turn_round() const {
-    write_adapted();
-    if (job.has_query)
-      query();
-    else if (job.sweep)
-      memset(lambda, 0, size_t(job.learnt_size) * sizeof(T));
-    if (!job.sweep) return;
-    add_adapted_cotangent();
-    if (job.want_rate_gradient) memset(rate_gradient(), 0, size_t(job.rate_size) * sizeof(T));
-  }
-
-  void query() const {
+  void query_pass() const {
     Frame<T> f = frame(job.query_plan, base + job.layout.query_tape, theta_at(job.steps));
     bring(f, job.query, 0);
     f.gradient = lambda;
@@ -289,84 +392,89 @@ struct TaskRun : TaskData<T> {
     }
   }
 
-  void reverse_step(int32_t k) const {
-    Frame<T> f = support_frame(k);
-    Ahead next_tape = ahead(k - 1);
-    f.ahead = &next_tape;
-    if (!job.want_rate_gradient) f.gradient = nullptr;
-    if (!job.first_order && !job.keep && k + 1 < job.steps) support_pass(f, k);  // the last step's tape is still there
-    if (job.want_rate_gradient) add_rate_gradient(f, k);
-    if (job.first_order) return;
+  // Where one number moves all that is learnt, H is linear: the product is scaled instead of the vector.
+  void product_with_lambda(int32_t k) {
     const TargetGradients<T> out = target_gradients(job.support);
-    if (one_rate(k)) {  // H is linear: the product is scaled instead of the vector
-      const T rate = job.rate_table[k * job.adapted_count];
-      f.vector = lambda;
-      if (has_first()) f.first_dot = first().mu(T(1));
-      f.descent = descent(lambda, lambda, k);
-      support_tangent_pass(f, k, out);
-      for (int32_t p = 0; p < job.learnt_count; ++p) {
-        if (f.descends(p)) continue;
-        if (p == job.first.parameter) {
-          first().reverse(k, rate, f.cotangent_dot(job.first.output));
-          continue;
-        }
-        const T* __restrict h = f.gradient_dot + plan(p).offset;
-        T* __restrict l = lambda + plan(p).offset;
-        for (int64_t i = 0; i < plan(p).size; ++i) l[i] -= rate * h[i];
+    const T rate = rate_of(0, k);
+    f_.vector = lambda;
+    if (has_first()) f_.first_dot = first().mu(T(1));
+    f_.fused = fused_step(lambda, lambda, k);
+    support_tangent_pass(f_, k, out);
+    for (int32_t p = 0; p < job.learnt_count; ++p) {
+      if (f_.takes_step(p)) continue;
+      if (p == job.first.parameter) {
+        first().reverse(k, rate, f_.cotangent_dot(job.first.output));
+        continue;
       }
-      return add_data_gradients(f, job.support, k, job.support.dx ? f.cotangent_dot(0) : nullptr, out, -rate);
+      const T* __restrict h = f_.gradient_dot + plan(p).offset;
+      T* __restrict l = lambda + plan(p).offset;
+      for (int64_t i = 0; i < plan(p).size; ++i) l[i] -= rate * h[i];
     }
+    add_data_gradients(f_, job.support, k, job.support.dx ? f_.cotangent_dot(0) : nullptr, out, -rate);
+  }
+
+  // v = - a_k lambda, the bar of the gradient.
+  void direct_vector(int32_t k) {
     T* v = base + job.layout.vector;
     for (int32_t a = 0; a < job.adapted_count; ++a) {
       if (a == job.first.parameter) {
-        f.first_dot = first().mu(job.rate_table[k * job.adapted_count + a]);
+        f_.first_dot = first().mu(-rate_of(a, k));
         continue;
       }
       const int64_t at = plan(a).offset, n = plan(a).size;
       const T* __restrict from = lambda + at;
       T* __restrict out = v + at;
       if (const E* __restrict rates = elementwise(a, k)) {
-        for (int64_t i = 0; i < n; ++i) out[i] = T(rates[i]) * from[i];
+        for (int64_t i = 0; i < n; ++i) out[i] = -T(rates[i]) * from[i];
       } else {
-        const T rate = job.rate_table[k * job.adapted_count + a];
+        const T rate = -rate_of(a, k);
         for (int64_t i = 0; i < n; ++i) out[i] = rate * from[i];
       }
     }
-    f.vector = v;
-    support_tangent_pass(f, k, out);
+  }
+
+  // lambda += H v
+  void product_with_vector(int32_t k) {
+    const TargetGradients<T> out = target_gradients(job.support);
+    f_.vector = base + job.layout.vector;
+    support_tangent_pass(f_, k, out);
     for (int32_t p = 0; p < job.learnt_count; ++p) {
       if (p == job.first.parameter) {
-        first().reverse(k, T(1), f.cotangent_dot(job.first.output));
+        first().reverse(k, T(-1), f_.cotangent_dot(job.first.output));
         continue;
       }
-      const T* __restrict h = f.gradient_dot + plan(p).offset;
-      T* __restrict l = lambda + plan(p).offset;
-      for (int64_t i = 0; i < plan(p).size; ++i) l[i] -= h[i];
+      add(f_.gradient_dot + plan(p).offset, plan(p).size, lambda + plan(p).offset);
     }
-    add_data_gradients(f, job.support, k, job.support.dx ? f.cotangent_dot(0) : nullptr, out, T(-1));
+    add_data_gradients(f_, job.support, k, job.support.dx ? f_.cotangent_dot(0) : nullptr, out, T(1));
+  }
+
+  static void add(const T* __restrict from, int64_t n, T* __restrict to) {
+    for (int64_t i = 0; i < n; ++i) to[i] += from[i];
   }
 
   // Does one number move all that is learnt at step k?
   bool one_rate(int32_t k) const {
     if (job.learnt_count != job.adapted_count) return false;
-    const E* rates = job.rate_table + k * job.adapted_count;
+    if (job.hypers[0].elementwise) return false;
     for (int32_t a = 0; a < job.adapted_count; ++a)
-      if (job.elementwise[a] || rates[a] != rates[0]) return false;
+      if (rate_of(a, k) != rate_of(0, k)) return false;
     return true;
   }
 
   // d loss / d a_k = - lambda_{k+1} g_k, summed to the shape of a_k.
   void add_rate_gradient(const Frame<T>& f, int32_t k) const {
+    const HyperPlan<E>& rate = job.hypers[0];
+    T* const bars = hyper_bars() + rate.table_offset;
     for (int32_t a = 0; a < job.adapted_count; ++a) {
       const int64_t n = plan(a).size;
       const T* __restrict g = f.gradient + plan(a).offset, * __restrict l = lambda + plan(a).offset;
       if (a == job.first.parameter) {
-        rate_gradient()[k * job.adapted_count + a] = first().rate_gradient(f.cotangent(job.first.output));
-      } else if (job.elementwise[a]) {
-        T* __restrict out = rate_gradient() + job.rate_offset[a] + k * job.elementwise_stride[a];
+        bars[k * job.adapted_count + a] = first().rate_gradient(f.cotangent(job.first.output));
+      } else if (rate.each[a]) {
+        T* __restrict out = hyper_bars() + rate.each_offset[a] + k * rate.each_stride[a];
         for (int64_t i = 0; i < n; ++i) out[i] -= l[i] * g[i];
       } else {
-        rate_gradient()[k * job.adapted_count + a] = -inner_product(plan(a), l, g);
+        bars[k * job.adapted_count + a] = -inner_product(plan(a), l, g);
       }
     }
   }
@@ -386,34 +494,6 @@ struct TaskRun : TaskData<T> {
       for (int64_t i = 0; i < p.size; i += kLanes<T>) parts += load(a + i) * load(b + i);
       return sum_of<T>(parts);
     }
-  }
-
-  // H v + c grad L, with the mixed derivatives of the data, c being the cotangent of the loss. Where it stands.
-  const T* hessian_vector() const {
-    Frame<T> f = support_frame(0);
-    const bool only_product = !job.loss_cotangent && job.loss_cotangent_all == E(0);
-    const T c = only_product ? T(0) : loss_cotangent();
-    if (only_product) f.gradient = nullptr;
-    T* v = base + job.layout.vector;
-    for (int32_t p = 0; p < job.learnt_count; ++p)
-      if (!left(p)) from_user(plan(p), job.vectors[p], v + plan(p).offset);
-    f.vector = v;
-    find_tangents(f);
-    load_input(f);
-    forward_with_tangent(f);
-    const TaskTargets<T> targets = load_targets(f, job.support, 0);
-    const T loss = loss_forward(f, targets);
-    const TargetGradients<T> out = target_gradients(job.support);
-    loss_backward(f, targets, out, T(1), loss);
-    backward(f);
-    if (!only_product) add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent(0) : nullptr, out, c);
-
-    support_tangent_return(f, 0, out);
-    add_data_gradients(f, job.support, 0, job.support.dx ? f.cotangent_dot(0) : nullptr, out, T(1));
-    if (only_product && !job.gradients) return f.gradient_dot;
-    for (int64_t i = 0; i < job.learnt_size; ++i)
-      lambda[i] = f.gradient_dot[i] + (only_product ? T(0) : c * f.gradient[i]);
-    return lambda;
   }
 };
 

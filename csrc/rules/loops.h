@@ -1,0 +1,183 @@
+// A rule's links over the elements of all adapted parameters, forwards and backwards. Written once for both machines.
+//
+// A machine says how it walks over elements: its Walk has
+//   Number, Scalar, Shared      what arrays of a task hold, what links compute on, what all tasks share
+//   get, put, get_shared        between arrays and Scalars
+//   each_parameter(n, body)     body(a) for those of n parameters that are this walk's business
+//   each_element(size, body)    body(i) for all i, or for those that are this thread's business
+//   Sums<n>                     add(h, place in the parameter, its leading dimension, Scalar), and total(walk, h)
+//   is_first()                  whether this thread writes down totals
+#pragma once
+
+#include "engine/job.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+// What a step finds: adapted parameters, states (null at step 0, where they are zero), gradient and theta_0; states of one link
+// after the other, all of adapted_size.
+template <class T>
+struct RulePoint {
+  const T *theta, *state, *gradient, *start;
+};
+
+template <class Walk>
+struct RuleLoops {
+  using T = typename Walk::Number;
+  using S = typename Walk::Scalar;
+  using E = typename Walk::Shared;
+
+  // The part of a call that says what the rule is.
+  const LinkPlan* links;
+  const int32_t link_count, adapted_count;
+  const int64_t adapted_size;
+  const ParameterPlan* parameters;
+  const HyperPlan<E>* hypers;
+  const Walk& walk;
+  T* const found;       // room for what each of several links finds: its theta, its g
+  T* const hyper_bars;  // where the gradients of hyper-parameters stand; null if none is wanted
+
+  // From `at`, the point of step k, to the next theta and states.
+  MF_HD void step(int32_t k, const RulePoint<T>& at, T* theta, T* state) const {
+    const T *theta_in = at.theta, *g_in = at.gradient;
+    for (int32_t l = 0; l < link_count; ++l) {
+      const LinkPlan& link = links[l];
+      const bool last = l + 1 == link_count;
+      with_link(link.kind, [&](auto is) {
+        using Link = typename decltype(is)::Type;
+        each_parameter<Link>(link, k, [&](int32_t, const auto& each) {
+          each([&](const auto& s, int64_t i, int64_t) {
+            auto e = element<Link>(link, at, theta_in, g_in, i);
+            Link::step(s, e);
+            Walk::put(theta + i, e.theta);
+            if (!last) Walk::put(found + i, e.g);
+            for (int j = 0; j < Link::kStates; ++j) Walk::put(state + (link.state + j) * adapted_size + i, e.state[j]);
+          });
+        });
+      });
+      theta_in = theta, g_in = found;
+    }
+  }
+
+  // The adjoint of the same step: turns the bars of what it left, lambda of theta and sigma of the states, into those of what
+  // it found, and writes that of the gradient. start_bar, that of theta_0, is added to.
+  MF_HD void adjoint(int32_t k, const RulePoint<T>& at, T* lambda, T* sigma, T* gradient_bar, T* start_bar) const {
+    const T* theta_of[kMostLinks] = {at.theta};
+    const T* g_of[kMostLinks] = {at.gradient};
+    replay(k, at, theta_of, g_of);
+    for (int32_t l = link_count - 1; l >= 0; --l) {
+      const bool last = l + 1 == link_count;
+      const LinkPlan& link = links[l];
+      with_link(link.kind, [&](auto is) {
+        using Link = typename decltype(is)::Type;
+        constexpr int kHypers = Link::kHypers > 0 ? Link::kHypers : 1;
+        each_parameter<Link>(link, k, [&](int32_t a, const auto& each) {
+          typename Walk::template Sums<kHypers> sums;
+          each([&](const auto& s, int64_t i, int64_t within) {
+            const auto before = element<Link>(link, at, theta_of[l], g_of[l], i);
+            LinkElement<S, Link> bar{};
+            bar.theta = Walk::get(lambda + i);
+            if (!last) bar.g = Walk::get(gradient_bar + i);
+            for (int j = 0; j < Link::kStates; ++j)
+              bar.state[j] = Walk::get(sigma + (link.state + j) * adapted_size + i);
+            if (hyper_bars) {
+              S hyper_bar[kHypers] = {};
+              link_adjoint<Link>(s, before, bar, hyper_bar);
+              for (int h = 0; h < Link::kHypers; ++h)
+                collect(hypers[link.hyper + h], k, a, within, hyper_bar[h], h, sums);
+            } else {
+              link_adjoint<Link>(s, before, bar, static_cast<S*>(nullptr));
+            }
+            Walk::put(lambda + i, bar.theta), Walk::put(gradient_bar + i, bar.g);
+            for (int j = 0; j < Link::kStates; ++j)
+              Walk::put(sigma + (link.state + j) * adapted_size + i, bar.state[j]);
+            if constexpr (Link::kUsesStart) Walk::put(start_bar + i, Walk::get(start_bar + i) + bar.start);
+          });
+          if (hyper_bars) write_totals<Link>(link, k, a, sums);
+        });
+      });
+    }
+  }
+
+ private:
+  template <class Link>
+  MF_HD LinkElement<S, Link> element(const LinkPlan& link, const RulePoint<T>& at, const T* theta, const T* g,
+                                     int64_t i) const {
+    LinkElement<S, Link> e{};
+    e.theta = Walk::get(theta + i), e.g = Walk::get(g + i);
+    if constexpr (Link::kUsesStart) e.start = Walk::get(at.start + i);
+    for (int j = 0; j < Link::kStates; ++j)
+      e.state[j] = at.state ? Walk::get(at.state + (link.state + j) * adapted_size + i) : S(0);
+    return e;
+  }
+
+  // Calls body(parameter, each), where each(visit) calls visit(settings, place among all adapted elements, place within the
+  // parameter) for every element. Settings are made once where no hyper-parameter differs from element to element.
+  template <class Link, class Body>
+  MF_HD void each_parameter(const LinkPlan& link, int32_t k, Body body) const {
+    const HyperPlan<E>* own = hypers + link.hyper;
+    walk.each_parameter(adapted_count, [&](int32_t a) {
+      const int64_t begin = parameters[a].offset, size = parameters[a].size;
+      LinkSettings<S, Link> s{};
+      s.flags = link.flags, s.k = k;
+      const E* values[Link::kHypers > 0 ? Link::kHypers : 1] = {};
+      bool varies = false;
+      for (int h = 0; h < Link::kHypers; ++h) {
+        if (own[h].each[a])
+          values[h] = own[h].each[a] + k * own[h].each_stride[a], varies = true;
+        else
+          s.hyper[h] = S(own[h].table[k * adapted_count + a]);
+      }
+      Link::derive(s);
+      if (!varies)
+        body(a, [&](auto visit) { walk.each_element(size, [&](int64_t i) { visit(s, begin + i, i); }); });
+      else
+        body(a, [&](auto visit) {
+          walk.each_element(size, [&](int64_t i) {
+            for (int h = 0; h < Link::kHypers; ++h)
+              if (values[h]) s.hyper[h] = Walk::get_shared(values[h] + i);
+            Link::derive(s);
+            visit(s, begin + i, i);
+          });
+        });
+    });
+  }
+
+  // Runs all links but the last once more and leaves what the next one finds.
+  MF_HD void replay(int32_t k, const RulePoint<T>& at, const T** theta_of, const T** g_of) const {
+    T* room = found;
+    for (int32_t l = 0; l + 1 < link_count; ++l, room += 2 * adapted_size)
+      with_link(links[l].kind, [&](auto is) {
+        using Link = typename decltype(is)::Type;
+        each_parameter<Link>(links[l], k, [&](int32_t, const auto& each) {
+          each([&](const auto& s, int64_t i, int64_t) {
+            auto e = element<Link>(links[l], at, theta_of[l], g_of[l], i);
+            Link::step(s, e);
+            Walk::put(room + i, e.theta), Walk::put(room + adapted_size + i, e.g);
+          });
+        });
+        theta_of[l + 1] = room, g_of[l + 1] = room + adapted_size;
+      });
+  }
+
+  // The bar of a hyper-parameter from one place: to the sum over a parameter, or to the place's own.
+  template <class Sums>
+  MF_HD void collect(const HyperPlan<E>& plan, int32_t k, int32_t a, int64_t within, S bar, int h, Sums& sums) const {
+    if (!plan.wanted) return;
+    if (!plan.each[a]) return sums.add(h, within, parameters[a].ld, bar);
+    T* out = hyper_bars + plan.each_offset[a] + k * plan.each_stride[a] + within;
+    Walk::put(out, Walk::get(out) + bar);
+  }
+  template <class Link, class Sums>
+  MF_HD void write_totals(const LinkPlan& link, int32_t k, int32_t a, Sums& sums) const {
+    for (int h = 0; h < Link::kHypers; ++h) {
+      const HyperPlan<E>& plan = hypers[link.hyper + h];
+      if (!plan.wanted || plan.each[a]) continue;
+      const T total = sums.total(walk, h);
+      if (walk.is_first()) hyper_bars[plan.table_offset + k * adapted_count + a] = total;
+    }
+  }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast
