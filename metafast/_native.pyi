@@ -24,6 +24,7 @@ class Program:
         steps: Sequence[tuple[str, Sequence[int], int, Sequence[int], Mapping[str, float]]],
         loss: str,
         loss_attributes: Mapping[str, float],
+        reduction: str,
     ) -> None: ...
 
 class Session:
@@ -92,6 +93,7 @@ class Product:
         written: Sequence[tuple[str, int]],
         check: Callable[[Tensor], None] | None,
         classes: int,
+        check_weights: Callable[[Tensor], None] | None,
         contents: Contents,
         holds: Callable[[], bool],
         threads: Callable[[], int],
@@ -104,6 +106,7 @@ def legs(
 ) -> list[list[tuple[int, int, int, int, int]]]: ...
 def facts(tensors: tuple[Tensor | None, ...]) -> bytes | None: ...
 def holds_classes(tensor: Tensor, classes: int) -> bool: ...
+def rows_add_up(tensor: Tensor, share: float) -> bool: ...
 def adam_step(
     state: tuple[Tensor, Tensor, Tensor],  # parameters, first and second moments
     gradients: Sequence[Tensor],

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from metafast.batch import Batch
-from metafast.facts import holds_classes
+from metafast.facts import holds_classes, rows_add_up
 from metafast.program import Loss, Parameter, Shape
 
 AdaptParams = str | Sequence[str] | Callable[[str], bool] | None
 BACKENDS = ("auto", "native", "torch")
 MEMORY = ("auto", "keep", "recompute")
+REDUCTIONS = ("weighted_mean", "mean", "sum")
+#: A sum of weights below this share of the sum of their magnitudes is what cancellation left.
+CANCELLED = 1e-3
 #: Losses whose targets may be class indices.
 CLASSIFICATION = ("cross_entropy", "multi_margin")
 
@@ -163,6 +166,20 @@ def labels(name: str, y: Tensor, classes: int) -> None:
         raise ValueError(
             f"{name} holds label {wrong}; expected classes 0 to {classes - 1}, as the model returns {classes}"
         )
+
+
+def cancels(weights: Tensor) -> bool:
+    """Whether the weights [..., N] of some task sum to next to nothing; all zero is not that."""
+    if rows_add_up(weights, CANCELLED):
+        return False
+    w = weights.detach().double()
+    return bool((w.sum(-1).abs() < CANCELLED * w.abs().sum(-1)).any())
+
+
+def pads(weights: Tensor) -> bool:
+    """Whether some of a task's weights [..., N] are zero, and not all of them."""
+    zero = weights.detach() == 0
+    return bool((zero.any(-1) & ~zero.all(-1)).any())
 
 
 def parameter(name: str, value: Tensor) -> Parameter:

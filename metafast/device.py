@@ -44,6 +44,7 @@ def describe(module: Any, program: Program) -> Any:
         [(s.op, list(s.inputs), s.output, list(s.parameters), dict(s.attributes)) for s in program.steps],
         loss.kind if loss is not None else "",
         dict(loss.attributes) if loss is not None else {},
+        loss.reduction if loss is not None else "weighted_mean",
     )
 
 

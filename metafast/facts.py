@@ -1,5 +1,5 @@
 """What every call asks of its tensors: shape, dtype and device as one hashable value, for noticing that a call is like
-one before it; whether labels are classes.
+one before it; whether labels are classes, and rows of weights do not cancel.
 
 Read in C++, where what torch itself takes to tell a shape matters: a small meta-step has less arithmetic than that. In
 Python where the native engine is not installed, torch is older than DLPack's exchange functions, or a tensor is more
@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 try:
-    from metafast._native import Contents, holds_classes
+    from metafast._native import Contents, holds_classes, rows_add_up
     from metafast._native import facts as _plain
 except ImportError:  # installed without the native engine
 
@@ -24,6 +24,10 @@ except ImportError:  # installed without the native engine
 
     def holds_classes(tensor: Tensor, classes: int) -> bool:
         """Whether all labels are certainly 0 .. classes - 1."""
+        return False
+
+    def rows_add_up(tensor: Tensor, share: float) -> bool:
+        """Whether certainly no row of the last axis has a sum smaller than ``share`` of the sum of its magnitudes."""
         return False
 
     class Contents:  # type: ignore[no-redef]
@@ -35,7 +39,7 @@ except ImportError:  # installed without the native engine
             return False
 
 
-__all__ = ["Contents", "facts", "holds_classes"]
+__all__ = ["Contents", "facts", "holds_classes", "rows_add_up"]
 
 _of_one = operator.attrgetter("shape", "dtype", "device")
 

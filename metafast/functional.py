@@ -21,6 +21,7 @@ def grad(
     *,
     backend: str = "auto",
     strict: bool = False,
+    reduction: str = "weighted_mean",
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """L_t(theta_t) and g_t = dL_t / d theta_t for every task t, differentiable once (any number of times on torch).
 
@@ -31,7 +32,7 @@ def grad(
         batch: ``(x, y)`` or ``(x, y, weights)``: x [T, N, *example]; y [T, N] classes or [T, N, *output]; weights
             [T, N].
         loss: as :class:`metafast.MAML` takes it.
-        backend, strict: as :class:`metafast.MAML` takes them.
+        backend, strict, reduction: as :class:`metafast.MAML` takes them.
 
     Returns:
         task losses [T], and name -> [T, *shape] for those names in ``params`` that require grad in the model.
@@ -39,7 +40,7 @@ def grad(
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its shape and what was expected.
     """
-    plan, given, data = _prepare(planner(model, loss, backend, strict), params, batch)
+    plan, given, data = _prepare(planner(model, loss, backend, strict, reduction), params, batch)
     task_loss, gradients = plan.engine.gradient(plan.program, plan.replaced(given), data)
     return task_loss, _chosen(plan, given, gradients)
 
@@ -53,6 +54,7 @@ def hvp(
     *,
     backend: str = "auto",
     strict: bool = False,
+    reduction: str = "weighted_mean",
 ) -> dict[str, Tensor]:
     """H_t v_t for every task t, H_t = d^2 L_t / d theta_t^2 over the parameters in ``params`` (Pearlmutter 1994).
 
@@ -60,12 +62,12 @@ def hvp(
 
     Args:
         v: name -> [T, *shape], or [*shape] shared by all tasks; a parameter of ``params`` it does not name has v = 0.
-        model, params, batch, loss, backend, strict: as for :func:`grad`.
+        model, params, batch, loss, backend, strict, reduction: as for :func:`grad`.
 
     Returns:
         name -> [T, *shape] for every name in ``params`` whose parameter of the model requires grad.
     """
-    plans = planner(model, loss, backend, strict)
+    plans = planner(model, loss, backend, strict, reduction)
     product = plans.product  # once: another thread may put another in its place
     if product is not None and (again := product.run(params, batch, v)) is not None:
         return again

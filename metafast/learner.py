@@ -60,6 +60,10 @@ class MAML(nn.Module):
         backend: ``"auto"`` runs natively, or on torch with one warning that names the layer and the reason;
             ``"native"`` raises instead; ``"torch"`` asks for plain torch.
         strict: raise RuntimeError where ``backend="auto"`` would warn.
+        reduction: what the loss of a task is of the losses l of its N examples and their weights w, 1 where none are
+            given: ``"weighted_mean"``, sum(w l) / sum(w); ``"mean"``, sum(w l) / N; or ``"sum"``, sum(w l). Weights of
+            both signs, whose sum may be near zero, and weights that are zero and want a gradient, as in learning to
+            reweight, need one of the latter two. A loss that is a function of your own keeps its own mean.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its shape and what was expected.
@@ -79,10 +83,11 @@ class MAML(nn.Module):
         memory: str = "auto",
         backend: str = "auto",
         strict: bool = False,
+        reduction: str = "weighted_mean",
     ) -> None:
         super().__init__()
         self._repeat: Repeat | None = None
-        self._planner = Planner(model, loss, adapt_params, backend, strict)  # checks model, loss, adapt_params, backend
+        self._planner = Planner(model, loss, adapt_params, backend, strict, reduction)  # checks all but strict
         trainable = {n: p.requires_grad for n, p in model.named_parameters()}
         arguments.adapted(adapt_params, trainable)
         self.model = model
@@ -93,6 +98,7 @@ class MAML(nn.Module):
         self.memory = arguments.choice("memory", memory, arguments.MEMORY)
         self.backend = backend
         self.strict = strict
+        self.reduction = reduction
         if rule is not None and not isinstance(rule, SGD):
             raise TypeError(f"rule must be a metafast rule such as metafast.SGD(); it is a {type(rule).__name__}")
         if rule is not None and rule.lr is not None and not (isinstance(lr, float) and lr == DEFAULT_LR):
@@ -122,8 +128,9 @@ class MAML(nn.Module):
 
         Args:
             support: ``(xs, ys)`` or ``(xs, ys, weights)``: xs [T, N, *example]; ys [T, N] integer classes, or
-                [T, N, *output] of the parameters' dtype, exactly the output's shape; weights [T, N], by which the
-                task's loss is sum(w l) / sum(w) (any values; all zero gives NaN).
+                [T, N, *output] of the parameters' dtype, exactly the output's shape; weights [T, N], by which
+                ``reduction`` makes the task's loss of those of its examples (any values; all zero gives NaN where their
+                sum divides).
             query: the same for the query set, with its own number of examples.
             steps, lr: take the place of the learner's for this call.
             stepwise: the support set holds another minibatch for each step: its tensors have an axis of ``steps``
@@ -208,7 +215,7 @@ class MAML(nn.Module):
 
     def _plans(self) -> Planner:
         """The planner of the learner as it is now, should the user have assigned to it."""
-        settings = (self._modules["model"], self.loss, self.adapt_params, self.backend, self.strict)
+        settings = (self._modules["model"], self.loss, self.adapt_params, self.backend, self.strict, self.reduction)
         planner: Planner | None = self.__dict__.get("_planner")
         if planner is None or planner.settings != settings:
             planner = self.__dict__["_planner"] = Planner(*settings)  # type: ignore[arg-type]
@@ -265,8 +272,13 @@ class MAML(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_planner": None, "_repeat": None}  # both can be made again, and never travel
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        known = {"reduction": "weighted_mean", **state}  # which a learner of an earlier version lacks
+        super().__setstate__(known)  # type: ignore[no-untyped-call]
+
     def extra_repr(self) -> str:
         lr = "learnt" if self.learn_lr else self.__dict__.get("lr")
         shown = lr if isinstance(lr, (float, int, str)) else type(lr).__name__
         order = ", first_order=True" if self.first_order else ""
-        return f"lr={shown}, steps={self.steps}, loss={self.loss!r}{order}"
+        reduction = f", reduction={self.reduction!r}" if self.reduction != "weighted_mean" else ""
+        return f"lr={shown}, steps={self.steps}, loss={self.loss!r}{reduction}{order}"

@@ -11,6 +11,8 @@ huber            mean of d^2 / 2 where d = |o - y| < delta, else delta (d - delt
 multi_margin     sum_{c != y} max(0, margin - o_y + o_c)^p / C, p = 1 or 2
 ================ ===================================================================================================
 
+The loss of a task is a weighted sum of those of its examples; :func:`reduced` says which.
+
 Each is differentiable twice, targets included where they are real numbers. torch's own multi_margin_loss is not.
 """
 
@@ -18,12 +20,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metafast import arguments
 from metafast.program import Loss
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
@@ -90,18 +94,46 @@ def per_example(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
     return _NAMED[loss.kind][0](output, target, **dict(loss.attributes))
 
 
-def mean(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
-    """The mean over the examples, []."""
-    return per_example(loss, output, target).mean()
+def reduced(loss: Loss, each: Tensor, weights: Tensor | None) -> Tensor:
+    """The losses [...] of tasks whose examples have the losses ``each`` and the ``weights``, or 1: both [..., N]."""
+    weighted = each if weights is None else weights * each
+    if loss.reduction == "sum":
+        return weighted.sum(-1)
+    if loss.reduction == "mean" or weights is None:
+        return weighted.mean(-1)
+    return weighted.sum(-1) / weights.sum(-1)
 
 
-def resolve(loss: Any) -> tuple[Loss | None, LossFunction]:
+def unweighted(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """The loss [] of a task without weights."""
+    return reduced(loss, per_example(loss, output, target), None)
+
+
+def resolve(loss: Any, reduction: str = "weighted_mean") -> tuple[Loss | None, LossFunction]:
     """A name, a torch.nn module, a torch.nn.functional function or any other callable, as ``(Loss, function)``.
 
-    ``function(output, target)`` is the mean over the examples. The Loss is None for callables that only torch can
-    differentiate; :func:`why_not_native` says why. Raises ValueError for an unknown name or a reduction other than
-    'mean'.
+    ``function(output, target)`` is a task's loss without weights. The Loss is None for callables that only torch can
+    differentiate; :func:`why_not_native` says why.
+
+    Raises:
+        ValueError: an unknown name, a torch loss whose own reduction is not 'mean', an unknown ``reduction``, or one
+            other than the default for a callable whose value per example is not known.
     """
+    known, function = _resolve(loss)
+    arguments.choice("reduction", reduction, arguments.REDUCTIONS)
+    if reduction == "weighted_mean":
+        return known, function
+    if known is None:
+        raise ValueError(
+            f"reduction={reduction!r} needs a loss known by name, whose value per example is defined; "
+            f"{why_not_native(loss)}, which makes one number of a task's examples itself. Write the reduction into the "
+            f"loss, or name one of {_known()}"
+        )
+    known = replace(known, reduction=reduction)
+    return known, functools.partial(unweighted, known)
+
+
+def _resolve(loss: Any) -> tuple[Loss | None, LossFunction]:
     if isinstance(loss, str):
         if loss not in _NAMED:
             raise ValueError(f"loss {loss!r} is unknown; known are {_known()}, a torch.nn loss module and any function")
@@ -147,12 +179,15 @@ def _named(kind: str, settings: dict[str, float] | None = None) -> tuple[Loss, L
     if kind == "multi_margin" and settings["p"] not in (1, 2):
         raise ValueError(f"multi_margin needs p = 1 or 2; it is {settings['p']}")
     loss = Loss(kind, tuple((name, float(value)) for name, value in settings.items()))
-    return loss, functools.partial(mean, loss)
+    return loss, functools.partial(unweighted, loss)
 
 
 def _check_reduction(reduction: str, name: str) -> None:
     if reduction != "mean":
-        raise ValueError(f"loss {name} has reduction={reduction!r}; expected 'mean', the mean over a task's examples")
+        raise ValueError(
+            f"loss {name} has reduction={reduction!r}; expected 'mean'. What a task's loss is of those of its examples "
+            "is said by the argument reduction of MAML, grad and hvp, such as reduction='sum'"
+        )
 
 
 def _known() -> str:

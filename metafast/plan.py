@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from metafast import arguments, losses, lowering, reference
 from metafast.batch import Batch, Rates
 from metafast.facts import facts
-from metafast.program import Parameter, Program, Shape
+from metafast.program import Parameter, Program, Shape, Step
 from metafast.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -31,6 +31,16 @@ if TYPE_CHECKING:
 
 #: Plans kept per planner: train and eval mode, a few kinds of examples.
 KEPT = 8
+
+CANCELLING = (
+    "{} nearly cancel: in some task their sum, by which reduction='weighted_mean' divides its loss, is less than a "
+    "thousandth of the sum of their magnitudes. reduction='mean' divides by the number of examples instead, "
+    "reduction='sum' by nothing"
+)
+PADDED = (
+    "{} are zero for some examples of a task, as for padding, but {} normalises by the statistics of its batch, which "
+    "count padded examples as well: pad no tasks, call eval(), or use a norm of each example by itself"
+)
 
 
 @dataclass(eq=False)
@@ -52,6 +62,7 @@ class Plan:
     why: str  # this is not the native engine
     accepted: set[Hashable] = field(default_factory=set)  # shapes and dtypes that passed every check
     rates: dict[Hashable, Rates] = field(default_factory=dict)  # of constant learning rates
+    warned: set[str] = field(default_factory=set)  # what its planner has warned about
 
     @property
     def native(self) -> bool:
@@ -108,18 +119,36 @@ class Plan:
         if y is not None and self.loss is not None and not y.is_floating_point():
             if y.dtype != torch.int64:
                 batch = Batch(x, y.long(), w)
-            # Looking at a GPU's labels would make the host wait for it: there, one out of range gives its task NaN.
-            if y.device.type == "cpu" or os.environ.get("METAFAST_CHECK", "0") != "0":
+            if _may_look_at(y):  # where not, a label out of range gives its task NaN
                 arguments.labels(f"{name} y", y, self.out[0])
+        if w is not None and _may_look_at(w):
+            self.check_weights(f"{name} weights", w)
         return batch
+
+    def check_weights(self, name: str, w: Tensor) -> None:
+        """Warn once about weights that do not do what is likely meant by them."""
+        if self.loss.reduction == "weighted_mean" and arguments.cancels(w):
+            warn_once(self.warned, CANCELLING.format(name))
+        if self.batch_norm and arguments.pads(w):
+            warn_once(self.warned, PADDED.format(name, self.batch_norm))
+
+    @cached_property
+    def batch_norm(self) -> str:
+        """A batch norm that uses the statistics of its batch, in words; empty if there is none."""
+        if self.native:
+            found = [step.where for step in self.program.steps if _uses_batch_statistics(step)]
+        else:
+            modules = self.program.module.named_modules()
+            norms = [(name, m) for name, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+            found = [name for name, m in norms if m.training or m.running_mean is None]
+        return f"batch norm {found[0]!r}" if found and found[0] else "batch norm" * bool(found)
 
     def check_norms(self, name: str, x: Tensor, axis: int) -> None:
         """One example, N = x.shape[axis], has no variance: torch refuses to train a norm on it, and so do we."""
         if x.shape[axis] != 1 or not self.native:
             return
         for step in self.program.steps:
-            training = step.op == "batch_norm" and dict(step.attributes)["training"]
-            if training and math.prod(self.program.values[step.output][1:]) == 1:
+            if _uses_batch_statistics(step) and math.prod(self.program.values[step.output][1:]) == 1:
                 where = step.where or "batch norm"
                 raise ValueError(
                     f"{name} has shape {list(x.shape)}: N=1, but {where} in training mode needs more than 1 value per "
@@ -135,16 +164,17 @@ class Planner:
         adapt_params: arguments.AdaptParams = None,
         backend: str = "auto",
         strict: bool = False,
+        reduction: str = "weighted_mean",
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module; it is a {type(model).__name__}")
-        self.settings = (model, loss, adapt_params, backend, strict)
+        self.settings = (model, loss, adapt_params, backend, strict, reduction)
         self.model = model
         self.backend = arguments.choice("backend", backend, arguments.BACKENDS)
         self.strict = strict
         self.adapt_params = adapt_params
         self.adapts = arguments.predicate(adapt_params)
-        self.loss, self.function = losses.resolve(loss)
+        self.loss, self.function = losses.resolve(loss, reduction)
         self.plans: list[Plan] = []  # the latest first
         self.product: Product | None = None  # the latest Hessian-vector product
         self.warned: set[str] = set()
@@ -204,6 +234,7 @@ class Planner:
             example=tuple(x.shape[1:]),
             key=key,
             snapshot=Snapshot(self.model, named.values()),
+            warned=self.warned,
         )
 
     def _describe(self, name: str, x: Tensor) -> reference.Model:
@@ -238,9 +269,22 @@ class Planner:
                     return
 
     def _warn(self, message: str) -> None:
-        if message not in self.warned:
-            self.warned.add(message)
-            warnings.warn(f"metafast: {message}", stacklevel=_users_level())
+        warn_once(self.warned, message)
+
+
+def warn_once(warned: set[str], message: str) -> None:
+    if message not in warned:
+        warned.add(message)
+        warnings.warn(f"metafast: {message}", stacklevel=_users_level())
+
+
+def _may_look_at(tensor: Tensor) -> bool:
+    """Whether values may be checked. On a GPU the host would have to wait for them."""
+    return tensor.device.type == "cpu" or os.environ.get("METAFAST_CHECK", "0") != "0"
+
+
+def _uses_batch_statistics(step: Step) -> bool:
+    return step.op == "batch_norm" and bool(dict(step.attributes)["training"])
 
 
 def _users_level() -> int:
@@ -269,13 +313,13 @@ def one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
     return next(iter(kinds))
 
 
-def planner(model: nn.Module, loss: Any, backend: str, strict: bool) -> Planner:
+def planner(model: nn.Module, loss: Any, backend: str, strict: bool, reduction: str) -> Planner:
     """The planner of a bare model; those of the last few are kept."""
     if type(loss) is not str:
-        losses.resolve(loss)  # which may have changed; and what the cache cannot hash raises here, by name
-    return _planner(model, loss, backend, strict)
+        losses.resolve(loss, reduction)  # which may have changed; and what the cache cannot hash raises here, by name
+    return _planner(model, loss, backend, strict, reduction)
 
 
 @lru_cache(maxsize=8)
-def _planner(model: nn.Module, loss: Any, backend: str, strict: bool) -> Planner:
-    return Planner(model, loss, None, backend, strict)
+def _planner(model: nn.Module, loss: Any, backend: str, strict: bool, reduction: str) -> Planner:
+    return Planner(model, loss, None, backend, strict, reduction)

@@ -69,10 +69,14 @@ class Step:
 class Loss:
     """A loss by name, with its settings: ``cross_entropy`` (label_smoothing), ``mse``, ``bce_with_logits``,
     ``huber`` (delta) or ``multi_margin`` (p, margin).
+
+    ``reduction`` makes the loss of a task of its N examples' losses l and weights w, 1 where none are given:
+    ``weighted_mean`` is sum(w l) / sum(w), ``mean`` sum(w l) / N, ``sum`` sum(w l).
     """
 
     kind: str
     attributes: Attributes = ()
+    reduction: str = "weighted_mean"
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,8 @@ class Program:
             lines.append(f"%{step.output} = {step.op}({', '.join(names)}){settings} : {shape}")
         if self.loss is not None:
             settings = "".join(f" {name}={value:g}" for name, value in self.loss.attributes)
+            if self.loss.reduction != "weighted_mean":
+                settings += f" reduction={self.loss.reduction}"
             lines.append(f"loss = {self.loss.kind}(%{self.output}){settings}")
         lines += [f"parameter {p.name} {list(p.shape)} {p.role}" for p in self.parameters]
         return "\n".join(lines)

@@ -151,13 +151,13 @@ def _outputs(model: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
 
 
 def _losses(model: Model, output: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
-    """Task losses [T]: mean over the examples, or sum(w l) / sum(w)."""
+    """Task losses [T]."""
     if not isinstance(model.loss, Loss):
         if model.loss is None or w is not None:
             raise ValueError("weights need a loss known by name, whose value per example is defined")
         return torch.stack([model.loss(o, y_t) for o, y_t in zip(output.unbind(0), y.unbind(0), strict=True)])
     each = losses.per_example(model.loss, output.flatten(0, 1), y.flatten(0, 1)).view(output.shape[:2])
-    return each.mean(1) if w is None else (w * each).sum(1) / w.sum(1)
+    return losses.reduced(model.loss, each, w)
 
 
 def _gradients(losses: Tensor, parameters: Sequence[Tensor], create_graph: bool) -> tuple[Tensor, ...]:

@@ -21,7 +21,7 @@ from metafast.batch import Batch
 from metafast.facts import facts
 from metafast.plan import Plan
 
-_plain = operator.itemgetter("adapt_params", "backend", "strict", "steps", "first_order", "memory")
+_plain = operator.itemgetter("adapt_params", "backend", "strict", "steps", "first_order", "memory", "reduction")
 
 #: A session's inputs end with x, y and weights of both sets and two cotangents, which a meta-gradient leaves out.
 _DATA = slice(-8, -2)
@@ -37,7 +37,19 @@ class Repeat:
     """``Repeat(learner, plan, call, support, query, node)``: what the learner's ``call`` on these sets came to, and
     ``node`` if it stands in a graph."""
 
-    __slots__ = ("facts", "labelled", "lr", "node", "plan", "prepared", "settings", "shared", "thread", "threads")
+    __slots__ = (
+        "facts",
+        "labelled",
+        "lr",
+        "node",
+        "plan",
+        "prepared",
+        "settings",
+        "shared",
+        "thread",
+        "threads",
+        "weighted",
+    )
 
     def __init__(
         self,
@@ -54,6 +66,9 @@ class Repeat:
         self.lr, self.settings, self.shared = learner.__dict__["lr"], _settings(learner), call.inputs[: _DATA.start]
         assert support.y is not None
         self.labelled = [] if support.y.is_floating_point() else [("support y", 1), ("query y", 4)]
+        self.weighted = [
+            (name, at) for name, at in (("support weights", 2), ("query weights", 5)) if data[at] is not None
+        ]
         self.node = None
         if node is not None and not _any_requires_grad(data):
             self.node, node.ready = node, call.prepared
@@ -105,6 +120,8 @@ class Repeat:
             return None
         for name, y in self.labelled:
             arguments.labels(name, data[y], self.plan.out[0])
+        for name, w in self.weighted:
+            self.plan.check_weights(name, data[w])
         return data
 
 
@@ -146,6 +163,7 @@ def product_again(plan: Plan, call: native.Call, params: Any, batch: Batch, v: A
         written=[(name, call.prepared.adapted + by_name[name]) for name in params if name in by_name],
         check=functools.partial(arguments.labels, "batch y", classes=classes) if classes else None,
         classes=classes,
+        check_weights=None if batch.w is None else functools.partial(plan.check_weights, "batch weights"),
         contents=plan.snapshot.contents,
         holds=plan.snapshot.holds,
         threads=get_num_threads,

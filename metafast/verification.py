@@ -118,6 +118,7 @@ class _Case:
             memory=self.maml.memory,
             backend=self.maml.backend,
             strict=self.maml.strict,
+            reduction=self.maml.reduction,
         )
         return copied, {f"lr {name}".strip(): value for name, value in leaf.items()}
 
@@ -172,7 +173,7 @@ def _tuple(batch: Batch) -> tuple[Tensor, ...]:
 def _by_loop(learner: MAML, support: Batch, query: Batch, steps: int, stepwise: bool) -> Tensor:
     """loss = mean_t L(theta_K; Q_t),   theta_{k+1} = theta_k - a_k dL(theta_k; S_t)/d theta."""
     model = learner.model
-    known, function = losses.resolve(learner.loss)
+    known, function = losses.resolve(learner.loss, learner.reduction)
     chosen = arguments.predicate(learner.adapt_params)
     initial = dict(model.named_parameters())
     moved = [Parameter(n, tuple(p.shape), "adapted") for n, p in initial.items() if p.requires_grad and chosen(n)]
@@ -211,7 +212,11 @@ def _task_loss(
         mean: Tensor = function(output, y)
         return mean
     each = losses.per_example(known, output, y)
-    return each.mean() if w is None else (w * each).sum() / w.sum()
+    w = torch.ones_like(each) if w is None else w
+    total = (w * each).sum()
+    if known.reduction == "sum":
+        return total
+    return total / (len(each) if known.reduction == "mean" else w.sum())
 
 
 def _rate(lr: Rates, step: int, number: int, parameter: Parameter) -> Tensor:

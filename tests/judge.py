@@ -76,7 +76,7 @@ def assert_same_bits(actual: Tensors, expected: Tensors) -> None:
 def learner(case: Case, problem: Problem, **options: Any) -> mf.MAML:
     row = case.row
     settings = dict(lr=row.lr, steps=row.steps, loss=row.loss, first_order=row.first_order, backend=case.backend)
-    settings |= dict(adapt_params=row.adapt_params)
+    settings |= dict(adapt_params=row.adapt_params, reduction=row.reduction)
     return mf.MAML(problem.model, **{**settings, **options})
 
 
@@ -106,7 +106,7 @@ def run(case: Case, problem: Problem, **options: Any) -> Tensors:
 
 def run_oracle(row: Row, problem: Problem, **options: Any) -> Tensors:
     settings = dict(lr=problem.lr, steps=row.steps, adapt_params=row.adapt_params, first_order=row.first_order)
-    settings |= dict(stepwise=row.stepwise)
+    settings |= dict(stepwise=row.stepwise, reduction=row.reduction)
     return flat(*oracle.unroll(problem.model, row.loss, problem.support, problem.query, **{**settings, **options}))
 
 

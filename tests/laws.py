@@ -200,8 +200,8 @@ def batch_of(problem: Problem) -> tuple[Tensor, ...]:
 
 
 def mf_hvp(case: Case, problem: Problem, v: Tensors) -> Tensors:
-    at = spread(problem)
-    return mf.hvp(problem.model, at, batch_of(problem), v, loss=case.row.loss, backend=case.backend)
+    settings = dict(loss=case.row.loss, backend=case.backend, reduction=case.row.reduction)
+    return mf.hvp(problem.model, spread(problem), batch_of(problem), v, **settings)
 
 
 def plain(row: Row) -> bool:
@@ -213,7 +213,7 @@ def plain(row: Row) -> bool:
 def hvp_equals_the_oracle(case: Case) -> None:
     problem = case.problem()
     v = vectors(problem, seed=2)
-    expected = oracle.hvp(problem.model, case.row.loss, spread(problem), batch_of(problem), v)
+    expected = oracle.hvp(problem.model, case.row.loss, spread(problem), batch_of(problem), v, case.row.reduction)
     assert_close(mf_hvp(case, problem, v), expected)
 
 
@@ -246,9 +246,10 @@ def grad_and_its_own_gradient_equal_the_oracle(case: Case) -> None:
         seeds = {name: torch.randn(value.shape, generator=random).to(value) for name, value in outputs.items()}
         return outputs, pull_back(outputs, leaves, seeds)
 
-    model, loss, backend = case.problem().model, case.row.loss, case.backend
-    actual = both_orders(lambda at, batch: mf.grad(model, at, batch, loss=loss, backend=backend))
-    expected = both_orders(lambda at, batch: oracle.gradient(model, loss, at, batch))
+    model, loss, reduction = case.problem().model, case.row.loss, case.row.reduction
+    settings = dict(loss=loss, reduction=reduction, backend=case.backend)
+    actual = both_orders(lambda at, batch: mf.grad(model, at, batch, **settings))
+    expected = both_orders(lambda at, batch: oracle.gradient(model, loss, at, batch, reduction))
     assert_close(actual[0], expected[0])
     assert_close(actual[1], expected[1])
 
@@ -273,7 +274,7 @@ def plain_gradient(case: Case) -> Tensors:
     problem = case.problem()
     names = oracle.learnt_names(problem.model)
     at = {name: value for name, value in problem.model.named_parameters() if name in names}
-    loss = oracle.gradient(problem.model, case.row.loss, at, problem.query)[0].mean()
+    loss = oracle.gradient(problem.model, case.row.loss, at, problem.query, case.row.reduction)[0].mean()
     return part(pull_back({"loss": loss}, problem.leaves, {"loss": torch.ones_like(loss)}), "model.", "xq", "yq", "wq")
 
 

@@ -59,11 +59,15 @@ def example_losses(loss: LossName, output: Tensor, target: Tensor) -> Tensor:
     return elements[names.get(kind, kind)]().flatten(1).mean(1)
 
 
-def task_loss(loss: LossName, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+def task_loss(
+    loss: LossName, output: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "weighted_mean"
+) -> Tensor:
     if callable(loss) and not isinstance(loss, nn.Module):
         return loss(output, target)
     each = example_losses(loss, output, target)
-    return each.mean() if weight is None else (weight * each).sum() / weight.sum()
+    weight = torch.ones_like(each) if weight is None else weight
+    total = (weight * each).sum()
+    return {"weighted_mean": total / weight.sum(), "mean": total / len(each), "sum": total}[reduction]
 
 
 # -------------------------------------------------------------------------------------------------------- the model
@@ -110,12 +114,13 @@ def adapt_one(
     names: list[str],
     first_order: bool,
     stepwise: bool,
+    reduction: str,
 ) -> tuple[Parameters, list[Tensor]]:
     theta: Parameters = dict(model.named_parameters())
     losses = []
     for step in range(steps):
         x, *targets = [tensor[step] for tensor in support] if stepwise else support
-        value = task_loss(loss, call(model, theta, x), *targets)
+        value = task_loss(loss, call(model, theta, x), *targets, reduction=reduction)
         slopes = torch.autograd.grad(
             value, [theta[name] for name in names], create_graph=not first_order, materialize_grads=True
         )
@@ -135,14 +140,15 @@ def unroll(
     adapt_params: None | str | list[str] | Callable[[str], bool] = None,
     first_order: bool = False,
     stepwise: bool = False,
+    reduction: str = "weighted_mean",
 ) -> Unrolled:
     names = adapted_names(model, adapt_params)
     losses, logits, before, adapted = [], [], [], []
     for task in range(len(support[0])):
         task_support, (x, *targets) = [tensor[task] for tensor in support], [tensor[task] for tensor in query]
-        theta, history = adapt_one(model, loss, task_support, lr, steps, names, first_order, stepwise)
+        theta, history = adapt_one(model, loss, task_support, lr, steps, names, first_order, stepwise, reduction)
         output = call(model, theta, x)
-        losses.append(task_loss(loss, output, *targets))
+        losses.append(task_loss(loss, output, *targets, reduction=reduction))
         logits.append(output)
         before.append(torch.stack(history) if history else output.new_zeros(0))
         adapted.append(theta)
@@ -164,25 +170,34 @@ def of_task(parameters: Parameters, task: int, model: nn.Module) -> Parameters:
     return {name: value[task] if value.dim() > shapes[name] else value for name, value in parameters.items()}
 
 
-def gradient(model: nn.Module, loss: LossName, parameters: Parameters, batch: Batch) -> tuple[Tensor, Parameters]:
+def gradient(
+    model: nn.Module, loss: LossName, parameters: Parameters, batch: Batch, reduction: str = "weighted_mean"
+) -> tuple[Tensor, Parameters]:
     """-> task losses [T] and their gradients, name -> [T, *shape]; differentiable."""
     losses, slopes = [], []
     for task in range(len(batch[0])):
         theta = of_task(parameters, task, model)
         x, *targets = [tensor[task] for tensor in batch]
-        value = task_loss(loss, call(model, theta, x), *targets)
+        value = task_loss(loss, call(model, theta, x), *targets, reduction=reduction)
         slopes.append(torch.autograd.grad(value, list(theta.values()), create_graph=True, materialize_grads=True))
         losses.append(value)
     return torch.stack(losses), dict(zip(parameters, map(torch.stack, zip(*slopes, strict=True)), strict=True))
 
 
-def hvp(model: nn.Module, loss: LossName, parameters: Parameters, batch: Batch, vectors: Parameters) -> Parameters:
+def hvp(
+    model: nn.Module,
+    loss: LossName,
+    parameters: Parameters,
+    batch: Batch,
+    vectors: Parameters,
+    reduction: str = "weighted_mean",
+) -> Parameters:
     """H_t v_t for every task: name -> [T, *shape]."""
     products = []
     for task in range(len(batch[0])):
         theta = of_task(parameters, task, model)
         x, *targets = [tensor[task] for tensor in batch]
-        value = task_loss(loss, call(model, theta, x), *targets)
+        value = task_loss(loss, call(model, theta, x), *targets, reduction=reduction)
         slopes = torch.autograd.grad(value, list(theta.values()), create_graph=True, materialize_grads=True)
         along = sum((slope * vectors[name][task]).sum() for name, slope in zip(theta, slopes, strict=True))
         along = along + sum(0 * value.sum() for value in theta.values())  # piecewise linear: slopes that are constants

@@ -96,6 +96,6 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
 
 def lowered(row: Row) -> Program:
     """What the native engine knows of a row."""
-    loss, _ = losses.resolve(row.loss)
+    loss, _ = losses.resolve(row.loss, row.reduction)
     adapts = arguments.predicate(row.adapt_params)
     return lowering.lower(make(row).model, row.example, adapted=adapts, loss=loss, dtype=torch.float64)

@@ -49,6 +49,7 @@ class Row:
     adapt_params: Any = None
     stepwise: bool = False  # another support minibatch at every step
     weighted: bool = False  # per-example weights, one of them zero
+    reduction: Literal["weighted_mean", "mean", "sum"] = "weighted_mean"
     soft: bool = False  # class probabilities as targets
     zeros: bool = False  # some exact zeros among the inputs, where conventions at a kink show
     training: bool = True
@@ -334,10 +335,14 @@ LOSSES = [
     Row("loss/cross-entropy-smoothing-weighted", mlp, loss=nn.CrossEntropyLoss(label_smoothing=0.1), weighted=True),
     Row("loss/soft-labels", lambda: mlp(outputs=4), loss="cross_entropy", soft=True),
     Row("loss/soft-labels-smoothing", lambda: mlp(outputs=3), loss=nn.CrossEntropyLoss(label_smoothing=0.3), soft=True),
+    Row("loss/cross-entropy-sum-weighted", mlp, loss="cross_entropy", weighted=True, reduction="sum"),
+    Row("loss/soft-labels-mean-weighted", mlp, loss="cross_entropy", soft=True, weighted=True, reduction="mean"),
     Row("loss/soft-labels-weighted", lambda: mlp(outputs=3), loss="cross_entropy", soft=True, weighted=True),
     Row("loss/mse-module", mlp, loss=nn.MSELoss()),
     Row("loss/mse-weighted", mlp, weighted=True),
     Row("loss/mse-sequence-weighted", lambda: mlp(), (4, 3), weighted=True),
+    Row("loss/mse-sum", mlp, reduction="sum", lr=0.03),
+    Row("loss/mse-mean-weighted", mlp, weighted=True, reduction="mean"),
     Row("loss/bce", mlp, loss="bce_with_logits"),
     Row("loss/bce-module", mlp, loss=nn.BCEWithLogitsLoss()),
     Row("loss/bce-weighted", mlp, loss="bce_with_logits", weighted=True),
@@ -395,6 +400,8 @@ OPTIONS = [
     Row("option/stepwise-first-order", **SMALL_CONV, stepwise=True, first_order=True),
     Row("option/stepwise-one-step", **CLASSIFIER, stepwise=True, steps=1),
     Row("option/weighted-conv", **SMALL_CONV, weighted=True),
+    Row("option/stepwise-weighted-sum", **SMALL_CONV, stepwise=True, weighted=True, reduction="sum"),
+    Row("option/first-order-weighted-sum", **CLASSIFIER, first_order=True, weighted=True, reduction="sum"),
     Row("option/one-shot", **SMALL_CONV, shots=1, queries=1),
     Row("option/many-queries", **CLASSIFIER, shots=1, queries=33),
 ]

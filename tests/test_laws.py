@@ -81,6 +81,7 @@ BROKEN: dict[str, tuple[dict[str, object], str]] = {
     "first order, adapted": ({"first_order": True}, "gradient_of_adapted_equals_the_oracle"),
     "a step too many": ({"steps": 4}, "outputs_equal_the_oracle"),
     "another loss": ({"loss": torch.nn.CrossEntropyLoss(label_smoothing=1e-6)}, "outputs_equal_the_oracle"),
+    "another reduction": ({"reduction": "sum"}, "outputs_equal_the_oracle"),
     "adapting less": ({"adapt_params": "*.bias"}, "outputs_equal_the_oracle"),
 }
 

@@ -115,6 +115,7 @@ def rows(draw: st.DrawFn) -> Row:
         lr_form=draw(st.sampled_from(forms)),
         first_order=draw(st.booleans()),
         weighted=draw(st.booleans()),
+        reduction=draw(st.sampled_from(["weighted_mean", "mean", "sum"])),
         adapt_params=draw(st.sampled_from([None, f"{len(layers) - 1}.*", "*.weight"])),
         training=draw(st.booleans()),
     )

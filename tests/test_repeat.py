@@ -145,6 +145,7 @@ SETTINGS: dict[str, Callable[[mf.MAML], Any]] = {
     "loss": lambda m: setattr(m, "loss", "multi_margin"),
     "loss as a module": lambda m: setattr(m, "loss", nn.CrossEntropyLoss(label_smoothing=0.2)),
     "first_order": lambda m: setattr(m, "first_order", True),
+    "reduction": lambda m: setattr(m, "reduction", "sum"),
     "adapt_params": lambda m: setattr(m, "adapt_params", "3.*"),
     "model": lambda m: setattr(m, "model", with_norm()),
     "threads": lambda m: torch.set_num_threads(1),

@@ -17,6 +17,9 @@ enum class Op : int32_t;  // program/primitives.h
 
 enum class LossKind : int32_t { kNone, kCrossEntropy, kMse, kBceWithLogits, kHuber, kMultiMargin };
 
+// What a batch's weighted sum of losses is divided by: the sum of its weights, the number of its examples, or nothing.
+enum class Reduction : int32_t { kWeightedMean, kMean, kSum };
+
 // What a gradient does to the array it is meant for.
 enum class GradientMode : int32_t { kIgnore, kOverwrite, kAccumulate };
 
@@ -96,6 +99,7 @@ struct Step {
 
 struct LossPlan {
   LossKind kind;
+  Reduction reduction;
   double attribute[2];
   int64_t saved, kept;  // offsets in the tape: loss of each example; what cross-entropy keeps of each
 };

@@ -149,9 +149,9 @@ static void with_loss(const BatchPlan& plan, const Value& z, const LossArrays<E>
                       Body body) {
   using T = E;
   switch (plan.loss.kind) {
-#define METAFAST_LOSS(KIND, ...)                                                                 \
-  case LossKind::KIND:                                                                           \
-    body(LossPasses<E, __VA_ARGS__>{__VA_ARGS__(plan.loss), z, plan.examples, arrays, targets}); \
+#define METAFAST_LOSS(KIND, ...)                                                                                      \
+  case LossKind::KIND:                                                                                                \
+    body(LossPasses<E, __VA_ARGS__>{__VA_ARGS__(plan.loss), plan.loss.reduction, z, plan.examples, arrays, targets}); \
     break;
     METAFAST_LOSSES(METAFAST_LOSS)
 #undef METAFAST_LOSS
@@ -200,7 +200,7 @@ struct LossOnLanes {
     } else if (plan.loss.kind == LossKind::kMse && !out.dy && !out.dw) {
       using Squares = Elementwise<T, Square<T>>;
       const LossArrays<T> arrays{f.activation(plan.output), z_dot, each, kept};
-      const LossPasses<T, Squares> passes{Squares(plan.loss), own, n, arrays, targets.all};
+      const LossPasses<T, Squares> passes{Squares(plan.loss), plan.loss.reduction, own, n, arrays, targets.all};
       body(passes, AllLanes<T>(), dz, out);
     } else {
       Value z = own;
@@ -269,8 +269,8 @@ METAFAST_OUTLINED static void loss_tangent_backward(const Frame<T>& f, const Tas
   LossOnLanes<T>{f}.each_task(targets, f.cotangent_dot(f.plan->output), out,
                               [&](const auto& passes, auto lanes, auto* dz, const auto& to) {
                                 using S = typename decltype(lanes)::Scalar;
-                                const Dual<S> mean(lanes.get(loss), to.dw ? passes.mean_tangent() : S(0));
-                                passes.template reverse<Dual<S>>(S(1), dz, to, mean);
+                                const Dual<S> value(lanes.get(loss), to.dw ? passes.value_tangent() : S(0));
+                                passes.template reverse<Dual<S>>(S(1), dz, to, value);
                               });
 }
 

@@ -42,7 +42,7 @@ struct TaskLayout {
   int64_t gradient_stride;
   Region gradient_dot, vector;
   Region targets, target_gradient, weight_gradient;
-  Region loss;  // loss of the last support pass and of the query, and of each the sum of weights
+  Region loss;  // loss of the last support pass and of the query, and of each what it is divided by
   Region tapes;
   int64_t tape_stride;
   Region tangent_tape, query_tape, scratch;

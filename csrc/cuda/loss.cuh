@@ -53,22 +53,31 @@ struct LossPass {
     return valid(y) ? loss.template value<S>(outputs(i), y) : S(not_a_number());
   }
 
-  // Value of each example, then L and the sum of weights.
+  // What the weighted sum of losses is divided by.
+  __device__ T divisor() const {
+    if (f.plan->loss.reduction == Reduction::kSum) return T(1);
+    if (f.plan->loss.reduction == Reduction::kMean || !data.w) return T(n);
+    T total = T(0);
+    METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) total += weight(i);
+    return total;
+  }
+
+  // Value of each example, then L and its divisor.
   template <class L>
   __device__ void forward(const L& loss, const Block& block) const {
-    T *each = f.tape + f.plan->loss.saved, *mean = task.loss(instruction);
+    T *each = f.tape + f.plan->loss.saved, *found = task.loss(instruction);
     METAFAST_ROLLED for (int64_t i = block.thread; i < n; i += block.threads) each[i] = value<T>(loss, i);
     block.sync();
     if (block.thread == 0) {
-      T sum = T(0), total = T(0);
-      METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) sum += weight(i) * each[i], total += weight(i);
-      mean[0] = sum / total;
-      mean[1] = total;
+      T sum = T(0);
+      METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) sum += weight(i) * each[i];
+      found[1] = divisor();
+      found[0] = sum / found[1];
       if (instruction.argument & kLossReported) {
         if (instruction.which == Which::kQuery)
-          task.job.task_loss[task.task] = mean[0];
+          task.job.task_loss[task.task] = found[0];
         else if (task.job.support_loss)
-          task.job.support_loss[task.task * task.job.steps + instruction.k] = mean[0];
+          task.job.support_loss[task.task * task.job.steps + instruction.k] = found[0];
       }
     }
     block.sync();
@@ -77,12 +86,13 @@ struct LossPass {
   // Writes the cotangent of the outputs, pads zero. With S dual, its tangent.
   template <class S, class L>
   __device__ void reverse(const L& loss, const Block& block, T* dz) const {
-    const T* mean = task.loss(instruction);
-    const T unit = (instruction.argument & kLossSeeded ? task.loss_cotangent() : T(1)) / mean[1];
+    const T* found = task.loss(instruction);
+    const T unit = (instruction.argument & kLossSeeded ? task.loss_cotangent() : T(1)) / found[1];
     const bool with_data = instruction.argument & kLossData;
     T* dy = with_data && data.dy ? task.at(task.job.layout.target_gradient) : nullptr;
     T* dw = with_data && data.dw ? task.at(task.job.layout.weight_gradient) : nullptr;
-    const S average = mean_of(S(T(0)), mean);
+    // dL/dw_i = (l_i - level) / divisor: a divisor that is the sum of weights depends on w_i as well.
+    const S level = f.plan->loss.reduction == Reduction::kWeightedMean ? value_of(S(T(0)), found) : S(T(0));
     METAFAST_ROLLED for (int64_t i = block.thread; i < n; i += block.threads) {
       const Outputs<T> zi = outputs(i);
       const Target<T> yi = target(i);
@@ -95,21 +105,21 @@ struct LossPass {
         loss.template gradient<S>(zi, yi, [&](int64_t c, S g) { dzi[place(c)] = scale * part(g); });
         if (dyi) loss.template target_gradient<S>(zi, yi, [&](int64_t c, S g) { dyi[place(c)] = scale * part(g); });
       }
-      if (dw) dw[i] = unit * part(value<S>(loss, i) - average);
+      if (dw) dw[i] = unit * part(value<S>(loss, i) - level);
     }
   }
 
   // d L / d eps along the tangent of the outputs; needed only where the gradient of the weights is.
   template <class L>
-  __device__ void tangent_mean(const L& loss, const Block& block) const {
+  __device__ void tangent_value(const L& loss, const Block& block) const {
     if (!(instruction.argument & kLossData) || !data.dw) return;
-    T *each = task.at(task.job.layout.weight_gradient), *mean = task.loss(instruction);
+    T *each = task.at(task.job.layout.weight_gradient), *found = task.loss(instruction);
     METAFAST_ROLLED for (int64_t i = block.thread; i < n; i += block.threads) each[i] = value<Dual<T>>(loss, i).d;
     block.sync();
     if (block.thread == 0) {
       T sum = T(0);
       METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) sum += weight(i) * each[i];
-      mean[2] = sum / mean[1];
+      found[2] = sum / found[1];
     }
     block.sync();
   }
@@ -121,8 +131,8 @@ struct LossPass {
   }
   __device__ static T part(T a) { return a; }
   __device__ static T part(Dual<T> a) { return a.d; }
-  __device__ static T mean_of(T, const T* mean) { return mean[0]; }
-  __device__ static Dual<T> mean_of(Dual<T>, const T* mean) { return {mean[0], mean[2]}; }
+  __device__ static T value_of(T, const T* found) { return found[0]; }
+  __device__ static Dual<T> value_of(Dual<T>, const T* found) { return {found[0], found[2]}; }
 };
 
 // Out of line: losses are no hot code, and there are many of them.
@@ -138,7 +148,7 @@ template <class T, class L>
 METAFAST_OUT_OF_LINE __device__ void run_loss_tangent(const Task<T>& task, const Instruction& i, const Block& block) {
   const LossPass<T> pass(task, i);
   const L loss(pass.f.plan->loss);
-  pass.tangent_mean(loss, block);
+  pass.tangent_value(loss, block);
   pass.template reverse<Dual<T>>(loss, block, pass.f.cotangent_dot(pass.f.plan->output));
 }
 

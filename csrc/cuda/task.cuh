@@ -38,7 +38,7 @@ struct Task {
   __device__ const Examples<T>& set(Which which) const { return job.sets[int(which)]; }
   __device__ T loss_cotangent() const { return job.loss_cotangent ? job.loss_cotangent[task] : job.loss_cotangent_all; }
 
-  // Loss and sum of weights of a pass; a third number for the tangent of the loss.
+  // Loss of a pass and what its sum is divided by; a third number for the tangent of the loss.
   __device__ T* loss(const Instruction& i) const {
     return at(job.layout.loss) + 4 * (i.which == Which::kQuery ? job.steps : i.k);
   }

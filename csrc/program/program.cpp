@@ -7,7 +7,7 @@
 namespace metafast {
 Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
                  const std::vector<StepDescription>& steps, const std::string& loss,
-                 const std::map<std::string, double>& loss_attributes)
+                 const std::map<std::string, double>& loss_attributes, const std::string& reduction)
     : values_(std::move(values)) {
   require(!values_.empty(), "no values");
   for (const Shape& shape : values_) {
@@ -40,6 +40,12 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
   for (const auto& kind : kinds)
     if (loss == kind.first) loss_.kind = kind.second, known = true;
   require(known, "unknown loss " + loss);
+  const std::pair<const char*, Reduction> reductions[] = {
+      {"weighted_mean", Reduction::kWeightedMean}, {"mean", Reduction::kMean}, {"sum", Reduction::kSum}};
+  known = false;
+  for (const auto& r : reductions)
+    if (reduction == r.first) loss_.reduction = r.second, known = true;
+  require(known, "unknown reduction " + reduction);
   const char* names[][2] = {{"label_smoothing", ""}, {"delta", ""}, {"p", "margin"}};
   const auto& name = names[loss_.kind == LossKind::kCrossEntropy ? 0 : loss_.kind == LossKind::kHuber ? 1 : 2];
   for (int i = 0; i < 2; ++i) {

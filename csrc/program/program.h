@@ -36,7 +36,7 @@ class Program {
   // Throws std::invalid_argument if anything does not fit together: kernels trust what gets past here.
   Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
           const std::vector<StepDescription>& steps, const std::string& loss,
-          const std::map<std::string, double>& loss_attributes);
+          const std::map<std::string, double>& loss_attributes, const std::string& reduction);
 
   // A BatchPlan with the arrays it points to.
   struct Batch : BatchPlan {

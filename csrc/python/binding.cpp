@@ -43,13 +43,13 @@ std::shared_ptr<Program> make_program(
     std::vector<Shape> values, const std::vector<std::pair<Shape, std::string>>& parameters,
     const std::vector<std::tuple<std::string, std::vector<int>, int, std::vector<int>, std::map<std::string, double>>>&
         steps,
-    const std::string& loss, const std::map<std::string, double>& loss_attributes) {
+    const std::string& loss, const std::map<std::string, double>& loss_attributes, const std::string& reduction) {
   std::vector<std::pair<Shape, Role>> roles;
   for (const auto& p : parameters) roles.emplace_back(p.first, role(p.second));
   std::vector<StepDescription> descriptions;
   for (const auto& [op, inputs, output, indices, attributes] : steps)
     descriptions.push_back({op, inputs, output, indices, attributes});
-  return std::make_shared<Program>(std::move(values), roles, descriptions, loss, loss_attributes);
+  return std::make_shared<Program>(std::move(values), roles, descriptions, loss, loss_attributes, reduction);
 }
 
 // (examples, y_is_class, stepwise)
@@ -229,7 +229,7 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
   m.doc() = "Native engine of metafast. Private: use the functions of metafast.ops.";
   py::class_<Program, std::shared_ptr<Program>>(m, "Program", py::module_local())
       .def(py::init(&make_program), py::arg("values"), py::arg("parameters"), py::arg("steps"), py::arg("loss"),
-           py::arg("loss_attributes"));
+           py::arg("loss_attributes"), py::arg("reduction"));
   py::class_<Prepared>(m, "Session", py::module_local())
       .def(py::init(&prepare), py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"),
            py::arg("threads"), py::arg("estimator"), py::arg("rule"), py::arg("sweep"), py::arg("memory"),
@@ -259,11 +259,11 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
       .def("hold", &Contents::hold);
   py::class_<Product>(m, "Product", py::module_local())
       .def(py::init<py::object, const py::tuple&, std::string, std::vector<int>, std::vector<py::object>,
-                    std::vector<std::pair<py::str, size_t>>, py::object, int64_t, const Contents&, py::object,
-                    py::object, py::object>(),
+                    std::vector<std::pair<py::str, size_t>>, py::object, int64_t, py::object, const Contents&,
+                    py::object, py::object, py::object>(),
            py::arg("session"), py::arg("names"), py::arg("facts"), py::arg("places"), py::arg("own"),
-           py::arg("written"), py::arg("check"), py::arg("classes"), py::arg("contents"), py::arg("holds"),
-           py::arg("threads"), py::arg("workspace"))
+           py::arg("written"), py::arg("check"), py::arg("classes"), py::arg("check_weights"), py::arg("contents"),
+           py::arg("holds"), py::arg("threads"), py::arg("workspace"))
       .def("run", &Product::run, py::arg("params"), py::arg("batch"), py::arg("v"));
   m.def("primitives", &primitives);
   m.def("legs", &legs_of_threads, py::arg("threads"), py::arg("runs"), py::arg("stages"), py::arg("rest"));
@@ -275,6 +275,7 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
       },
       py::arg("tensors"));
   m.def("holds_classes", &holds_classes, py::arg("tensor"), py::arg("classes"));
+  m.def("rows_add_up", &rows_add_up, py::arg("tensor"), py::arg("share"));
   m.def("adam_step", &adam_step, py::arg("state"), py::arg("gradients"), py::arg("beta1"), py::arg("beta2"),
         py::arg("rate"), py::arg("epsilon"));
   m.def("device_obstacle", &device_obstacle, py::arg("program"));

@@ -66,7 +66,8 @@ bool Contents::hold() const {
 
 Product::Product(py::object session, const py::tuple& names, std::string facts, std::vector<int> places,
                  std::vector<py::object> own, std::vector<std::pair<py::str, size_t>> written, py::object check,
-                 int64_t classes, const Contents& contents, py::object holds, py::object threads, py::object workspace)
+                 int64_t classes, py::object check_weights, const Contents& contents, py::object holds,
+                 py::object threads, py::object workspace)
     : session_(std::move(session)),
       prepared_(session_.cast<Prepared&>()),
       names_{names[0], names[1]},
@@ -76,6 +77,7 @@ Product::Product(py::object session, const py::tuple& names, std::string facts, 
       written_(std::move(written)),
       check_(std::move(check)),
       classes_(classes),
+      check_weights_(std::move(check_weights)),
       contents_(contents),
       holds_(std::move(holds)),
       threads_(std::move(threads)),
@@ -101,6 +103,7 @@ py::object Product::run(py::handle params, py::handle batch, py::handle v) {
   if (facts(tensors) != facts_) return py::none();
   const py::handle y = tensors[tensors.size() - 2];
   if (!check_.is_none() && !holds_classes(y, classes_)) check_(y);
+  if (!check_weights_.is_none()) check_weights_(tensors.back());
   std::vector<py::handle> inputs;
   for (size_t i = 0; i < places_.size(); ++i) inputs.push_back(places_[i] < 0 ? own_[i] : tensors[size_t(places_[i])]);
   const py::object workspace = workspace_(prepared_.session->bytes());

@@ -39,12 +39,13 @@ class Product {
  public:
   // `facts`: of the tensors of both dictionaries and the batch; see python/tensors.h. `places`: where among these each of the call's
   // inputs is, or -1 for one that stays `own`. `written`: names and places of the results. `check`: None, or called with labels
-  // that do not look like 0 .. classes - 1. The product is only worth something if `contents` hold or else `holds()` is true,
-  // and threads() what it was. workspace(bytes).address is where to work.
+  // that do not look like 0 .. classes - 1. `check_weights`: None, or called with the batch's weights. The product is only
+  // worth something if `contents` hold or else `holds()` is true, and threads() what it was. workspace(bytes).address is where
+  // to work.
   Product(pybind11::object session, const pybind11::tuple& names, std::string facts, std::vector<int> places,
           std::vector<pybind11::object> own, std::vector<std::pair<pybind11::str, size_t>> written,
-          pybind11::object check, int64_t classes, const Contents& contents, pybind11::object holds,
-          pybind11::object threads, pybind11::object workspace);
+          pybind11::object check, int64_t classes, pybind11::object check_weights, const Contents& contents,
+          pybind11::object holds, pybind11::object threads, pybind11::object workspace);
   // The results by name, or None where these are not of the same kind.
   pybind11::object run(pybind11::handle params, pybind11::handle batch, pybind11::handle v);
 
@@ -60,6 +61,7 @@ class Product {
   std::vector<std::pair<pybind11::str, size_t>> written_;
   pybind11::object check_;
   int64_t classes_;
+  pybind11::object check_weights_;
   const Contents& contents_;
   pybind11::object holds_, threads_, workspace_;
   pybind11::object thread_count_;

@@ -1,5 +1,6 @@
 #include "python/tensors.h"
 
+#include <math.h>
 #include <string.h>
 
 #include <new>
@@ -180,6 +181,30 @@ bool holds_classes(py::handle tensor, int64_t classes) {
   uint64_t outside = 0;  // its highest bit: of a label below zero, or of what is left to the highest class
   for (int64_t i = 0; i < count; ++i) outside |= uint64_t(labels[i]) | (uint64_t(classes - 1) - uint64_t(labels[i]));
   return count > 0 && int64_t(outside) >= 0;
+}
+
+namespace {
+
+template <class T>
+bool add_up(const T* values, int64_t rows, int64_t columns, double share) {
+  for (int64_t row = 0; row < rows; ++row) {
+    double sum = 0, size = 0;
+    for (int64_t i = 0; i < columns; ++i) sum += values[row * columns + i], size += fabs(values[row * columns + i]);
+    if (fabs(sum) < share * size) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool rows_add_up(py::handle tensor, double share) {
+  DLTensor seen;
+  const std::optional<Elements> found = elements(tensor);
+  if (!found || !view(tensor.ptr(), &seen) || seen.ndim == 0) return false;
+  const int64_t columns = seen.shape[seen.ndim - 1];
+  if (found->count == 0) return false;
+  return found->is_double ? add_up(static_cast<const double*>(found->data), found->count / columns, columns, share)
+                          : add_up(static_cast<const float*>(found->data), found->count / columns, columns, share);
 }
 
 }  // namespace metafast

@@ -39,4 +39,8 @@ std::optional<std::string> facts(const std::vector<pybind11::handle>& tensors);
 // Whether a tensor on the CPU holds classes 0 .. classes - 1 and no others; false also where that cannot be seen.
 bool holds_classes(pybind11::handle tensor, int64_t classes);
 
+// Whether no row (of the last axis) of a tensor on the CPU has a sum smaller than `share` of the sum of its magnitudes; false
+// also where that cannot be seen.
+bool rows_add_up(pybind11::handle tensor, double share);
+
 }  // namespace metafast

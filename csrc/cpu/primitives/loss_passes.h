@@ -33,6 +33,7 @@ struct TargetGradients {
 template <class T, class L>
 struct LossPasses {
   const L loss;
+  const Reduction reduction;
   const Value& z;
   const int64_t n;
   const LossArrays<T> arrays;
@@ -48,9 +49,12 @@ struct LossPasses {
     return {-1, targets.real + i * targets.real_stride, z.channels, int32_t(targets.real_ld)};
   }
   T weight(int64_t i) const { return targets.weights ? targets.weights[i] : T(1); }
-  T total_weight() const {
+  // What the weighted sum of losses is divided by.
+  T divisor() const {
+    if (reduction == Reduction::kSum) return T(1);
+    if (reduction == Reduction::kMean || !targets.weights) return T(n);
     T sum = T(0);
-    for (int64_t i = 0; i < n; ++i) sum += weight(i);
+    for (int64_t i = 0; i < n; ++i) sum += targets.weights[i];
     return sum;
   }
 
@@ -62,13 +66,16 @@ struct LossPasses {
       each[i] = loss.template value<T>(outputs(i), target(i));
       sum += weight(i) * each[i];
     }
-    return sum / total_weight();
+    return sum / divisor();
   }
 
-  // Writes the cotangent of the outputs for a cotangent `seed` of L, pads zero. With S dual, the tangents of the same.
+  // Writes the cotangent of the outputs for a cotangent `seed` of L, whose value this is; pads zero. With S dual, the
+  // tangents of the same.
   template <class S>
-  METAFAST_OUTLINED void reverse(T seed, T* dz, const TargetGradients<T>& out, S mean) const {
-    const T unit = seed / total_weight();
+  METAFAST_OUTLINED void reverse(T seed, T* dz, const TargetGradients<T>& out, S value) const {
+    const T unit = seed / divisor();
+    // dL/dw_i = (l_i - level) / divisor: a divisor that is the sum of weights depends on w_i as well.
+    const S level = reduction == Reduction::kWeightedMean ? value : S(T(0));
     for (int64_t i = 0; i < n; ++i) {
       const Outputs<T> zi = outputs(i);
       const Target<T> yi = target(i);
@@ -79,15 +86,15 @@ struct LossPasses {
       if (out.dy)
         loss.template target_gradient<S>(
             zi, yi, [&](int64_t c, S g) { *place(out.dy + i * z.rows * z.cold, c) = scale * part(g); });
-      if (out.dw) out.dw[i] = unit * part(loss.template value<S>(zi, yi) - mean);
+      if (out.dw) out.dw[i] = unit * part(loss.template value<S>(zi, yi) - level);
     }
   }
 
   // d L / d eps along the tangent of the outputs.
-  METAFAST_OUTLINED T mean_tangent() const {
+  METAFAST_OUTLINED T value_tangent() const {
     T sum = T(0);
     for (int64_t i = 0; i < n; ++i) sum += weight(i) * loss.template value<Dual<T>>(outputs(i), target(i)).d;
-    return sum / total_weight();
+    return sum / divisor();
   }
 
  private:
