@@ -279,7 +279,9 @@ def warn_once(warned: set[str], message: str) -> None:
 
 
 def _may_look_at(tensor: Tensor) -> bool:
-    """Whether values may be checked. On a GPU the host would have to wait for them."""
+    """Whether values may be checked. On a GPU the host would have to wait for them, under vmap there are several."""
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return False
     return tensor.device.type == "cpu" or os.environ.get("METAFAST_CHECK", "0") != "0"
 
 

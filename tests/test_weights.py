@@ -315,6 +315,17 @@ def test_cancelling_looks_the_same_in_c_and_python(dtype: torch.dtype, monkeypat
     assert [arguments.cancels(w) for w in cases] == found
 
 
+def test_weights_under_vmap_are_not_looked_at() -> None:
+    model, (support, _) = mlp(), tasks()
+    given = dict(model.named_parameters())
+    several = torch.rand(2, T, N).double()
+
+    def loss(w: Tensor) -> Tensor:
+        return mf.grad(model, given, (*support, w), "cross_entropy", backend="torch")[0]
+
+    torch.testing.assert_close(torch.vmap(loss)(several), torch.stack([*map(loss, several)]))
+
+
 def padded() -> Tensor:
     w = torch.ones(T, N).double()
     w[1, -2:] = 0
