@@ -128,9 +128,8 @@ class MAML(nn.Module):
 
         Args:
             support: ``(xs, ys)`` or ``(xs, ys, weights)``: xs [T, N, *example]; ys [T, N] integer classes, or
-                [T, N, *output] of the parameters' dtype, exactly the output's shape; weights [T, N], by which
-                ``reduction`` makes the task's loss of those of its examples (any values; all zero gives NaN where their
-                sum divides).
+                [T, N, *output] of the parameters' dtype, exactly the output's shape; weights [T, N], whose
+                part in the task's loss ``reduction`` says (any values; all zero gives NaN where their sum divides).
             query: the same for the query set, with its own number of examples.
             steps, lr: take the place of the learner's for this call.
             stepwise: the support set holds another minibatch for each step: its tensors have an axis of ``steps``

@@ -11,9 +11,8 @@ huber            mean of d^2 / 2 where d = |o - y| < delta, else delta (d - delt
 multi_margin     sum_{c != y} max(0, margin - o_y + o_c)^p / C, p = 1 or 2
 ================ ===================================================================================================
 
-The loss of a task is a weighted sum of those of its examples; :func:`reduced` says which.
-
 Each is differentiable twice, targets included where they are real numbers. torch's own multi_margin_loss is not.
+:func:`reduced` makes the loss of a task of those of its examples.
 """
 
 from __future__ import annotations
