@@ -48,7 +48,10 @@ class MAML(nn.Module):
         lr: inner step size; its forms are those of :class:`metafast.SGD`.
         steps: inner steps K >= 0.
         loss: ``"cross_entropy"``, ``"mse"``, ``"bce_with_logits"``, ``"huber"``, ``"multi_margin"``; the torch.nn
-            module or functional of one; or any function (output, target) -> mean, which runs on torch.
+            module or functional of one; or any function (output, target) -> mean, which runs on torch. It may read the
+            model (weight decay, activations): while it runs, ``model.parameters()`` are the task's theta_k. Parameters
+            of a loss that is a module are meta-learnt, not adapted. A copy of the learner keeps a function as it is,
+            reading the model that it was written for; a module or an object that holds the model is copied with it.
         first_order: take each inner gradient for a constant (FOMAML). The learning rate keeps its gradient; that of
             support data is zero.
         rule: how parameters move; None means SGD with ``lr``.
@@ -66,7 +69,8 @@ class MAML(nn.Module):
             reweight, need one of the latter two. A loss that is a function of your own keeps its own mean.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit, named with its shape and what was expected.
+        TypeError, ValueError: an argument that does not fit, named with its shape and what was expected; a loss that
+            reads parameters of the model only as tensors that were taken from it earlier.
         RuntimeError: the native engine was demanded for a model that it cannot run.
     """
 

@@ -3,8 +3,9 @@
 The four functions mirror those of :mod:`metafast.ops` and take a :class:`Model` where those take a Program. Everything
 is written once on parameters with a leading task axis; only the forward pass knows how the tasks are run:
 
-* one after another, each through :func:`torch.func.functional_call`. This is the rule, and right for any module:
-  normalisation uses the task's own batch, random layers draw per task, control flow may follow the data;
+* one after another, each with its own parameters in the module. This is the rule, and right for any module:
+  normalisation uses the task's own batch, random layers draw per task, control flow may follow the data; a loss of the
+  user's own that may read the model runs here, before the next task's parameters come in;
 * all at once under :func:`torch.vmap`, when every operation the model runs is listed in ``BATCHABLE``. Only the forward
   pass is vmapped and autograd differentiates what it leaves behind, so no derivative is ever taken under vmap: there,
   second derivatives of normalisation layers are silently wrong.
@@ -12,7 +13,6 @@ is written once on parameters with a leading task axis; only the forward pass kn
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,16 +21,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metafast import losses
+from metafast import custom_loss, losses
 from metafast.batch import Batch, Rates, Unrolled
 from metafast.program import Loss, Parameter, Shape
-
-#: functional_call puts tensors into the module and takes them out again, so one thread at a time may run a module,
-#: and none may read its parameters meanwhile. Reentrant, because a module may hold a learner of its own.
-SWAPPING = threading.RLock()
+from metafast.swap import SWAPPING as SWAPPING
+from metafast.swap import Slot, slots, swapped
 
 #: Operations whose batched forward pass, differentiated twice, is tested against one task at a time. Not here on
 #: purpose: normalisation, randomness, anything that reads a value back to Python, and convolution (per-task weights
@@ -54,6 +51,9 @@ class Model:
     parameters: tuple[Parameter, ...]  # all named_parameters(), then all named_buffers() as constants
     out: Shape  # shape of one example's output
     batched: bool  # whether the tasks may run all at once
+    own: tuple[Tensor, ...]  # the module's tensors, in the order of ``parameters``
+    places: tuple[Slot, ...]  # where the module registers them
+    reading: bool  # whether the loss may read more than its arguments
 
     @cached_property
     def adapted(self) -> tuple[int, ...]:
@@ -105,19 +105,31 @@ def describe(
     parameters = tuple(Parameter(n, tuple(p.shape), roles.get(n, "constant")) for n, p in tensors.items())  # type: ignore[arg-type]
     given = f"{name} has, for each task, {x.shape[0]} examples of shape {list(x.shape[1:])}, {x.dtype}"
     expected = f"expected what {type(module).__name__} can run on"
-    buffers = {n: b.clone() for n, b in module.named_buffers()}
+    values = [b.clone() if n not in roles else b for n, b in tensors.items()]  # a norm that trains writes into buffers
+    with SWAPPING:
+        places = tuple(slots([module], list(tensors.values())))
     cuda = [x.device.index or 0] if x.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=cuda), _Operations() as operations:
         try:
-            with SWAPPING:
-                output = functional_call(module, {**tensors, **buffers}, (x,))
+            with swapped(places, values):
+                output = module(x)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
             kind = ValueError if x.is_floating_point() else TypeError
             raise kind(f"{given}; {expected}, but: {error}") from error
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != x.shape[0]:
         got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"{given}; {expected}, returning one tensor [N, *output]: it returned {got}")
-    model = Model(module, loss, parameters, tuple(output.shape[1:]), batched=operations.names <= BATCHABLE)
+    reading = not (loss is None or isinstance(loss, Loss) or custom_loss.sees_only_arguments(loss))
+    model = Model(
+        module,
+        loss,
+        parameters,
+        out=tuple(output.shape[1:]),
+        batched=operations.names <= BATCHABLE and not reading,
+        own=tuple(tensors.values()),
+        places=places,
+        reading=reading,
+    )
     return replace(model, batched=model.batched and _vmaps(model, list(tensors.values()), x, output))
 
 
@@ -132,22 +144,65 @@ def _vmaps(model: Model, tensors: Sequence[Tensor], x: Tensor, output: Tensor) -
     return torch.allclose(both, output.expand_as(both), rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
+def _run(model: Model, values: Sequence[Tensor], x: Tensor) -> Tensor:
+    """One task's output; a norm that trains writes into copies."""
+    copied = [v.clone() if p.name in model.buffers else v for p, v in zip(model.parameters, values, strict=True)]
+    with swapped(model.places, copied):
+        output: Tensor = model.module(x)
+    return output
+
+
+def _by_task(model: Model, parameters: Sequence[Tensor], tasks: int) -> list[tuple[Tensor, ...]]:
+    """Every task's own parameters."""
+    own = _own(model, parameters)
+    # unbind, not indexing: its derivative is one stack instead of a zero-filled tensor per task
+    columns = [p.unbind(0) if o else (p,) * tasks for p, o in zip(parameters, own, strict=True)]
+    return list(zip(*columns, strict=True))
+
+
+def _own(model: Model, parameters: Sequence[Tensor]) -> list[bool]:
+    """Which parameters each task has a value of its own for."""
+    return [p.ndim > len(spec.shape) for p, spec in zip(parameters, model.parameters, strict=True)]
+
+
 def _outputs(model: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     """The model's outputs [T, N, *output] for x [T, N, *example]."""
-    own = [p.ndim > len(spec.shape) for p, spec in zip(parameters, model.parameters, strict=True)]
-    names = [spec.name for spec in model.parameters]
-
-    def one(values: Sequence[Tensor], x: Tensor) -> Tensor:
-        named = {n: v.clone() if n in model.buffers else v for n, v in zip(names, values, strict=True)}
-        with SWAPPING:
-            output: Tensor = functional_call(model.module, named, (x,))  # a norm that trains writes into the clones
-        return output
-
     if model.batched:
-        return torch.vmap(one, in_dims=([0 if o else None for o in own], 0))(list(parameters), x)
-    # unbind, not indexing: its derivative is one stack instead of a zero-filled tensor per task
-    columns = [p.unbind(0) if o else (p,) * x.shape[0] for p, o in zip(parameters, own, strict=True)]
-    return torch.stack([one(values, x_t) for *values, x_t in zip(*columns, x.unbind(0), strict=True)])
+        axes = [0 if own else None for own in _own(model, parameters)]
+        return torch.vmap(lambda values, x: _run(model, values, x), in_dims=(axes, 0))(list(parameters), x)
+    each = _by_task(model, parameters, x.shape[0])
+    return torch.stack([_run(model, values, x_t) for values, x_t in zip(each, x.unbind(0), strict=True)])
+
+
+def _outputs_and_losses(model: Model, parameters: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+    """The outputs and the task losses [T] of a batch with targets."""
+    assert batch.y is not None
+    if model.reading:
+        return _outputs_and_read(model, parameters, batch.x, batch.y)
+    output = _outputs(model, parameters, batch.x)
+    return output, _losses(model, output, batch.y, batch.w)
+
+
+def _outputs_and_read(model: Model, parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with a loss that may read the model: it runs while the model holds the task's parameters."""
+    loss: Any = model.loss
+    names = [p.name for p in model.parameters]
+    made = []
+    with SWAPPING:
+        places = slots([model.module, loss], model.own) if isinstance(loss, nn.Module) else model.places
+    for values, x_t, y_t in zip(_by_task(model, parameters, x.shape[0]), x.unbind(0), y.unbind(0), strict=True):
+        held = [
+            v.clone() if name in model.buffers else custom_loss.stand_in(v, own)
+            for name, v, own in zip(names, values, model.own, strict=True)
+        ]
+        with swapped(places, held):
+            output = model.module(x_t)
+            custom_loss.mark(held, model.own)
+            value = custom_loss.checked(loss, loss(output, y_t))
+        custom_loss.refuse_captured(loss, value, output, list(zip(names, model.own, held, strict=True)))
+        made.append((output, value))
+    outputs, values = zip(*made, strict=True)
+    return torch.stack(outputs), torch.stack(values)
 
 
 def _losses(model: Model, output: Tensor, y: Tensor, w: Tensor | None) -> Tensor:
@@ -155,7 +210,8 @@ def _losses(model: Model, output: Tensor, y: Tensor, w: Tensor | None) -> Tensor
     if not isinstance(model.loss, Loss):
         if model.loss is None or w is not None:
             raise ValueError("weights need a loss known by name, whose value per example is defined")
-        return torch.stack([model.loss(o, y_t) for o, y_t in zip(output.unbind(0), y.unbind(0), strict=True)])
+        values = [model.loss(o, y_t) for o, y_t in zip(output.unbind(0), y.unbind(0), strict=True)]
+        return torch.stack([custom_loss.checked(model.loss, value) for value in values])
     each = losses.per_example(model.loss, output.flatten(0, 1), y.flatten(0, 1)).view(output.shape[:2])
     return losses.reduced(model.loss, each, w)
 
@@ -222,7 +278,7 @@ def unroll(
             for i in program.adapted:
                 value = values[i] if tracked else values[i].detach()
                 values[i] = _per_task(value, program.parameters[i], tasks)
-            loss = _losses(program, _outputs(program, values, x), y, w)  # type: ignore[arg-type]
+            _, loss = _outputs_and_losses(program, values, Batch(x, y, w))  # type: ignore[arg-type]
             thetas = [values[i] for i in program.adapted]
             gradients = _gradients(loss, thetas, create_graph=tracked and not first_order)
             history.append(loss.detach())
@@ -239,10 +295,9 @@ def unroll(
         adapted = tuple(values[i].expand(tasks, *s) for i, s in zip(program.adapted, shapes, strict=True))
     if query is None:
         return Unrolled(None, None, None, support_loss, adapted)
-    logits = _outputs(program, values, query.x)
     if query.y is None:
-        return Unrolled(None, None, logits, support_loss, adapted)
-    task_loss = _losses(program, logits, query.y, query.w)
+        return Unrolled(None, None, _outputs(program, values, query.x), support_loss, adapted)
+    logits, task_loss = _outputs_and_losses(program, values, query)
     return Unrolled(task_loss.mean(), task_loss, logits, support_loss, adapted)
 
 
@@ -253,7 +308,7 @@ def _loss_and_gradients(
     for i in program.learnt:
         values[i] = _per_task(values[i], program.parameters[i], batch.x.shape[0])
     at = [values[i] for i in program.learnt]
-    loss = _losses(program, _outputs(program, values, batch.x), batch.y, batch.w)  # type: ignore[arg-type]
+    _, loss = _outputs_and_losses(program, values, batch)
     return loss, _gradients(loss, at, create_graph), at
 
 

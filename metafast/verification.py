@@ -1,26 +1,23 @@
-"""Proof on the user's own batch: the engine in use against the plainest loop that computes the same thing.
-
-The loop below is the judge, so it is written to be read: one task at a time, ``create_graph=True``, in float64, with
-nothing batched, fused or cached.
-"""
+"""Proof on the user's own batch: the engine in use against the plainest loop that computes the same thing, in
+float64 (:mod:`metafast.judge`)."""
 
 from __future__ import annotations
 
-import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from metafast import arguments, losses
-from metafast.batch import Batch, Rates
+from metafast.batch import Batch
+from metafast.judge import Held, Loop, Tensors, parameter
 from metafast.learner import MAML
-from metafast.program import Loss, Parameter
-from metafast.rules import SGD, LearntRates, rates
+from metafast.rules import SGD, LearntRates
+from metafast.swap import SWAPPING
 
 #: Relative L2 error up to which float64 results are the same numbers, summed in another order.
 TOLERANCE = 1e-9
@@ -33,8 +30,8 @@ class Report:
     s is 1e-4 of the norm of all gradients together, so that a gradient which is zero in exact arithmetic (a bias in
     front of a BatchNorm) is not judged by the rounding it consists of; s is 0 for the loss.
 
-    Quantities are ``loss``, the meta-gradient of every parameter under its name, and the gradients of ``lr``, ``xs``,
-    ``xq`` and of targets and weights where they are floating.
+    Quantities are ``loss``, the meta-gradient of every parameter under its name (``loss weight`` for one of a loss that
+    is a module), and the gradients of ``lr``, ``xs``, ``xq`` and of targets and weights where they are floating.
     """
 
     engine: str  # "native", or "torch" and why
@@ -72,43 +69,87 @@ class Report:
 def verify(maml: MAML, support: Any, query: Any, steps: int | None = None, stepwise: bool = False) -> Report:
     """Compare the learner's engine with a plain float64 autograd loop on this batch, one task at a time.
 
+    The model and the loss are the learner's own, which hold other parameters meanwhile and get back what they held.
+
     Args:
         maml: the learner; neither it nor its gradients are changed.
         support, query, steps, stepwise: as the learner takes them.
 
     Raises:
-        ValueError: the model draws random numbers (dropout in training mode), so that no two runs agree.
+        ValueError: the model draws random numbers (dropout in training mode), so that no two runs agree; or the loss
+            does, or tells the model's parameters from others of the same values.
     """
     count = maml.steps if steps is None else arguments.steps(steps)
     train, test = arguments.batch("support", support), arguments.batch("query", query)
     arguments.axes("support x", train.x, stepwise)
-    _refuse_randomness(maml.model, train.x[0, 0] if stepwise else train.x[0])
     case = _Case(maml, train, test, count, stepwise)
-    truth = case.measure(_by_loop, torch.float64)
-    return Report(
-        case.engine(),
-        _errors(case.measure(_by_engine, torch.float64), truth),
-        _errors(case.measure(_by_engine, torch.float32), truth),
-        _errors(case.measure(_by_loop, torch.float32), truth),
-    )
+    engine = case.engine()
+    with torch.inference_mode(False), torch.enable_grad(), SWAPPING:
+        _refuse_randomness(case)
+        _refuse_recognition(case)
+        truth = case.by_loop(torch.float64)
+        return Report(
+            engine,
+            _errors(case.by_engine(torch.float64), truth),
+            _errors(case.by_engine(torch.float32), truth),
+            _errors(case.by_loop(torch.float32), truth),
+        )
 
 
 class _Case:
-    """The learner's settings and one batch, ready to be run in any dtype without touching the learner."""
+    """The learner's settings and one batch, ready to be run in any dtype."""
 
     def __init__(self, maml: MAML, support: Batch, query: Batch, steps: int, stepwise: bool) -> None:
         self.maml, self.support, self.query = maml, support, query
         self.steps, self.stepwise = steps, stepwise
+        self.held = Held(maml)
 
-    def learner(self, dtype: torch.dtype) -> tuple[MAML, dict[str, Tensor]]:
-        """A copy of the learner in ``dtype``, and its learning rates as leaves to differentiate: name -> tensor."""
+    def engine(self) -> str:
+        """Which engine runs the learner as it is; raises what the learner raises for this batch."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.maml(_tuple(self.support), _tuple(self.query), self.steps, stepwise=self.stepwise)
+            plan = self.maml._plans().plan("support x", self.support.x, self.stepwise)
+        return "native" if plan.native else f"torch ({plan.why})"
+
+    def by_engine(self, dtype: torch.dtype) -> Tensors:
+        """The loss and its gradients, by name."""
+        with self.in_dtype(dtype) as (learner, support, query, leaves, _), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the learner itself has said it once
+            loss = learner(_tuple(support), _tuple(query), steps=self.steps, stepwise=self.stepwise).loss
+            gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+        return {"loss": loss.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+    def by_loop(self, dtype: torch.dtype) -> Tensors:
+        """The same by the judge."""
+        with self.in_dtype(dtype) as (learner, support, query, leaves, buffers):
+            loop = Loop(learner, self.held, buffers, self.steps, self.stepwise)
+            loss, gradients = loop.loss_and_gradients(support, query, leaves)
+        return {"loss": loss, **gradients}
+
+    @contextmanager
+    def in_dtype(self, dtype: torch.dtype) -> Iterator[tuple[MAML, Batch, Batch, Tensors, Tensors]]:
+        """A learner whose model holds parameters of ``dtype``, its data, all that it can be differentiated with respect
+        to, and the model's buffers."""
+        parameters = {n: _of_dtype(p, dtype) for n, p in self.held.parameters.items()}
+        parameters = {n: parameter(p, self.held.parameters[n]) for n, p in parameters.items()}
+        buffers = {n: _of_dtype(b, dtype).clone() for n, b in self.held.buffers.items()}
+        with self.held.restored():
+            self.held.put(parameters | buffers)
+            learner, lr = self._learner(dtype)
+            support, query, data = self._data(dtype)
+            named = {n: p for n, p in parameters.items() if p.requires_grad}
+            yield learner, support, query, {**named, **lr, **data}, buffers
+
+    def _learner(self, dtype: torch.dtype) -> tuple[MAML, Tensors]:
+        """Another learner of the same model, and its learning rates as leaves to differentiate: name -> tensor."""
         given: Any = self.maml.lr
         if isinstance(given, LearntRates):
             given = given.as_dict()
         leaf = _leaves(given if isinstance(given, Mapping) else {"": given}, dtype)
         lr: Any = leaf if isinstance(given, Mapping) else leaf[""]
-        copied = MAML(
-            copy.deepcopy(self.maml.model).to(dtype),
+        learner = MAML(
+            self.maml.model,
             lr,
             self.maml.steps,
             self.maml.loss,
@@ -120,9 +161,9 @@ class _Case:
             strict=self.maml.strict,
             reduction=self.maml.reduction,
         )
-        return copied, {f"lr {name}".strip(): value for name, value in leaf.items()}
+        return learner, {f"lr {name}".strip(): value for name, value in leaf.items()}
 
-    def data(self, dtype: torch.dtype) -> tuple[Batch, Batch, dict[str, Tensor]]:
+    def _data(self, dtype: torch.dtype) -> tuple[Batch, Batch, Tensors]:
         named = {
             f"{part}{kind}": t
             for kind, b in (("s", self.support), ("q", self.query))
@@ -132,24 +173,9 @@ class _Case:
         support, query = (Batch(*(leaves.get(f"{part}{kind}") for part in "xyw")) for kind in "sq")  # type: ignore[arg-type]
         return support, query, {name: t for name, t in leaves.items() if t.requires_grad}
 
-    def measure(self, run: Callable[..., Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """The loss and its gradients, by name."""
-        learner, lr = self.learner(dtype)
-        support, query, data = self.data(dtype)
-        named = {n: p for n, p in learner.model.named_parameters() if p.requires_grad}
-        leaves = {**named, **lr, **data}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the learner itself has said it once
-            loss = run(learner, support, query, self.steps, self.stepwise)
-        gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-        return {"loss": loss.detach(), **dict(zip(leaves, gradients, strict=True))}
 
-    def engine(self) -> str:
-        x = self.support.x
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            plan = self.maml._plans().plan("support x", x, self.stepwise)
-        return "native" if plan.native else f"torch ({plan.why})"
+def _of_dtype(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
 
 
 def _leaves(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -161,69 +187,8 @@ def _leaves(values: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:
     return leaves
 
 
-def _by_engine(learner: MAML, support: Batch, query: Batch, steps: int, stepwise: bool) -> Tensor:
-    loss: Tensor = learner(_tuple(support), _tuple(query), steps=steps, stepwise=stepwise).loss
-    return loss
-
-
 def _tuple(batch: Batch) -> tuple[Tensor, ...]:
     return tuple(t for t in batch if t is not None)
-
-
-def _by_loop(learner: MAML, support: Batch, query: Batch, steps: int, stepwise: bool) -> Tensor:
-    """loss = mean_t L(theta_K; Q_t),   theta_{k+1} = theta_k - a_k dL(theta_k; S_t)/d theta."""
-    model = learner.model
-    known, function = losses.resolve(learner.loss, learner.reduction)
-    chosen = arguments.predicate(learner.adapt_params)
-    initial = dict(model.named_parameters())
-    moved = [Parameter(n, tuple(p.shape), "adapted") for n, p in initial.items() if p.requires_grad and chosen(n)]
-    some = next(iter(initial.values()))
-    lr = rates(learner.lr, learner.per_step, steps, None, moved, list(initial), some.dtype, some.device)
-    total = []
-    for t in range(support.x.shape[0]):
-        theta: dict[str, Tensor] = dict(initial)
-        for k in range(steps):
-            x, y, w = (s if s is None else s[t, k] if stepwise else s[t] for s in support)
-            loss = _task_loss(model, theta, known, function, x, y, w)
-            gradients = torch.autograd.grad(
-                loss, [theta[p.name] for p in moved], create_graph=True, materialize_grads=True
-            )
-            for a, (parameter, gradient) in enumerate(zip(moved, gradients, strict=True)):
-                constant = gradient.detach() if learner.first_order else gradient
-                theta[parameter.name] = theta[parameter.name] - _rate(lr, k, a, parameter) * constant
-        x, y, w = (q if q is None else q[t] for q in query)
-        total.append(_task_loss(model, theta, known, function, x, y, w))
-    return torch.stack(total).mean()
-
-
-def _task_loss(
-    model: nn.Module,
-    theta: Mapping[str, Tensor],
-    known: Loss | None,
-    function: Callable[[Tensor, Tensor], Tensor],
-    x: Tensor | None,
-    y: Tensor | None,
-    w: Tensor | None,
-) -> Tensor:
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    output: Tensor = functional_call(model, {**theta, **buffers}, (x,))
-    assert y is not None
-    if known is None:
-        mean: Tensor = function(output, y)
-        return mean
-    each = losses.per_example(known, output, y)
-    w = torch.ones_like(each) if w is None else w
-    total = (w * each).sum()
-    if known.reduction == "sum":
-        return total
-    return total / (len(each) if known.reduction == "mean" else w.sum())
-
-
-def _rate(lr: Rates, step: int, number: int, parameter: Parameter) -> Tensor:
-    of = dict(lr.elementwise).get(number)
-    if of is None:
-        return lr.table[step, number]
-    return of[step] if of.ndim > len(parameter.shape) else of
 
 
 def _errors(found: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, float]:
@@ -236,13 +201,47 @@ def _error(a: Tensor, b: Tensor, scale: float) -> float:
     return float((a - b).norm()) / (float(b.norm()) + scale or 1.0)
 
 
-def _refuse_randomness(model: nn.Module, x: Tensor) -> None:
-    outputs: Sequence[Tensor] = []
-    with torch.no_grad():
-        copied = copy.deepcopy(model)
-        state = {name: tensor.clone() for name, tensor in copied.state_dict().items()}
-        outputs = [functional_call(copied, {n: t.clone() for n, t in state.items()}, (x,)) for _ in range(2)]
-    if not torch.equal(*(o.nan_to_num() for o in outputs)):
+def _refuse_randomness(case: _Case) -> None:
+    x = case.support.x[0, 0] if case.stepwise else case.support.x[0]
+    outputs = []
+    with torch.no_grad(), case.held.restored():
+        for _ in range(2):
+            case.held.put_copies_of_buffers(case.held.buffers)
+            outputs.append(case.maml.model(x).nan_to_num())
+    if not torch.equal(*outputs):
         raise ValueError(
             "model gives two answers for one input (dropout in training mode?); verify needs one: call eval()"
         )
+
+
+def _refuse_recognition(case: _Case) -> None:
+    """A loss that picks parameters by id() picks none of those that an inner loop makes, whoever runs that loop. And a
+    loss must run in both precisions, as the model does."""
+    named, function = losses.resolve(case.maml.loss)
+    if named is not None:
+        return
+
+    def loss_with(parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
+        x, y = (t[0, 0] if case.stepwise else t[0] for t in batch[:2] if t is not None)
+        with case.held.restored():
+            case.held.put(parameters)
+            case.held.put_copies_of_buffers(buffers)
+            return function(case.maml.model(x), y).detach()
+
+    others: Tensors = {name: parameter(p, p) for name, p in case.held.parameters.items()}
+    own, other = (loss_with(parameters, case.held.buffers, case.support) for parameters in ({}, others))
+    if not torch.allclose(own, other, rtol=1e-5, equal_nan=True):
+        raise ValueError(
+            f"loss is {own.item():g} with the model's own parameters and {other.item():g} with others of the same "
+            "values: either it draws random numbers, or it tells parameters by identity (id(p), p in a dict), and an "
+            "inner loop's are other tensors. Choose them by name: model.named_parameters()"
+        )
+    for dtype in (torch.float64, torch.float32):
+        with case.in_dtype(dtype) as (_, support, _, _, buffers):
+            try:
+                loss_with({}, buffers, support)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"loss cannot run in {dtype}, and verify runs the learner in float64 and float32: {error}. Tensors "
+                    "of the loss's own can follow: tensor.to(output.dtype)"
+                ) from error

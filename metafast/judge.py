@@ -1,0 +1,175 @@
+"""The plainest program that computes a meta-gradient: the judge of every engine, whose arithmetic it shares with none.
+
+One task at a time, nothing batched, fused or cached. At every inner step the model really holds theta_k, as
+nn.Parameters that nothing can tell from those an optimiser would have left there; the model and the loss then run as a
+user runs them. So no graph leads from one step to the next, and the chain rule between them is written out: with
+theta_{k+1} = u_k(theta_k, z) for every other input z (learning rates, data, parameters that are not adapted)::
+
+    lambda_K = dL(theta_K; Q)/d theta_K,    lambda_k = (d u_k/d theta_k)^T lambda_{k+1}
+    d loss/d theta_0 = lambda_0,            d loss/d z = dL/dz + sum_k (d u_k/dz)^T lambda_{k+1}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from metafast import arguments, losses
+from metafast.batch import Batch
+from metafast.learner import MAML
+from metafast.program import Loss
+
+Tensors = dict[str, Tensor]
+
+
+class Held:
+    """A learner's own model, and its loss if that is a module, whose tensors can be assigned to and are put back.
+
+    No copies: a loss that is a function finds the model by its name, and that is this one.
+    """
+
+    def __init__(self, learner: MAML) -> None:
+        roots = {"": learner.model} | ({"loss ": learner.loss} if isinstance(learner.loss, nn.Module) else {})
+        modules = {id(module): module for root in roots.values() for module in root.modules()}
+        self._modules = list(modules.values())
+        # A loss that holds the model names the same tensors once more: the last name given here stays, the model's.
+        named = list(reversed(roots.items()))
+        names = {id(t): p + n for p, root in named for n, t in (*root.named_parameters(), *root.named_buffers())}
+        self.parameters = {names[id(p)]: p for root in roots.values() for p in root.parameters()}
+        self.buffers = {names[id(b)]: b for root in roots.values() for b in root.buffers()}
+        self._places = [
+            (module, attribute, names[id(tensor)])
+            for module in self._modules
+            for attribute, tensor in (*module._parameters.items(), *module._buffers.items())
+            if tensor is not None
+        ]
+
+    def put(self, tensors: Mapping[str, Tensor]) -> None:
+        """Assign as a user does: ``module.weight = nn.Parameter(...)``, wherever the tensor is registered."""
+        for module, attribute, name in self._places:
+            if name in tensors:
+                setattr(module, attribute, tensors[name])
+
+    def put_copies_of_buffers(self, buffers: Mapping[str, Tensor]) -> None:
+        """So that a norm in training mode cannot change them."""
+        self.put({name: buffer.clone() for name, buffer in buffers.items()})
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Leave every attribute, parameter and buffer of the modules as it was."""
+        kept = [[(d, dict(d)) for d in (vars(module), module._parameters, module._buffers)] for module in self._modules]
+        try:
+            yield
+        finally:
+            for dictionaries in kept:
+                for dictionary, items in dictionaries:
+                    dictionary.clear()
+                    dictionary.update(items)
+
+
+def parameter(value: Tensor, own: nn.Parameter) -> nn.Parameter:
+    """``value`` as a parameter of the model, with what the user may have written on his own."""
+    made = nn.Parameter(value.detach().clone(), requires_grad=own.requires_grad)
+    vars(made).update(vars(own))
+    return made
+
+
+class Loop:
+    """theta_{k+1} = theta_k - a_k dL(theta_k; S_t)/d theta,   loss = mean_t L(theta_K; Q_t)."""
+
+    def __init__(self, learner: MAML, held: Held, buffers: Tensors, steps: int, stepwise: bool) -> None:
+        self.learner, self.held, self.buffers = learner, held, buffers
+        self.steps, self.stepwise = steps, stepwise
+        self.named, self.function = losses.resolve(learner.loss, learner.reduction)
+        chosen = arguments.predicate(learner.adapt_params)
+        own = dict(learner.model.named_parameters())
+        self.initial = {name: p for name, p in own.items() if p.requires_grad and chosen(name)}
+
+    def loss_and_gradients(self, support: Batch, query: Batch, leaves: Tensors) -> tuple[Tensor, Tensors]:
+        """The meta-loss and its gradient for each of ``leaves``: parameters by name, learning rates and data."""
+        tasks = support.x.shape[0]
+        losses_ = []
+        total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+
+        def backward(of: list[Tensor], theta: Tensors, cotangents: list[Tensor] | None) -> list[Tensor]:
+            """Add to the gradients of the leaves; those of theta are returned."""
+            made = torch.autograd.grad(
+                of, [*theta.values(), *leaves.values()], cotangents, allow_unused=True, materialize_grads=True
+            )
+            for name, gradient in zip(leaves, made[len(theta) :], strict=True):
+                total[name] += gradient / tasks
+            return list(made[: len(theta)])
+
+        for t in range(tasks):
+            thetas = [self._as_parameters(self.initial)]
+            for k in range(self.steps):
+                thetas.append(self._as_parameters(self._step(support, t, k, thetas[k])))
+            loss = self._loss(thetas[-1], query, t)
+            adjoint = backward([loss], thetas[-1], None)
+            for k in reversed(range(self.steps)):
+                adjoint = backward([*self._step(support, t, k, thetas[k]).values()], thetas[k], adjoint)
+            for name, gradient in zip(self.initial, adjoint, strict=True):
+                total[name] += gradient / tasks
+            losses_.append(loss.detach())
+        self.held.put(self.initial)
+        return torch.stack(losses_).mean(), total
+
+    def _as_parameters(self, theta: Mapping[str, Tensor]) -> Tensors:
+        return {name: parameter(value, self.initial[name]) for name, value in theta.items()}
+
+    def _step(self, support: Batch, t: int, k: int, theta: Tensors) -> Tensors:
+        """theta_{k+1}, as a function of theta_k and the leaves."""
+        loss = self._loss(theta, support, t, k if self.stepwise else None)
+        gradients = torch.autograd.grad(
+            loss, list(theta.values()), create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        after = {}
+        for (name, value), gradient in zip(theta.items(), gradients, strict=True):
+            constant = gradient.detach() if self.learner.first_order else gradient
+            after[name] = value - self._rate(name, k) * constant
+        return after
+
+    def _rate(self, name: str, k: int) -> Tensor:
+        """a_k, where the learner's rates are tensors."""
+        lr: Any = self.learner.lr
+        rate: Tensor = lr[name] if isinstance(lr, Mapping) else lr
+        varies = self.learner.per_step or (rate.ndim == 1 and not isinstance(lr, Mapping))
+        return rate[min(k, len(rate) - 1)] if varies else rate
+
+    def _loss(self, theta: Tensors, batch: Batch, t: int, k: int | None = None) -> Tensor:
+        """L at theta, which the model holds while the model and the loss run."""
+        x, y, w = (b if b is None else b[t] if k is None else b[t, k] for b in batch)
+        self.held.put(theta)
+        self.held.put_copies_of_buffers(self.buffers)
+        output = self.learner.model(x)
+        assert y is not None
+        if self.named is None:
+            mean: Tensor = self.function(output, y)
+            return mean
+        each = _per_example(self.named, output, y)
+        w = torch.ones_like(each) if w is None else w
+        divisors: dict[str, Any] = {"weighted_mean": w.sum(), "mean": len(each), "sum": 1}
+        reduced: Tensor = (w * each).sum() / divisors[self.named.reduction]
+        return reduced
+
+
+def _per_example(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+    """The losses [N] of outputs [N, *output] by torch's own functions, but for the one they cannot derive twice."""
+    settings: dict[str, Any] = dict(loss.attributes)
+    if loss.kind == "multi_margin":
+        excess = (settings["margin"] - output.gather(1, target[:, None]) + output).clamp(min=0) ** settings["p"]
+        each: Tensor = (excess * (F.one_hot(target, output.shape[1]) == 0)).sum(1) / output.shape[1]
+        return each
+    functions: dict[str, Any] = {
+        "cross_entropy": F.cross_entropy,
+        "mse": F.mse_loss,
+        "bce_with_logits": F.binary_cross_entropy_with_logits,
+        "huber": F.huber_loss,
+    }
+    each = functions[loss.kind](output, target, reduction="none", **settings)
+    return each if each.ndim == 1 else each.flatten(1).mean(1)
