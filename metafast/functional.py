@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from metafast import arguments
 from metafast.batch import Batch
 from metafast.plan import Plan, Planner, planner
+from metafast.program import Parameter
 
 
 def grad(
@@ -61,11 +62,16 @@ def hvp(
     The Hessian is never formed; the result is not differentiable.
 
     Args:
-        v: name -> [T, *shape], or [*shape] shared by all tasks; a parameter of ``params`` it does not name has v = 0.
+        v: name -> [T, *shape], or [*shape] shared by all tasks, for every name of the result; a block of zeros is given
+            as ``torch.zeros_like(params[name])``.
         model, params, batch, loss, backend, strict, reduction: as for :func:`grad`.
 
     Returns:
         name -> [T, *shape] for every name in ``params`` whose parameter of the model requires grad.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, named with its shape and what was expected; ``v`` lacks a
+            parameter.
     """
     plans = planner(model, loss, backend, strict, reduction)
     product = plans.product  # once: another thread may put another in its place
@@ -73,7 +79,9 @@ def hvp(
         return again
     plan, given, data = _prepare(plans, params, batch)
     tasks = data.x.shape[0]
-    vectors = plan.parameters("v", v, tasks, {name: p for name, p in plan.learnt.items() if name in given})
+    within = {name: p for name, p in plan.learnt.items() if name in given}
+    vectors = plan.parameters("v", v, tasks, within)
+    _refuse_gaps(vectors, within)
     made, call = plan.engine.hvp(plan.program, plan.replaced(given), data, _tangents(plan, vectors, tasks))
     if plan.native:
         from metafast.repeat import product_again  # which needs the native engine
@@ -82,8 +90,18 @@ def hvp(
     return _chosen(plan, given, made)
 
 
+def _refuse_gaps(vectors: Mapping[str, Tensor], within: Mapping[str, Parameter]) -> None:
+    """A vector over all of ``within`` or none: what is left out by mistake would be taken for zero."""
+    missing = [f"{name!r} {list(p.shape)}" for name, p in within.items() if name not in vectors]
+    if missing:
+        raise ValueError(
+            f"v has no entry for {', '.join(missing)}; expected one for every parameter in params that requires grad. "
+            "Where v is zero, pass torch.zeros_like(params[name])"
+        )
+
+
 def _tangents(plan: Plan, vectors: Mapping[str, Tensor], tasks: int) -> list[Tensor]:
-    """[T, *shape] for every learnt parameter, zero where there is none."""
+    """[T, *shape] for every learnt parameter, zero for those that are not in ``params``."""
     tangents = []
     for name, p in plan.learnt.items():
         vector = vectors.get(name)

@@ -225,6 +225,7 @@ MISTAKES = [
     Mistake("grad with other targets", grad(loss="mse"), TypeError, r"y has dtype torch.int64.*'mse'"),
     Mistake("hvp with an unknown name", hvp({"w": torch.zeros(7)}), ValueError, r"v\['w'\]: the model has no such parameter"),
     Mistake("hvp with another shape", hvp({"0.bias": torch.zeros(T, 8)}), ValueError, r"v\['0.bias'\] has shape \[3, 8\].*\[3, 7\]"),
+    Mistake("hvp without a name", hvp({"0.bias": torch.zeros(T, 7)}), ValueError, r"v has no entry for '0.weight' \[7, 6\], '2.weight'"),
     Mistake("hvp without a dict", hvp(torch.zeros(7)), TypeError, r"v must be a dict"),
 ]  # fmt: skip
 
@@ -248,15 +249,18 @@ def test_the_same_data_without_a_mistake_is_accepted() -> None:
         ({"0.bias": torch.zeros(T, 7, dtype=torch.float64)}, r"v\['0.bias'\] has dtype torch.float64"),
         ({"0.bias": [0.0] * 7}, r"v\['0.bias'\] must be a torch.Tensor"),
         ({"1.bias": torch.zeros(T, 7)}, r"v\['1.bias'\]: the model has no such parameter"),
-        ({"0.weight": torch.zeros(T, 7)}, r"v\['0.weight'\] has shape"),
+        ({"2.bias": torch.zeros(T, 7)}, r"v\['2.bias'\] has shape"),
+        ({"2.bias": torch.zeros(T, 5)}, r"v has no entry for '0.bias' \[7\]"),
+        ({}, r"v has no entry for '0.bias' \[7\], '2.bias' \[5\]"),
     ],
 )
 def test_what_was_accepted_once_hides_no_mistake(v: Any, message: str) -> None:
     """Shapes and dtypes that passed are remembered; a call that differs in one of them is checked again."""
     model = net()
-    given = dict(model.named_parameters())
+    given = {name: p for name, p in model.named_parameters() if name.endswith("bias")}
+    zeros = {"0.bias": torch.zeros(T, 7), "2.bias": torch.zeros(T, 5)}
     for _ in range(2):
-        mf.hvp(model, given, SUPPORT, {"0.bias": torch.zeros(T, 7)}, loss="cross_entropy")
+        mf.hvp(model, given, SUPPORT, zeros, loss="cross_entropy")
     with pytest.raises((TypeError, ValueError), match=message):
         mf.hvp(model, given, SUPPORT, v, loss="cross_entropy")
 
