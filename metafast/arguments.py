@@ -73,8 +73,36 @@ def adapted(adapt_params: AdaptParams, trainable: Mapping[str, bool]) -> None:
 def tensor(name: str, value: Any) -> Tensor:
     if isinstance(value, Tensor):
         return value
-    hint = "; use torch.as_tensor" if hasattr(value, "__array__") or isinstance(value, (list, tuple)) else ""
-    raise TypeError(f"{name} must be a torch.Tensor; it is a {type(value).__module__}.{type(value).__name__}{hint}")
+    kind = type(value)
+    it_is = kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    raise TypeError(f"{name} must be a torch.Tensor; it is a {it_is}{_remedy(value)}")
+
+
+def _remedy(value: Any) -> str:
+    """How to make a tensor of it."""
+    if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):
+        return ""
+    if _shape(value) is None:
+        sizes = [str(list(shape)) for item in value if (shape := _shape(item)) is not None]
+        found = f" ({', '.join(dict.fromkeys(sizes))})" if sizes else ""
+        return (
+            f" whose items differ in shape{found}. All tasks, and all examples, must have one shape: pad the smaller "
+            "ones, and give the examples that were added weight 0 in (x, y, weights)"
+        )
+    if isinstance(value, (list, tuple)) and any(isinstance(item, Tensor) for item in value):
+        return "; use torch.stack"
+    return "; use torch.as_tensor"
+
+
+def _shape(value: Any) -> Shape | None:
+    """Of nested lists, arrays and numbers; None where rows differ in length."""
+    if isinstance(value, (list, tuple)):
+        shapes = {_shape(item) for item in value}
+        inner = shapes.pop() if len(shapes) == 1 else () if not value else None
+        return None if inner is None else (len(value), *inner)
+    if str(getattr(value, "dtype", "")) == "object":  # numpy's way to hold rows of different lengths
+        return None
+    return tuple(getattr(value, "shape", ()))
 
 
 def batch(name: str, value: Any) -> Batch:
@@ -91,12 +119,15 @@ def batch(name: str, value: Any) -> Batch:
     return Batch(x, y, w)
 
 
+_AXES = {False: "tasks, examples", True: "tasks, steps, examples"}
+
+
 def axes(name: str, x: Tensor, stepwise: bool = False) -> None:
     """x has its leading axes, and none of them is empty."""
     lead = "T, K, N" if stepwise else "T, N"
     count = 3 if stepwise else 2
     if x.ndim < count:
-        raise ValueError(f"{name} has shape {list(x.shape)}; expected [{lead}, ...]")
+        raise ValueError(f"{name} has shape {list(x.shape)}; expected [{lead}, ...]: {_AXES[stepwise]}, ...")
     if 0 in (x.shape[0], x.shape[count - 1]):
         empty = "no tasks (T=0)" if x.shape[0] == 0 else "no examples (N=0)"
         raise ValueError(f"{name} has shape {list(x.shape)}: {empty}; expected [{lead}, ...] with T >= 1 and N >= 1")

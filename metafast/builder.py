@@ -19,9 +19,14 @@ from torch import Tensor, nn
 from metafast.program import ABSENT, Parameter, Role, Shape, Step
 
 
+def called(where: str) -> str:
+    """What messages call a layer, by its qualified name ("" is the model), so that a layer named 1 is no number."""
+    return where if where in ("loss", "metafast") else f"layer {where!r}" if where else "the model"
+
+
 class Unsupported(Exception):
     """A model has no native form: ``where`` is the qualified name of the layer ("" is the model), ``reason`` begins
-    with its type."""
+    with its type. Two reasons lie outside of the model: ``where`` is then "loss", or "metafast" itself."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(where, reason)
@@ -29,7 +34,7 @@ class Unsupported(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.where or 'the model'}: {self.reason}"
+        return f"{called(self.where)}: {self.reason}"
 
 
 class _Batch:
@@ -73,9 +78,10 @@ class Builder:
         self.subject = ""  # its type, or what is called in it: reasons go on from here
         self._dtype = dtype
         self._indices: dict[int, int] = {}  # id of a tensor -> its place among the parameters
+        self._types = {name: type(module).__name__ for name, module in model.named_modules()}
         self._buffers = {id(buffer): name for name, buffer in model.named_buffers()}
         if dtype not in (torch.float32, torch.float64):
-            raise Unsupported("", f"{dtype} is not native, only float32 and float64")
+            raise Unsupported("", f"inputs of {dtype} have no native form, only float32 and float64")
         self._check_size(example_shape)
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -85,30 +91,37 @@ class Builder:
 
     def _add(self, name: str, tensor: Tensor, role: Role) -> int:
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided:
-            raise Unsupported(name, f"is a {type(tensor).__name__} of layout {tensor.layout}, not a plain tensor")
+            kind = f"a {type(tensor).__name__} of layout {tensor.layout}"
+            raise self._unfit(name, f"is {kind}; native are parameters and buffers that are plain, dense tensors")
         if tensor.numel() == 0:
-            raise Unsupported(name, f"is empty: its shape is {list(tensor.shape)}")
+            raise self._unfit(name, f"is empty: its shape is {list(tensor.shape)}")
         if tensor.dtype != self._dtype:
-            raise Unsupported(name, f"has type {tensor.dtype}, but the input has {self._dtype}")
+            raise self._unfit(name, f"has type {tensor.dtype}, but the input has {self._dtype}")
         if self.tensors and tensor.device != self.tensors[0].device:
-            raise Unsupported(name, f"is on {tensor.device}, but {self.parameters[0].name} on {self.tensors[0].device}")
+            first = self.parameters[0].name
+            raise self._unfit(name, f"is on {tensor.device}, but {first!r} on {self.tensors[0].device}")
         self._indices[id(tensor)] = len(self.tensors)
         self.parameters.append(Parameter(name, tuple(tensor.shape), role))
         self.tensors.append(tensor)
         return self._indices[id(tensor)]
+
+    def _unfit(self, name: str, reason: str) -> Unsupported:
+        """A parameter or buffer that is none, under the name of its layer."""
+        layer, _, attribute = name.rpartition(".")
+        return Unsupported(layer, f"{self._types.get(layer, 'model')}'s {attribute} {reason}")
 
     def refuse(self, reason: str) -> NoReturn:
         raise Unsupported(self.where, f"{self.subject} {reason}" if self.subject else reason)
 
     def _check_size(self, shape: Shape) -> None:
         if not 1 <= len(shape) <= 3 or 0 in shape:
-            self.refuse(f"works on {batched(shape)}; native are one to three axes, none empty, after N")
+            self.refuse(f"works on {batched(shape)}; native are one to three axes after the N examples, none empty")
 
     def read(self, place: Any) -> int:
         if not isinstance(place, Place):
-            self.refuse(f"works on {described(place)}, not on a tensor computed from the input")
+            self.refuse(f"works on {described(place)}; native is a tensor computed from the input")
         if place.value is None:
-            self.refuse("reads a tensor that was overwritten in place through another view of its memory")
+            self.refuse("reads a tensor that was overwritten in place through another view, which has no native form")
         return place.value
 
     def index(self, tensor: Any) -> int:
@@ -119,7 +132,9 @@ class Builder:
             return self._indices[id(tensor)]
         if id(tensor) in self._buffers:
             return self._add(self._buffers[id(tensor)], tensor, "constant")
-        return self.refuse(f"takes {described(tensor)} where a native step takes a parameter or buffer of the model")
+        return self.refuse(
+            f"takes {described(tensor)} for a weight; native are the model's own parameters and buffers, as they are"
+        )
 
     def rank(self, input: Any, allowed: tuple[int, ...], axes: str) -> None:
         self.read(input)
@@ -158,7 +173,7 @@ class Builder:
         indices = tuple(map(self.index, parameters))
         target = inputs[0]
         if overwrite and self.input in target.memory:
-            self.refuse("overwrites the model's input in place")
+            self.refuse("overwrites the model's input in place, which has no native form")
         value = len(self.values)
         self._check_size(shape)
         settings = tuple((name, float(number)) for name, number in attributes.items())
@@ -176,16 +191,22 @@ class Builder:
         try:
             inspect.signature(handler).bind(self, *arguments, **keywords)
         except TypeError as error:
-            self.refuse(f"is called in a form that has no native counterpart ({error})")
+            self.refuse(f"is called with arguments that have no native form ({error})")
         return handler(self, *arguments, **keywords)
 
 
 def described(thing: Any) -> str:
+    """In words for messages."""
     if isinstance(thing, Place):
-        return "a computed tensor"
+        return "a tensor computed from the input"
     if isinstance(thing, Tensor):
-        return f"a tensor of shape {list(thing.shape)}"
-    return f"{thing!r}"
+        kind = "parameter" if isinstance(thing, nn.Parameter) else "tensor"
+        return f"a {kind} of shape {list(thing.shape)}"
+    if isinstance(thing, (bool, int, float)):
+        return f"the number {thing}"
+    if thing is BATCH:
+        return "the number N of examples"
+    return next((f"a {kind.__name__}" for kind in (tuple, list, dict) if isinstance(thing, kind)), repr(thing))
 
 
 def batched(shape: Shape) -> str:

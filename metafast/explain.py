@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from metafast import losses
 from metafast.arguments import AdaptParams, predicate
-from metafast.builder import BATCH, Builder, Place, Unsupported, batched
+from metafast.builder import BATCH, Builder, Place, Unsupported, batched, called
 from metafast.lowering import check_output, evaluate, interpret
 from metafast.program import ABSENT, Shape, Step
 from metafast.tracing import trace
@@ -135,7 +135,7 @@ def explain(
     except Unsupported as unsupported:
         if all(row.native for row in walk.rows):
             walk.rows.append(Row(unsupported.where, "?", None, 0, 0, 0, unsupported.reason))
-    reasons = [f"{row.layer or 'the model'}: {row.reason}" for row in walk.rows if not row.native]
+    reasons = [f"{called(row.layer)}: {row.reason}" for row in walk.rows if not row.native]
     return Explanation(
         rows=tuple(walk.rows),
         model=type(model).__name__,

@@ -84,14 +84,14 @@ def linear(b: Builder, input: Place, weight: Tensor, bias: Tensor | None = None)
     b.rank(input, (1, 2), "[N, I] or [N, L, I]")
     shape = b.shape(F.linear, input, weight, bias)
     if len(shape) != len(input.shape):
-        b.refuse("is not native with a weight of one dimension")
+        b.refuse("has a weight of one dimension; native are two, [O, I]")
     return b.emit("linear", (input,), shape, (weight, bias))
 
 
 def _pair(b: Builder, size: Any) -> tuple[int, int]:
     sizes = tuple(size) if isinstance(size, (tuple, list)) else (size,)
     if len(sizes) not in (1, 2) or not all(isinstance(s, int) for s in sizes):
-        b.refuse(f"has the setting {size!r}, not one or two integers")
+        b.refuse(f"has the setting {size!r}; native are one or two whole numbers")
     return sizes[0], sizes[-1]
 
 
@@ -141,10 +141,10 @@ def batch_norm(
 ) -> Place:
     b.rank(input, (1, 3), "[N, C] or [N, C, H, W]")
     if not training and (running_mean is None or running_var is None):
-        b.refuse("evaluates a batch norm that has no running statistics")
+        b.refuse("is in eval mode without running statistics, which has no native form")
     statistics = (None, None) if training else (running_mean, running_var)
     if any(t is not None and t.shape != input.shape[:1] for t in (weight, bias, *statistics)):
-        b.refuse(f"its statistics do not fit the input {batched(input.shape)}")
+        b.refuse(f"has a weight, bias or statistics that do not fit the input {batched(input.shape)}")
     if any(t is not None and t.requires_grad for t in statistics):
         b.refuse("is not native with running statistics that require a gradient")
     return b.emit("batch_norm", (input,), input.shape, (weight, bias, *statistics), {"eps": eps, "training": training})
@@ -202,7 +202,8 @@ def mean(b: Builder, input: Place, dim: Any = None, keepdim: bool = False, *, dt
     b.read(input)
     axes = sorted(b.axis(input, a) for a in (dim if isinstance(dim, (tuple, list)) else (dim or 0,)))
     if len(input.shape) != 3 or axes != [2, 3] or dtype is not None:
-        b.refuse(f"is native over the axes H, W of [N, C, H, W], not over {dim} of {batched(input.shape)}")
+        over = "all axes" if dim is None else f"axis {dim}"
+        b.refuse(f"is native over the axes H, W of [N, C, H, W], not over {over} of {batched(input.shape)}")
     pooled = b.emit("adaptive_avg_pool2d", (input,), (input.shape[0], 1, 1))
     return pooled if keepdim else _flat(b, pooled)
 
@@ -225,7 +226,10 @@ def flatten(b: Builder, input: Place, start_dim: int = 0, end_dim: int = -1) -> 
     if start == end:
         return input
     if (start, end) != (1, len(input.shape)):
-        b.refuse(f"is native to [N, -1], not from axis {start_dim} to {end_dim} of {batched(input.shape)}")
+        b.refuse(
+            f"is native to [N, -1] (all axes but that of the examples), not from axis {start_dim} to {end_dim} of "
+            f"{batched(input.shape)}"
+        )
     return _flat(b, input)
 
 
@@ -267,7 +271,7 @@ def dim(b: Builder, input: Any) -> int:
 @lowers(getattr)
 def attribute(b: Builder, input: Any, name: str) -> Any:
     if name not in ("shape", "ndim") or not isinstance(input, (Place, Tensor)):
-        b.refuse(f"reads the attribute {name!r} of {described(input)}")
+        b.refuse(f"reads the attribute {name!r} of {described(input)}, which has no native form")
     return size(b, input) if name == "shape" else dim(b, input)
 
 
@@ -279,26 +283,25 @@ def length(b: Builder, input: Any) -> Any:
 @lowers(operator.getitem)
 def getitem(b: Builder, input: Any, item: Any) -> Any:
     if not isinstance(input, (tuple, list)):
-        b.refuse(f"indexes {described(input)}")
+        b.refuse(f"takes a part of {described(input)}, which has no native form")
     return input[item]
 
 
-def _arithmetic(function: Callable[[Any, Any], Any], *names: Any) -> Handler:
-    """Of sizes only."""
+def _arithmetic(function: Callable[[Any, Any], Any], words: str, *names: Any) -> Handler:
+    """Of sizes only; ``words`` say what it does with its operands."""
 
     def handler(b: Builder, a: Any, c: Any) -> Any:
-        for operand in (a, c):
-            if not isinstance(operand, int):
-                b.refuse(f"computes with {described(operand)}")
+        if not (isinstance(a, int) and isinstance(c, int)):
+            b.refuse(f"{words.format(described(a), described(c))}, which has no native form")
         return function(a, c)
 
     return lowers(*names)(handler)
 
 
-_arithmetic(operator.mul, operator.mul, operator.imul)
-_arithmetic(operator.floordiv, operator.floordiv, operator.ifloordiv)
-_arithmetic(operator.sub, operator.sub, operator.isub)
-add_sizes = _arithmetic(operator.add)
+_arithmetic(operator.mul, "multiplies {0} by {1}", operator.mul, operator.imul)
+_arithmetic(operator.floordiv, "divides {0} by {1}", operator.floordiv, operator.ifloordiv)
+_arithmetic(operator.sub, "subtracts {1} from {0}", operator.sub, operator.isub)
+add_sizes = _arithmetic(operator.add, "adds {1} to {0}")
 
 
 # ---- sums, copies and layers that vanish -----------------------------------------------------------------------------
@@ -306,8 +309,8 @@ add_sizes = _arithmetic(operator.add)
 
 @lowers(torch.add, "add")
 def add(b: Builder, input: Place, other: Place, *, alpha: float = 1, overwrite: bool = False) -> Place:
-    b.read(input)
-    b.read(other)
+    if not (isinstance(input, Place) and isinstance(other, Place)):
+        b.refuse(f"adds {described(other)} to {described(input)}, which has no native form")
     if alpha != 1:
         b.refuse(f"is not native with alpha={alpha}")
     if input.shape != other.shape:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from metafast import arguments, losses, lowering, reference
 from metafast.batch import Batch, Rates
+from metafast.builder import called
 from metafast.facts import facts
 from metafast.program import Parameter, Program, Shape, Step
 from metafast.snapshot import Snapshot
@@ -149,10 +150,9 @@ class Plan:
             return
         for step in self.program.steps:
             if _uses_batch_statistics(step) and math.prod(self.program.values[step.output][1:]) == 1:
-                where = step.where or "batch norm"
                 raise ValueError(
-                    f"{name} has shape {list(x.shape)}: N=1, but {where} in training mode needs more than 1 value per "
-                    "channel; expected N >= 2"
+                    f"{name} has shape {list(x.shape)}: N=1, but {called(step.where)} (batch norm) in training mode "
+                    "needs more than 1 value per channel; expected N >= 2"
                 )
 
 
@@ -205,11 +205,13 @@ class Planner:
             try:
                 engine, program = self._native(x, dtype, device)
             except lowering.Unsupported as unsupported:
-                why = f"{unsupported.where or type(self.model).__name__}: {unsupported.reason}"
+                why = str(unsupported)
                 self._describe(name, x)  # what torch cannot run either is another error
                 if self.strict or self.backend == "native":
                     asked = "strict=True" if self.strict else "backend='native'"
-                    raise RuntimeError(f"{asked}, but the native engine cannot run this model: {why}") from unsupported
+                    raise RuntimeError(
+                        f"{asked}, but the native engine cannot be used, because of {why}"
+                    ) from unsupported
         if engine is reference:
             program = self._describe(name, x)
             if self.backend != "torch":
@@ -245,7 +247,7 @@ class Planner:
         if self.loss is None:
             raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
         if device.type not in ("cpu", "cuda"):
-            raise lowering.Unsupported("model", f"is on {device}; the native engine runs on CPUs and CUDA devices")
+            raise lowering.Unsupported("", f"it is on {device}; the native engine runs on CPUs and CUDA devices")
         program = lowering.lower(self.model, tuple(x.shape[1:]), adapted=self.adapts, loss=self.loss, dtype=dtype)
         try:
             from metafast import device as devices
@@ -253,7 +255,7 @@ class Planner:
         except ImportError as error:
             raise lowering.Unsupported("metafast", f"was installed without its native engine ({error})") from error
         if devices.takes(x) and (why := devices.obstacle(program)):
-            raise lowering.Unsupported("model", f"is on {device}, but {why}")
+            raise lowering.Unsupported("", f"it is on {device}, but {why}")
         return ops, program
 
     def _check_statistics(self) -> None:
@@ -262,9 +264,9 @@ class Planner:
                 count = module.num_batches_tracked
                 if module.running_mean is not None and count is not None and not count.item():
                     self._warn(
-                        f"{name or type(module).__name__} is in eval mode and its running statistics were never "
-                        "updated: it normalises by mean 0 and variance 1. Call train() for statistics of each task's "
-                        "own batch"
+                        f"{called(name)} ({type(module).__name__}) is in eval mode and its running statistics were "
+                        "never updated: it normalises by mean 0 and variance 1. Call train() for statistics of each "
+                        "task's own batch"
                     )
                     return
 

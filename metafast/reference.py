@@ -50,10 +50,19 @@ class Model:
     loss: Loss | Callable[[Tensor, Tensor], Tensor] | None
     parameters: tuple[Parameter, ...]  # all named_parameters(), then all named_buffers() as constants
     out: Shape  # shape of one example's output
-    batched: bool  # whether the tasks may run all at once
+    batched: bool  # whether the module may run all tasks at once
     own: tuple[Tensor, ...]  # the module's tensors, in the order of ``parameters``
     places: tuple[Slot, ...]  # where the module registers them
-    reading: bool  # whether the loss may read more than its arguments
+
+    @cached_property
+    def reading(self) -> bool:
+        """Whether the loss may read more than its arguments."""
+        return not (isinstance(self.loss, Loss) or custom_loss.sees_only_arguments(self.loss))
+
+    @property
+    def at_once(self) -> bool:
+        """Whether all tasks run at once."""
+        return self.batched and not self.reading
 
     @cached_property
     def adapted(self) -> tuple[int, ...]:
@@ -119,16 +128,14 @@ def describe(
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != x.shape[0]:
         got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(f"{given}; {expected}, returning one tensor [N, *output]: it returned {got}")
-    reading = not (loss is None or isinstance(loss, Loss) or custom_loss.sees_only_arguments(loss))
     model = Model(
         module,
         loss,
         parameters,
         out=tuple(output.shape[1:]),
-        batched=operations.names <= BATCHABLE and not reading,
+        batched=operations.names <= BATCHABLE,
         own=tuple(tensors.values()),
         places=places,
-        reading=reading,
     )
     return replace(model, batched=model.batched and _vmaps(model, list(tensors.values()), x, output))
 
@@ -167,7 +174,7 @@ def _own(model: Model, parameters: Sequence[Tensor]) -> list[bool]:
 
 def _outputs(model: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     """The model's outputs [T, N, *output] for x [T, N, *example]."""
-    if model.batched:
+    if model.at_once:
         axes = [0 if own else None for own in _own(model, parameters)]
         return torch.vmap(lambda values, x: _run(model, values, x), in_dims=(axes, 0))(list(parameters), x)
     each = _by_task(model, parameters, x.shape[0])

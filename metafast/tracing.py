@@ -48,8 +48,7 @@ def trace(model: nn.Module) -> fx.Graph:
         except Unsupported:
             raise
         except Exception as error:  # whatever the user's code raises when it meets a proxy
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise tracer.unsupported(f"cannot be traced: {reason}") from error
+            raise tracer.unsupported(f"cannot be traced: {_in_words(error)}") from error
         finally:
             rolled = not _same_states(dice, _random_states())
             _set_random_states(dice)
@@ -63,15 +62,25 @@ def trace(model: nn.Module) -> fx.Graph:
         return graph
 
 
+def _in_words(error: Exception) -> str:
+    reason = (str(error).splitlines() or [""])[0]
+    if isinstance(error, fx.proxy.TraceError):
+        return (
+            f"its code may take another way for other values of a tensor (if, while, for, assert); torch.fx: {reason}"
+        )
+    return f"{type(error).__name__} {reason}" if isinstance(error, KeyError) else reason or type(error).__name__
+
+
 def _refuse_hooks(model: nn.Module) -> None:
     if any(GLOBAL_HOOKS):
-        raise Unsupported("", "hooks are registered for all modules, and would not run")
+        raise Unsupported("", "hooks are registered for all modules, and the native engine would not run them")
     for name, module in model.named_modules():
         for hooks in HOOKS:
             if getattr(module, hooks):
-                raise Unsupported(name, f"{type(module).__name__} has {hooks.strip('_').replace('_', ' ')}")
+                kind = hooks.strip("_").replace("_", " ")
+                raise Unsupported(name, f"{type(module).__name__} has {kind}, which the native engine would not run")
         if parametrize.is_parametrized(module):
-            raise Unsupported(name, f"{type(module).__name__} has a parametrization")
+            raise Unsupported(name, f"{type(module).__name__} has a parametrization, which has no native form")
 
 
 class _Root(nn.Module):
@@ -153,7 +162,9 @@ class _Tracer(fx.Tracer):
 
     def path_of_module(self, mod: nn.Module) -> str:
         if mod not in self.names:
-            raise self.unsupported(f"calls a {type(mod).__name__} that is not registered as a submodule")
+            raise self.unsupported(
+                f"calls a {type(mod).__name__} that is not registered as a submodule; give it an attribute in __init__"
+            )
         return self.names[mod]
 
     def call_module(
@@ -176,7 +187,10 @@ class _Tracer(fx.Tracer):
             return a.node
         if isinstance(a, Tensor):
             if id(a) not in self.tensors:
-                raise self.unsupported("uses a tensor that is not computed from the input, nor a parameter or buffer")
+                raise self.unsupported(
+                    "uses a tensor that is not computed from the input, nor a parameter or buffer; register_buffer() "
+                    "makes it one"
+                )
             return self.create_node("get_attr", self.tensors[id(a)], (), {})
         return super().create_arg(a)
 
@@ -225,7 +239,7 @@ def _builtins_for_proxies(model: nn.Module) -> Iterator[None]:
     patched: list[tuple[dict[str, Any], str]] = []
     for module in model.modules():
         scope = getattr(type(module).forward, "__globals__", {"__name__": "torch"})
-        if scope["__name__"].partition(".")[0] != "torch":
+        if str(scope.get("__name__")).partition(".")[0] != "torch":
             for name in _BUILTINS.keys() - scope.keys():
                 scope[name] = _BUILTINS[name]
                 patched.append((scope, name))

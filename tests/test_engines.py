@@ -25,7 +25,7 @@ def test_what_cannot_be_lowered_runs_on_torch_and_says_so_once(warned: list[warn
         out = maml(support, query)
         maml.predict(maml.adapt((support[0][:1], support[1][:1])), query[0][:1])
     assert len(warned) == 1
-    assert "1: LayerNorm" in str(warned[0].message) and warned[0].filename == __file__
+    assert "layer '1': LayerNorm" in str(warned[0].message) and warned[0].filename == __file__
     truth = oracle.unroll(model, "cross_entropy", support, query, lr=0.4, steps=5)
     same(gradients(out.loss, model), gradients(truth.loss, model))
     mf.MAML(model, backend="torch")(support, query)
@@ -35,7 +35,7 @@ def test_what_cannot_be_lowered_runs_on_torch_and_says_so_once(warned: list[warn
 @pytest.mark.parametrize("options", [{"strict": True}, {"backend": "native"}])
 def test_strict_raises_naming_layer_and_reason(options: dict[str, Any]) -> None:
     maml = mf.MAML(nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, WAYS)).double(), **options)
-    with pytest.raises(RuntimeError, match="1: LayerNorm has no native form"):
+    with pytest.raises(RuntimeError, match="layer '1': LayerNorm has no native form"):
         maml(*tasks())
     with pytest.raises(RuntimeError, match="only torch can differentiate"):
         mf.MAML(mlp(), loss=lambda o, y: o.square().mean(), **options)(*tasks())
@@ -66,7 +66,7 @@ def test_statistics_never_updated_warn_once(backend: str, warned: list[warnings.
         maml.train()(support, query)
         maml.eval()
     assert len(warned) == 1
-    assert "1 is in eval mode" in str(warned[0].message)
+    assert "layer '1' (BatchNorm1d) is in eval mode" in str(warned[0].message)
 
 
 @pytest.mark.parametrize("lr", ["float", "dict of both"])

@@ -54,7 +54,7 @@ def test_every_layer_without_a_native_form_is_named() -> None:
     assert not told.native
     assert [row.native for row in told.rows] == [True, False, False, True, False]
     assert [row.shape for row in told.rows] == [(6,), (6,), (6,), (2,), (2,)]
-    for expected in ("1: GroupNorm has", "2: Hardtanh has", "4: Dropout is random", "L1Loss has no native form"):
+    for expected in ("'1': GroupNorm has", "'2': Hardtanh has", "'4': Dropout is random", "L1Loss has no native form"):
         assert expected in told.reason and expected.split(": ")[-1] in str(told)
 
 
@@ -72,7 +72,7 @@ def test_a_model_that_cannot_be_traced() -> None:
             return x if x.sum() > 0 else -x
 
     told = explain(nn.Sequential(nn.Linear(4, 4), Decides()), (2, 3, 4))
-    assert not told.native and "1: Decides cannot be traced" in told.reason
+    assert not told.native and "layer '1': Decides cannot be traced" in told.reason
 
 
 def test_a_loss_that_does_not_fit_the_output() -> None:

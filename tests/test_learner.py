@@ -115,7 +115,7 @@ def test_dtype_follows_to(backend: str) -> None:
     torch.testing.assert_close(single.double(), exact, rtol=1e-5, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore:metafast. 1 is in eval mode")
+@pytest.mark.filterwarnings("ignore:metafast. layer '1' .BatchNorm1d. is in eval mode")
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_the_user_changes_in_the_model_counts(change: str, backend: str) -> None:
     support, query = tasks()

@@ -517,13 +517,13 @@ OPEN = {
 @pytest.mark.parametrize("loss", CLOSED.values(), ids=CLOSED)
 def test_losses_that_cannot_read_the_model_run_for_all_tasks_at_once(loss: Any) -> None:
     assert custom_loss.sees_only_arguments(loss)
-    assert reference.describe(net().float(), loss, lambda name: True, torch.randn(N, 3)).batched
+    assert reference.describe(net().float(), loss, lambda name: True, torch.randn(N, 3)).at_once
 
 
 @pytest.mark.parametrize("loss", OPEN.values(), ids=OPEN)
 def test_all_others_run_task_by_task(loss: Any) -> None:
     assert not custom_loss.sees_only_arguments(loss)
-    assert not reference.describe(net().float(), loss, lambda name: True, torch.randn(N, 3)).batched
+    assert not reference.describe(net().float(), loss, lambda name: True, torch.randn(N, 3)).at_once
 
 
 @pytest.mark.parametrize(

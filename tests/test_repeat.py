@@ -20,7 +20,7 @@ from metafast import ops
 from metafast.facts import Contents, facts
 
 T = 3
-pytestmark = pytest.mark.filterwarnings("ignore:metafast. 1 is in eval mode")
+pytestmark = pytest.mark.filterwarnings("ignore:metafast. layer '1' .BatchNorm1d. is in eval mode")
 
 
 def batch(examples: int, tasks: int = T, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
