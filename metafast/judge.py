@@ -2,11 +2,14 @@
 
 One task at a time, nothing batched, fused or cached. At every inner step the model really holds theta_k, as
 nn.Parameters that nothing can tell from those an optimiser would have left there; the model and the loss then run as a
-user runs them. So no graph leads from one step to the next, and the chain rule between them is written out: with
-theta_{k+1} = u_k(theta_k, z) for every other input z (learning rates, data, parameters that are not adapted)::
+user runs them, on torch's own layers but for those without a right second derivative. So no graph leads from one step
+to the next, and the chain rule between them is written out: with theta_{k+1} = theta_k - m_k(theta_k, z) for every
+other input z (learning rates, data, parameters that are not adapted)::
 
-    lambda_K = dL(theta_K; Q)/d theta_K,    lambda_k = (d u_k/d theta_k)^T lambda_{k+1}
-    d loss/d theta_0 = lambda_0,            d loss/d z = dL/dz + sum_k (d u_k/dz)^T lambda_{k+1}
+    lambda_K = dL(theta_K; Q)/d theta_K,    lambda_k = lambda_{k+1} - (d m_k/d theta_k)^T lambda_{k+1}
+    d loss/d theta_0 = lambda_0,            d loss/d z = dL/dz - sum_k (d m_k/dz)^T lambda_{k+1}
+
+Every run has parameters of its own, so that whatever forward writes into them ends with it.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ from torch import Tensor, nn
 
 from metafast import arguments, losses
 from metafast.batch import Batch
+from metafast.higher_order import twice_differentiable
 from metafast.learner import MAML
 from metafast.program import Loss
+from metafast.reference import call
 
 Tensors = dict[str, Tensor]
 
@@ -55,14 +60,18 @@ class Held:
             if name in tensors:
                 setattr(module, attribute, tensors[name])
 
-    def put_copies_of_buffers(self, buffers: Mapping[str, Tensor]) -> None:
-        """So that a norm in training mode cannot change them."""
-        self.put({name: buffer.clone() for name, buffer in buffers.items()})
+    def put_copies(self, tensors: Mapping[str, Tensor]) -> Tensors:
+        """Put copies, which forward may write into, of parameters and buffers; the parameters are returned."""
+        own = self.parameters
+        copies: Tensors = {name: parameter(t, own[name]) for name, t in tensors.items() if name in own}
+        self.put(copies | {name: t.clone() for name, t in tensors.items() if name in self.buffers})
+        return copies
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Leave every attribute, parameter and buffer of the modules as it was."""
+        """Leave every attribute, parameter and buffer of the modules as it was, and the values of the learner's own."""
         kept = [[(d, dict(d)) for d in (vars(module), module._parameters, module._buffers)] for module in self._modules]
+        own = [(t, t.data, t.detach().clone()) for t in (*self.parameters.values(), *self.buffers.values())]
         try:
             yield
         finally:
@@ -70,6 +79,9 @@ class Held:
                 for dictionary, items in dictionaries:
                     dictionary.clear()
                     dictionary.update(items)
+            for tensor, data, value in own:
+                if not torch.equal(tensor, value):
+                    tensor.data = data.copy_(value)
 
 
 def parameter(value: Tensor, own: nn.Parameter) -> nn.Parameter:
@@ -80,59 +92,62 @@ def parameter(value: Tensor, own: nn.Parameter) -> nn.Parameter:
 
 
 class Loop:
-    """theta_{k+1} = theta_k - a_k dL(theta_k; S_t)/d theta,   loss = mean_t L(theta_K; Q_t)."""
+    """theta_{k+1} = theta_k - a_k dL(theta_k; S_t)/d theta,   loss = mean_t L(theta_K; Q_t).
 
-    def __init__(self, learner: MAML, held: Held, buffers: Tensors, steps: int, stepwise: bool) -> None:
-        self.learner, self.held, self.buffers = learner, held, buffers
+    ``state`` are all parameters and buffers of ``held``, in the dtype of the data.
+    """
+
+    def __init__(self, learner: MAML, held: Held, state: Tensors, steps: int, stepwise: bool) -> None:
+        self.learner, self.held, self.state = learner, held, state
         self.steps, self.stepwise = steps, stepwise
         self.named, self.function = losses.resolve(learner.loss, learner.reduction)
         chosen = arguments.predicate(learner.adapt_params)
         own = dict(learner.model.named_parameters())
         self.initial = {name: p for name, p in own.items() if p.requires_grad and chosen(name)}
 
+    @twice_differentiable()
     def loss_and_gradients(self, support: Batch, query: Batch, leaves: Tensors) -> tuple[Tensor, Tensors]:
         """The meta-loss and its gradient for each of ``leaves``: parameters by name, learning rates and data."""
         tasks = support.x.shape[0]
         losses_ = []
         total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
 
-        def backward(of: list[Tensor], theta: Tensors, cotangents: list[Tensor] | None) -> list[Tensor]:
-            """Add to the gradients of the leaves; those of theta are returned."""
-            made = torch.autograd.grad(
-                of, [*theta.values(), *leaves.values()], cotangents, allow_unused=True, materialize_grads=True
-            )
-            for name, gradient in zip(leaves, made[len(theta) :], strict=True):
-                total[name] += gradient / tasks
-            return list(made[: len(theta)])
+        def backward(of: list[Tensor], held: Tensors, cotangents: list[Tensor] | None) -> Tensors:
+            """Add to the gradients of the leaves, some of which the model held; those of theta are returned."""
+            at = {name: held.get(name, leaf) for name, leaf in leaves.items()}
+            made = torch.autograd.grad(of, list(at.values()), cotangents, allow_unused=True, materialize_grads=True)
+            by_name = dict(zip(at, made, strict=True))
+            for name in at.keys() - self.initial.keys():
+                total[name] += by_name[name] / tasks
+            return {name: by_name[name] for name in self.initial}
 
         for t in range(tasks):
-            thetas = [self._as_parameters(self.initial)]
+            thetas: list[Tensors] = [{name: p.detach() for name, p in self.initial.items()}]
             for k in range(self.steps):
-                thetas.append(self._as_parameters(self._step(support, t, k, thetas[k])))
-            loss = self._loss(thetas[-1], query, t)
-            adjoint = backward([loss], thetas[-1], None)
+                _, moves = self._moves(support, t, k, thetas[k])
+                thetas.append({name: value - moves[name].detach() for name, value in thetas[k].items()})
+            held, loss = self._loss(thetas[-1], query, t)
+            adjoint = backward([loss], held, None)
             for k in reversed(range(self.steps)):
-                adjoint = backward([*self._step(support, t, k, thetas[k]).values()], thetas[k], adjoint)
-            for name, gradient in zip(self.initial, adjoint, strict=True):
+                held, moves = self._moves(support, t, k, thetas[k])
+                made = backward([moves[name] for name in adjoint], held, [-a for a in adjoint.values()])
+                adjoint = {name: a + made[name] for name, a in adjoint.items()}
+            for name, gradient in adjoint.items():
                 total[name] += gradient / tasks
             losses_.append(loss.detach())
-        self.held.put(self.initial)
         return torch.stack(losses_).mean(), total
 
-    def _as_parameters(self, theta: Mapping[str, Tensor]) -> Tensors:
-        return {name: parameter(value, self.initial[name]) for name, value in theta.items()}
-
-    def _step(self, support: Batch, t: int, k: int, theta: Tensors) -> Tensors:
-        """theta_{k+1}, as a function of theta_k and the leaves."""
-        loss = self._loss(theta, support, t, k if self.stepwise else None)
+    def _moves(self, support: Batch, t: int, k: int, theta: Tensors) -> tuple[Tensors, Tensors]:
+        """The parameters that the model held, and m_k = a_k dL/d theta_k as a function of them and the leaves."""
+        held, loss = self._loss(theta, support, t, k if self.stepwise else None)
         gradients = torch.autograd.grad(
-            loss, list(theta.values()), create_graph=True, allow_unused=True, materialize_grads=True
+            loss, [held[name] for name in theta], create_graph=True, allow_unused=True, materialize_grads=True
         )
-        after = {}
-        for (name, value), gradient in zip(theta.items(), gradients, strict=True):
+        moves = {}
+        for name, gradient in zip(theta, gradients, strict=True):
             constant = gradient.detach() if self.learner.first_order else gradient
-            after[name] = value - self._rate(name, k) * constant
-        return after
+            moves[name] = self._rate(name, k) * constant
+        return held, moves
 
     def _rate(self, name: str, k: int) -> Tensor:
         """a_k, where the learner's rates are tensors."""
@@ -141,21 +156,18 @@ class Loop:
         varies = self.learner.per_step or (rate.ndim == 1 and not isinstance(lr, Mapping))
         return rate[min(k, len(rate) - 1)] if varies else rate
 
-    def _loss(self, theta: Tensors, batch: Batch, t: int, k: int | None = None) -> Tensor:
-        """L at theta, which the model holds while the model and the loss run."""
+    def _loss(self, theta: Tensors, batch: Batch, t: int, k: int | None = None) -> tuple[Tensors, Tensor]:
+        """The parameters that the model holds while it and the loss run, equal to theta, and L at them."""
         x, y, w = (b if b is None else b[t] if k is None else b[t, k] for b in batch)
-        self.held.put(theta)
-        self.held.put_copies_of_buffers(self.buffers)
-        output = self.learner.model(x)
-        assert y is not None
+        assert x is not None and y is not None
+        held = self.held.put_copies({**self.state, **theta})
+        output = call(self.learner.model, x)
         if self.named is None:
-            mean: Tensor = self.function(output, y)
-            return mean
+            return held, self.function(output, y)
         each = _per_example(self.named, output, y)
         w = torch.ones_like(each) if w is None else w
         divisors: dict[str, Any] = {"weighted_mean": w.sum(), "mean": len(each), "sum": 1}
-        reduced: Tensor = (w * each).sum() / divisors[self.named.reduction]
-        return reduced
+        return held, (w * each).sum() / divisors[self.named.reduction]
 
 
 def _per_example(loss: Loss, output: Tensor, target: Tensor) -> Tensor:

@@ -9,15 +9,20 @@ is written once on parameters with a leading task axis; only the forward pass kn
 * all at once under :func:`torch.vmap`, when every operation the model runs is listed in ``BATCHABLE``. Only the forward
   pass is vmapped and autograd differentiates what it leaves behind, so no derivative is ever taken under vmap: there,
   second derivatives of normalisation layers are silently wrong.
+
+The model and the loss run inside :mod:`metafast.higher_order`, which writes out what torch itself differentiates by
+fused formulas, and computes in the parameters' dtype whatever autocast says. The model's own state stays as it is:
+what forward writes into, it writes into copies.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,9 +30,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metafast import custom_loss, losses
 from metafast.batch import Batch, Rates, Unrolled
+from metafast.builder import called
+from metafast.higher_order import WrittenOut, in_own_dtype
 from metafast.program import Loss, Parameter, Shape
 from metafast.swap import SWAPPING as SWAPPING
 from metafast.swap import Slot, slots, swapped
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: Operations whose batched forward pass, differentiated twice, is tested against one task at a time. Not here on
 #: purpose: normalisation, randomness, anything that reads a value back to Python, and convolution (per-task weights
@@ -53,6 +62,8 @@ class Model:
     batched: bool  # whether the module may run all tasks at once
     own: tuple[Tensor, ...]  # the module's tensors, in the order of ``parameters``
     places: tuple[Slot, ...]  # where the module registers them
+    written: frozenset[str]  # buffers, and the parameters that forward writes into
+    differentiates: bool  # forward calls torch.autograd.grad itself
 
     @cached_property
     def reading(self) -> bool:
@@ -71,10 +82,6 @@ class Model:
     @cached_property
     def learnt(self) -> tuple[int, ...]:
         return tuple(i for i, p in enumerate(self.parameters) if p.role != "constant")
-
-    @cached_property
-    def buffers(self) -> frozenset[str]:
-        return frozenset(name for name, _ in self.module.named_buffers())
 
 
 class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -110,34 +117,59 @@ def describe(
         n: ("adapted" if adapted(n) else "meta") if p.requires_grad else "constant"
         for n, p in module.named_parameters()
     }
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    parameters = tuple(Parameter(n, tuple(p.shape), roles.get(n, "constant")) for n, p in tensors.items())  # type: ignore[arg-type]
-    given = f"{name} has, for each task, {x.shape[0]} examples of shape {list(x.shape[1:])}, {x.dtype}"
-    expected = f"expected what {type(module).__name__} can run on"
-    values = [b.clone() if n not in roles else b for n, b in tensors.items()]  # a norm that trains writes into buffers
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    parameters = tuple(Parameter(n, tuple(p.shape), roles.get(n, "constant")) for n, p in own.items())  # type: ignore[arg-type]
     with SWAPPING:
-        places = tuple(slots([module], list(tensors.values())))
+        places = tuple(slots([module], list(own.values())))
     cuda = [x.device.index or 0] if x.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices=cuda), _Operations() as operations:
-        try:
-            with swapped(places, values):
-                output = module(x)
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            kind = ValueError if x.is_floating_point() else TypeError
-            raise kind(f"{given}; {expected}, but: {error}") from error
+    given = f"{name} has, for each task, {x.shape[0]} examples of shape {list(x.shape[1:])}, {x.dtype}"
+    with _recording(), in_own_dtype(x.device), torch.random.fork_rng(devices=cuda):
+        (x,) = _plain([x.detach()])
+        copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in own.values()]
+        with swapped(places, copies), _Operations() as operations, WrittenOut() as written_out:
+            try:
+                output = call(module, x)
+            except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+                kind = ValueError if x.is_floating_point() else TypeError
+                raise kind(f"{_where(module, error)} raised {type(error).__name__}: {error}; {given}") from error
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != x.shape[0]:
-        got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"{given}; {expected}, returning one tensor [N, *output]: it returned {got}")
+        got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ValueError(f"{type(module).__name__} returned {got}; expected one tensor [N, *output]; {given}")
+    into = {n for (n, p), copy in zip(own.items(), copies, strict=True) if _written(copy, p)}
     model = Model(
         module,
         loss,
         parameters,
         out=tuple(output.shape[1:]),
         batched=operations.names <= BATCHABLE,
-        own=tuple(tensors.values()),
+        own=tuple(own.values()),
         places=places,
+        written=frozenset(into | (own.keys() - roles.keys())),
+        differentiates=written_out.differentiates,
     )
-    return replace(model, batched=model.batched and _vmaps(model, list(tensors.values()), x, output))
+    return replace(model, batched=model.batched and _vmaps(model, list(own.values()), x, output.detach()))
+
+
+def _written(copy: Tensor, own: Tensor) -> bool:
+    """Whether forward wrote into ``copy``, through ``copy.data`` even, which has a version of its own."""
+    return copy._version > 0 or copy.shape != own.shape or not torch.equal(copy, own)
+
+
+def _where(module: nn.Module, error: BaseException) -> str:
+    """The innermost module that was running when ``error`` was raised."""
+    names = {id(m): f"{called(name)}: {type(m).__name__}" for name, m in module.named_modules() if name}
+    found, frame = type(module).__name__, error.__traceback__
+    while frame is not None:
+        found = names.get(id(frame.tb_frame.f_locals.get("self")), found)
+        frame = frame.tb_next
+    return found
+
+
+def call(module: nn.Module, x: Tensor) -> Any:
+    """``module(x)``; a DataParallel runs as the module that it holds."""
+    while isinstance(module, nn.DataParallel):
+        module = module.module
+    return module(x)
 
 
 def _vmaps(model: Model, tensors: Sequence[Tensor], x: Tensor, output: Tensor) -> bool:
@@ -152,10 +184,10 @@ def _vmaps(model: Model, tensors: Sequence[Tensor], x: Tensor, output: Tensor) -
 
 
 def _run(model: Model, values: Sequence[Tensor], x: Tensor) -> Tensor:
-    """One task's output; a norm that trains writes into copies."""
-    copied = [v.clone() if p.name in model.buffers else v for p, v in zip(model.parameters, values, strict=True)]
-    with swapped(model.places, copied):
-        output: Tensor = model.module(x)
+    """One task's output; what forward writes into, a norm's statistics for instance, are copies."""
+    copied = [v.clone() if p.name in model.written else v for p, v in zip(model.parameters, values, strict=True)]
+    with swapped(model.places, copied), WrittenOut():
+        output: Tensor = call(model.module, x)
     return output
 
 
@@ -174,6 +206,9 @@ def _own(model: Model, parameters: Sequence[Tensor]) -> list[bool]:
 
 def _outputs(model: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     """The model's outputs [T, N, *output] for x [T, N, *example]."""
+    if model.differentiates and not torch.is_grad_enabled():
+        with _recording():
+            return _outputs(model, _plain(parameters), *_plain([x])).detach()
     if model.at_once:
         axes = [0 if own else None for own in _own(model, parameters)]
         return torch.vmap(lambda values, x: _run(model, values, x), in_dims=(axes, 0))(list(parameters), x)
@@ -184,6 +219,10 @@ def _outputs(model: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
 def _outputs_and_losses(model: Model, parameters: Sequence[Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
     """The outputs and the task losses [T] of a batch with targets."""
     assert batch.y is not None
+    if model.differentiates and not torch.is_grad_enabled():
+        with _recording():
+            output, loss = _outputs_and_losses(model, _plain(parameters), Batch(*_plain(batch)))
+        return output.detach(), loss.detach()
     if model.reading:
         return _outputs_and_read(model, parameters, batch.x, batch.y)
     output = _outputs(model, parameters, batch.x)
@@ -199,11 +238,11 @@ def _outputs_and_read(model: Model, parameters: Sequence[Tensor], x: Tensor, y: 
         places = slots([model.module, loss], model.own) if isinstance(loss, nn.Module) else model.places
     for values, x_t, y_t in zip(_by_task(model, parameters, x.shape[0]), x.unbind(0), y.unbind(0), strict=True):
         held = [
-            v.clone() if name in model.buffers else custom_loss.stand_in(v, own)
+            custom_loss.stand_in(v.clone() if name in model.written else v, own)
             for name, v, own in zip(names, values, model.own, strict=True)
         ]
-        with swapped(places, held):
-            output = model.module(x_t)
+        with swapped(places, held), WrittenOut():
+            output = call(model.module, x_t)
             custom_loss.mark(held, model.own)
             value = custom_loss.checked(loss, loss(output, y_t))
         custom_loss.refuse_captured(loss, value, output, list(zip(names, model.own, held, strict=True)))
@@ -217,7 +256,8 @@ def _losses(model: Model, output: Tensor, y: Tensor, w: Tensor | None) -> Tensor
     if not isinstance(model.loss, Loss):
         if model.loss is None or w is not None:
             raise ValueError("weights need a loss known by name, whose value per example is defined")
-        values = [model.loss(o, y_t) for o, y_t in zip(output.unbind(0), y.unbind(0), strict=True)]
+        with WrittenOut():
+            values = [model.loss(o, y_t) for o, y_t in zip(output.unbind(0), y.unbind(0), strict=True)]
         return torch.stack([custom_loss.checked(model.loss, value) for value in values])
     each = losses.per_example(model.loss, output.flatten(0, 1), y.flatten(0, 1)).view(output.shape[:2])
     return losses.reduced(model.loss, each, w)
@@ -248,6 +288,17 @@ def _plain(tensors: Sequence[Tensor | None]) -> list[Any]:
     return [t.clone() if t is not None and t.is_inference() else t for t in tensors]
 
 
+def _without_autocast(function: Function) -> Function:
+    """For functions of (model, parameters, ...)."""
+
+    @functools.wraps(function)
+    def run(program: Model, parameters: Sequence[Tensor], *rest: Any, **settings: Any) -> Any:
+        with in_own_dtype(parameters[0].device):
+            return function(program, parameters, *rest, **settings)
+
+    return cast(Function, run)
+
+
 def _rate(rates: Rates, step: int, number: int, dims: int) -> Tensor:
     """Step size of one step for one adapted parameter with ``dims`` dimensions."""
     for a, tensor in rates.elementwise:
@@ -256,6 +307,7 @@ def _rate(rates: Rates, step: int, number: int, dims: int) -> Tensor:
     return rates.table[step, number]
 
 
+@_without_autocast
 def unroll(
     program: Model,
     parameters: Sequence[Tensor],
@@ -319,6 +371,7 @@ def _loss_and_gradients(
     return loss, _gradients(loss, at, create_graph), at
 
 
+@_without_autocast
 def gradient(program: Model, parameters: Sequence[Tensor], batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Task losses [T] and their gradients [T, *shape] with respect to ``program.learnt``."""
     tracked = torch.is_grad_enabled()
@@ -327,6 +380,7 @@ def gradient(program: Model, parameters: Sequence[Tensor], batch: Batch) -> tupl
     return (loss, gradients) if tracked else (loss.detach(), tuple(g.detach() for g in gradients))
 
 
+@_without_autocast
 def hvp(
     program: Model, parameters: Sequence[Tensor], batch: Batch, vectors: Sequence[Tensor]
 ) -> tuple[tuple[Tensor, ...], None]:
@@ -337,6 +391,7 @@ def hvp(
         return tuple(h.detach() for h in _gradients(torch.as_tensor(dot), at, create_graph=False)), None
 
 
+@_without_autocast
 def predict(program: Model, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     """The model's outputs [T, N, *output] for x [T, N, *example]."""
     return _outputs(program, parameters, x)

@@ -16,6 +16,7 @@ from metafast import arguments, losses
 from metafast.batch import Batch
 from metafast.judge import Held, Loop, Tensors, parameter
 from metafast.learner import MAML
+from metafast.reference import call
 from metafast.rules import SGD, LearntRates
 from metafast.swap import SWAPPING
 
@@ -122,15 +123,15 @@ class _Case:
 
     def by_loop(self, dtype: torch.dtype) -> Tensors:
         """The same by the judge."""
-        with self.in_dtype(dtype) as (learner, support, query, leaves, buffers):
-            loop = Loop(learner, self.held, buffers, self.steps, self.stepwise)
+        with self.in_dtype(dtype) as (learner, support, query, leaves, state):
+            loop = Loop(learner, self.held, state, self.steps, self.stepwise)
             loss, gradients = loop.loss_and_gradients(support, query, leaves)
         return {"loss": loss, **gradients}
 
     @contextmanager
     def in_dtype(self, dtype: torch.dtype) -> Iterator[tuple[MAML, Batch, Batch, Tensors, Tensors]]:
         """A learner whose model holds parameters of ``dtype``, its data, all that it can be differentiated with respect
-        to, and the model's buffers."""
+        to, and all that the modules hold."""
         parameters = {n: _of_dtype(p, dtype) for n, p in self.held.parameters.items()}
         parameters = {n: parameter(p, self.held.parameters[n]) for n, p in parameters.items()}
         buffers = {n: _of_dtype(b, dtype).clone() for n, b in self.held.buffers.items()}
@@ -139,7 +140,7 @@ class _Case:
             learner, lr = self._learner(dtype)
             support, query, data = self._data(dtype)
             named = {n: p for n, p in parameters.items() if p.requires_grad}
-            yield learner, support, query, {**named, **lr, **data}, buffers
+            yield learner, support, query, {**named, **lr, **data}, parameters | buffers
 
     def _learner(self, dtype: torch.dtype) -> tuple[MAML, Tensors]:
         """Another learner of the same model, and its learning rates as leaves to differentiate: name -> tensor."""
@@ -204,10 +205,10 @@ def _error(a: Tensor, b: Tensor, scale: float) -> float:
 def _refuse_randomness(case: _Case) -> None:
     x = case.support.x[0, 0] if case.stepwise else case.support.x[0]
     outputs = []
-    with torch.no_grad(), case.held.restored():
+    with case.held.restored():  # and with gradients: some models differentiate in forward
         for _ in range(2):
-            case.held.put_copies_of_buffers(case.held.buffers)
-            outputs.append(case.maml.model(x).nan_to_num())
+            case.held.put_copies(case.held.parameters | case.held.buffers)
+            outputs.append(call(case.maml.model, x).nan_to_num())
     if not torch.equal(*outputs):
         raise ValueError(
             "model gives two answers for one input (dropout in training mode?); verify needs one: call eval()"
@@ -221,15 +222,14 @@ def _refuse_recognition(case: _Case) -> None:
     if named is not None:
         return
 
-    def loss_with(parameters: Tensors, buffers: Tensors, batch: Batch) -> Tensor:
+    def loss_with(state: Tensors, batch: Batch) -> Tensor:
         x, y = (t[0, 0] if case.stepwise else t[0] for t in batch[:2] if t is not None)
         with case.held.restored():
-            case.held.put(parameters)
-            case.held.put_copies_of_buffers(buffers)
-            return function(case.maml.model(x), y).detach()
+            case.held.put_copies(state)
+            return function(call(case.maml.model, x), y).detach()
 
-    others: Tensors = {name: parameter(p, p) for name, p in case.held.parameters.items()}
-    own, other = (loss_with(parameters, case.held.buffers, case.support) for parameters in ({}, others))
+    held = case.held
+    own, other = (loss_with(state, case.support) for state in (held.buffers, held.parameters | held.buffers))
     if not torch.allclose(own, other, rtol=1e-5, equal_nan=True):
         raise ValueError(
             f"loss is {own.item():g} with the model's own parameters and {other.item():g} with others of the same "
@@ -237,9 +237,9 @@ def _refuse_recognition(case: _Case) -> None:
             "inner loop's are other tensors. Choose them by name: model.named_parameters()"
         )
     for dtype in (torch.float64, torch.float32):
-        with case.in_dtype(dtype) as (_, support, _, _, buffers):
+        with case.in_dtype(dtype) as (_, support, _, _, state):
             try:
-                loss_with({}, buffers, support)
+                loss_with(state, support)
             except RuntimeError as error:
                 raise ValueError(
                     f"loss cannot run in {dtype}, and verify runs the learner in float64 and float32: {error}. Tensors "
