@@ -243,6 +243,13 @@ def pdist(input: Tensor, p: float = 2.0) -> Tensor:
 # ------------------------------------------------------------------------------------------- activations and losses
 
 
+def logcumsumexp(input: Tensor, dim: int) -> Tensor:
+    sums = list(input.unbind(dim))
+    for i in range(1, len(sums)):
+        sums[i] = torch.logaddexp(sums[i - 1], sums[i])
+    return torch.stack(sums, dim)
+
+
 def hardsigmoid(input: Tensor) -> Tensor:
     return (input + 3).clamp(0, 6) / 6
 

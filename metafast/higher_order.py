@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from types import FunctionType
 from typing import Any
 
@@ -43,6 +43,7 @@ _THIRD: dict[str, Function] = {
     "group_norm": formulas.group_norm,
     "instance_norm": formulas.instance_norm,
     "layer_norm": formulas.layer_norm,
+    "logcumsumexp": formulas.logcumsumexp,
     "native_batch_norm": formulas.native_batch_norm,
     "native_layer_norm": formulas.native_layer_norm,
     "rms_norm": formulas.rms_norm,
@@ -58,7 +59,7 @@ _RECURRENT: dict[str, Function] = {
 
 def _by_entry(formulas: dict[str, Function]) -> dict[Any, Function]:
     """The same formulas, by everything through which Python reaches the function of that name."""
-    places = (torch._C._VariableFunctions, torch._C._nn, torch.ops.aten)
+    places = (torch._C._VariableFunctions, torch._C._nn, torch.Tensor, torch.ops.aten)
     found = {}
     for name, formula in formulas.items():
         for place in places:
@@ -71,6 +72,11 @@ def _by_entry(formulas: dict[str, Function]) -> dict[Any, Function]:
 _TWICE = _by_entry(_SECOND)
 _EVERY = _by_entry(_SECOND | _BY_SETTING | _THIRD)
 _ON_CUDA = _by_entry(_RECURRENT)
+
+_CHECKPOINTS = (
+    "metafast cannot differentiate a forward that checkpoints its activations (torch.utils.checkpoint) or packs saved "
+    "tensors by hooks of its own; call it without, for the whole graph of a task is kept in any case"
+)
 
 #: Functions written in Python whose own calls are looked at in turn.
 _PYTHON = ("torch.nn.functional", "torch.functional")
@@ -124,6 +130,19 @@ def in_own_dtype(device: torch.device) -> Iterator[None]:
         yield
         return
     with torch.autocast(device.type, enabled=False):
+        yield
+
+
+@contextmanager
+def without_checkpoints() -> Iterator[None]:
+    """Refuses activation checkpointing: it computes again in backward, when the module holds its own parameters and no
+    longer those that forward was given, and would give the gradient of another model.
+
+    Hooks that the caller has set around everything stay.
+    """
+    with ExitStack() as stack:
+        with suppress(RuntimeError):  # from the hooks of a caller
+            stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(_CHECKPOINTS))
         yield
 
 

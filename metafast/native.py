@@ -49,7 +49,7 @@ class Handle:
     """A native Program, the sessions prepared for it, and what a call needs to know of ``program`` without computing it
     anew."""
 
-    __slots__ = ("adapted", "learnt", "native", "ndims", "output", "program", "sessions", "shapes")
+    __slots__ = ("adapted", "learnt", "native", "ndims", "output", "program", "sessions", "shapes", "unused")
 
     def __init__(self, program: Program) -> None:
         key = id(program)
@@ -58,6 +58,7 @@ class Handle:
         self.shapes = [p.shape for p in program.parameters]
         self.ndims = [len(shape) for shape in self.shapes]
         self.adapted, self.learnt = program.adapted, program.learnt
+        self.unused = frozenset(self.learnt).difference(*(step.parameters for step in program.steps))
         self.output = program.values[program.output]
         self.sessions: dict[Hashable, Prepared] = {}
 

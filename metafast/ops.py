@@ -125,12 +125,25 @@ class Node:
             tuple(needs[rates_end + 3 : rates_end + 6]),  # type: ignore[arg-type]
         )
 
-    def as_inputs(self, gradients: Gradients) -> list[Tensor | None]:
-        """Gradients in the order of the node's tensors."""
+    def as_inputs(self, gradients: Gradients, adapted: Sequence[Tensor | None] = ()) -> list[Tensor | None]:
+        """Gradients in the order of the node's tensors; ``adapted`` are the cotangents of the adapted parameters.
+
+        None, as autograd has it, for a parameter that the model never uses, and for a rate of its own: an optimiser
+        then leaves it alone.
+        """
+        known = native.handle(self.program)
         parameters: list[Tensor | None] = [None] * self.parameters
-        for i, gradient in zip(native.handle(self.program).learnt, gradients.parameters, strict=True):
+        for i, gradient in zip(known.learnt, gradients.parameters, strict=True):
             parameters[i] = gradient
-        rates: Sequence[Tensor | None] = gradients.elementwise or [None] * len(self.elementwise)
+        rates: list[Tensor | None] = [*gradients.elementwise] or [None] * len(self.elementwise)
+        if known.unused:
+            reached = {i for i, t in zip(known.adapted, adapted, strict=False) if t is not None}
+            for i in known.unused - reached:
+                parameters[i] = None
+            rates = [
+                None if known.adapted[a] in known.unused - reached else rate
+                for a, rate in zip(self.elementwise, rates, strict=True)
+            ]
         return [*parameters, gradients.table, *rates, *gradients.support, *gradients.query]
 
 
@@ -165,10 +178,10 @@ class _Unroll(Function):
             with torch.no_grad():
                 gradients = _deferred(call, tensors, ctx.needs_input_grad[1:], cotangents)
         elif loss is not None and (loss.is_cuda or loss.item() != 1.0):  # without waiting for a GPU
-            for gradient in call.as_inputs(gradients):
+            for gradient in call.as_inputs(gradients):  # no adapted parameter has a cotangent here
                 if gradient is not None:
                     gradient.mul_(loss.detach())
-        return (None, *_once(call.as_inputs(gradients), (*cotangents, *tensors)))
+        return (None, *_once(call.as_inputs(gradients, adapted), (*cotangents, *tensors)))
 
 
 def _deferred(
@@ -334,8 +347,9 @@ class _Gradient(Function):
             ).gradients
             assert gradients is not None
             made: list[Tensor | None] = [None] * count
+            unused = native.handle(program).unused
             for i, gradient in zip(program.learnt, gradients.parameters, strict=True):
-                made[i] = gradient
+                made[i] = None if i in unused else gradient
         data: DataGradients = gradients.support
         return (None, None, *_once([*made, *data], (loss, *vectors, *tensors)))
 

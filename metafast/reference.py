@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from metafast import custom_loss, losses
 from metafast.batch import Batch, Rates, Unrolled
 from metafast.builder import called
-from metafast.higher_order import WrittenOut, in_own_dtype
+from metafast.higher_order import WrittenOut, in_own_dtype, without_checkpoints
 from metafast.program import Loss, Parameter, Shape
 from metafast.swap import SWAPPING as SWAPPING
 from metafast.swap import Slot, slots, swapped
@@ -126,7 +126,7 @@ def describe(
     with _recording(), in_own_dtype(x.device), torch.random.fork_rng(devices=cuda):
         (x,) = _plain([x.detach()])
         copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in own.values()]
-        with swapped(places, copies), _Operations() as operations, WrittenOut() as written_out:
+        with swapped(places, copies), _Operations() as operations, WrittenOut() as written_out, without_checkpoints():
             try:
                 output = call(module, x)
             except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
@@ -186,7 +186,7 @@ def _vmaps(model: Model, tensors: Sequence[Tensor], x: Tensor, output: Tensor) -
 def _run(model: Model, values: Sequence[Tensor], x: Tensor) -> Tensor:
     """One task's output; what forward writes into, a norm's statistics for instance, are copies."""
     copied = [v.clone() if p.name in model.written else v for p, v in zip(model.parameters, values, strict=True)]
-    with swapped(model.places, copied), WrittenOut():
+    with swapped(model.places, copied), WrittenOut(), without_checkpoints():
         output: Tensor = call(model.module, x)
     return output
 
@@ -241,7 +241,7 @@ def _outputs_and_read(model: Model, parameters: Sequence[Tensor], x: Tensor, y: 
             custom_loss.stand_in(v.clone() if name in model.written else v, own)
             for name, v, own in zip(names, values, model.own, strict=True)
         ]
-        with swapped(places, held), WrittenOut():
+        with swapped(places, held), WrittenOut(), without_checkpoints():
             output = call(model.module, x_t)
             custom_loss.mark(held, model.own)
             value = custom_loss.checked(loss, loss(output, y_t))
