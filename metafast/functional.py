@@ -36,7 +36,8 @@ def grad(
         backend, strict, reduction: as :class:`metafast.MAML` takes them.
 
     Returns:
-        task losses [T], and name -> [T, *shape] for those names in ``params`` that require grad in the model.
+        task losses [T], and name -> [T, *shape] for those names in ``params`` that require grad in the model; zeros
+        for a parameter that the model never uses.
 
     Raises:
         TypeError, ValueError: an argument that does not fit, named with its shape and what was expected.

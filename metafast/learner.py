@@ -39,7 +39,11 @@ class MAML(nn.Module):
         loss        = mean_t L(theta_K; Q_t)
 
     ``loss.backward()`` gives the exact derivative, second-order terms included, for the model's parameters, the
-    learning rates and every floating input. Differentiable once; ``backend="torch"`` any number of times.
+    learning rates and every floating input. A parameter that the model never uses gets no gradient, as in a plain step
+    of torch. Differentiable once; ``backend="torch"`` any number of times.
+
+    Everything is computed in the dtype of the model's parameters, under autocast too. What the model's forward writes
+    into its own parameters and buffers ends with the call: the model is left as it is.
 
     Args:
         model: any module from [N, *example] to one tensor [N, *output]. ``requires_grad=False`` parameters are neither
@@ -154,7 +158,7 @@ class MAML(nn.Module):
         self, support: Any, query: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
     ) -> tuple[Output, tuple[Tensor, ...]]:
         """The outputs of :meth:`forward`, detached, and the gradient of its loss for each of the learner's parameters
-        that require one, in the order of ``parameters()``.
+        that require one, in the order of ``parameters()``; zeros for one that the model never uses.
 
         The same bits as ``torch.autograd.grad(maml(support, query).loss, parameters)`` without building a graph, which
         for a small network takes as long as the meta-step itself. For training loops that hand gradients to an

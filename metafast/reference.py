@@ -100,6 +100,17 @@ class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
+def _without_autocast(function: Function) -> Function:
+    """For functions of (model, parameters, ...)."""
+
+    @functools.wraps(function)
+    def run(program: Model, parameters: Sequence[Tensor], *rest: Any, **settings: Any) -> Any:
+        with in_own_dtype(parameters[0].device):
+            return function(program, parameters, *rest, **settings)
+
+    return cast(Function, run)
+
+
 def describe(
     module: nn.Module,
     loss: Loss | Callable[[Tensor, Tensor], Tensor] | None,
@@ -172,6 +183,7 @@ def call(module: nn.Module, x: Tensor) -> Any:
     return module(x)
 
 
+@_without_autocast
 def _vmaps(model: Model, tensors: Sequence[Tensor], x: Tensor, output: Tensor) -> bool:
     """Whether two tasks at once give what one gives. Code that hides its operations from torch ends here."""
     twice = [t if p.role == "constant" else torch.stack([t, t]) for t, p in zip(tensors, model.parameters, strict=True)]
@@ -286,17 +298,6 @@ def _per_task(parameter: Tensor, spec: Parameter, tasks: int) -> Tensor:
 def _plain(tensors: Sequence[Tensor | None]) -> list[Any]:
     """Tensors made under inference_mode cannot be saved for a derivative; their copies can."""
     return [t.clone() if t is not None and t.is_inference() else t for t in tensors]
-
-
-def _without_autocast(function: Function) -> Function:
-    """For functions of (model, parameters, ...)."""
-
-    @functools.wraps(function)
-    def run(program: Model, parameters: Sequence[Tensor], *rest: Any, **settings: Any) -> Any:
-        with in_own_dtype(parameters[0].device):
-            return function(program, parameters, *rest, **settings)
-
-    return cast(Function, run)
 
 
 def _rate(rates: Rates, step: int, number: int, dims: int) -> Tensor:

@@ -94,7 +94,7 @@ class Methods(nn.Module):
 
 
 class Unused(nn.Module):
-    """A parameter that the output does not depend on: its gradient is zero, not missing."""
+    """A parameter that the output does not depend on: its meta-gradient is zero, and backward gives it none."""
 
     def __init__(self) -> None:
         super().__init__()
