@@ -49,7 +49,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/clang-format -i $(NATIVE)
 
 bench: $(VENV)/installed-bench
-	$(BIN)/metafast bench $(BENCH_FLAGS)
+	$(BIN)/python -m benchmarks $(BENCH_FLAGS)
 
 # In the place of the other builds, whose CPU kernels are these.
 cuda: $(VENV)/installed-dev

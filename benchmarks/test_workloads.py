@@ -1,6 +1,7 @@
 """The table's rows under pytest-benchmark: every gradient checked, then timed.
 
-``python -m pytest benchmarks -k "W1 and jax"``. ``metafast bench`` times rivals in turns, and is what ratios come from.
+``python -m pytest benchmarks -k "W1 and jax"``. ``python -m benchmarks`` times rivals in turns, and is what ratios come
+from.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from metafast.cli import bench, main
-
-try:
-    bench.locate()
-except FileNotFoundError as reason:
-    pytest.skip(str(reason), allow_module_level=True)
-
-from benchmarks import check, floors, rivals, run, scaling, table, timing, workloads
+import checkout
+from benchmarks import check, floors, machine, rivals, run, scaling, table, timing, workloads
+from benchmarks.__main__ import main
 from benchmarks.workloads import WORKLOADS, Workload
 
 
@@ -174,12 +170,10 @@ def result_of_a_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str
     for name in ("W1", "W7"):
         monkeypatch.setitem(WORKLOADS, name, tiny(name))
     monkeypatch.setattr(timing, "QUICK", BRIEF)
-    monkeypatch.setattr(importlib.import_module("benchmarks.machine"), "confine", lambda threads: None)
+    monkeypatch.setattr(machine, "confine", lambda threads: None)
     monkeypatch.setattr(run.limits, "measure", lambda threads: {"matmul_gflops": 100.0, "copy_gbps": 10.0})
     monkeypatch.setattr(run.overhead, "microseconds", lambda: {"call": 20.0, "call and backward": 30.0})
-    command = ["bench", "--quick", "--only", "w1,W7", "--rivals", "torch loop,higher", "--out", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["metafast", *command])  # what the JSON says was run
-    assert main(command) == 0
+    assert main(["--quick", "--only", "w1,W7", "--rivals", "torch loop,higher", "--out", str(tmp_path)]) == 0
     result: dict[str, Any] = json.loads((tmp_path / "bench.json").read_text())
     return result
 
@@ -189,7 +183,7 @@ def test_the_command_writes_what_it_measured(
 ) -> None:
     result = result_of_a_run(monkeypatch, tmp_path)
     assert result["schema"] == run.SCHEMA
-    assert result["command"].startswith("metafast bench --quick --only w1,W7 ")
+    assert result["command"].startswith("python -m benchmarks --quick --only w1,W7 ")
     assert {"cpu", "threads", "instruction set", "packages", "load"} <= set(result["machine"])
     assert 0 <= result["stolen"] <= 1 if Path("/proc/stat").exists() else "stolen" not in result
     assert [line["name"] for line in result["workloads"]] == ["W1", "W7"]
@@ -251,12 +245,14 @@ def test_patience_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("arguments", [["--only", "W9"], ["--rivals", "tensorflow"]])
 def test_unknown_names_are_named(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", *arguments]) == 1
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
     assert arguments[1] in capsys.readouterr().err
 
 
-def test_outside_a_checkout_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(bench.metafast, "__file__", str(tmp_path / "site-packages" / "metafast" / "__init__.py"))
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="source checkout"):
-        bench.locate()
+def test_it_is_run_as_a_module_of_the_checkout() -> None:
+    command = [sys.executable, "-m", "benchmarks", "--help"]
+    shown = subprocess.run(command, cwd=checkout.ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("usage: python -m benchmarks ")
+    assert "--rivals" in shown.stdout

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 
-from metafast.cli import bench, main
-
-try:
-    bench.locate()
-except FileNotFoundError as reason:
-    pytest.skip(str(reason), allow_module_level=True)
-
+import checkout
 from benchmarks import cuda, timing, workloads
+from benchmarks.__main__ import main
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.sh"
+SCRIPT = checkout.ROOT / "benchmarks" / "gpu.sh"
 
 
 class Event:
@@ -68,7 +62,9 @@ def test_a_gpu_has_larger_workloads_too() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 def test_no_device_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "--device", "cuda"]) == 1
+    with pytest.raises(SystemExit) as stop:
+        main(["--device", "cuda"])
+    assert stop.value.code == 2
     assert "torch finds no CUDA device" in capsys.readouterr().err
 
 

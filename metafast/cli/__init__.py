@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from metafast.cli import bench, evaluate, explain, info, train_omniglot, train_sinusoid
+from metafast.cli import evaluate, explain, info, train_omniglot, train_sinusoid
 
 
 class Command(Protocol):
@@ -24,7 +24,7 @@ class Command(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-COMMANDS: tuple[Any, ...] = (info, explain, train_sinusoid, train_omniglot, evaluate, bench)
+COMMANDS: tuple[Any, ...] = (info, explain, train_sinusoid, train_omniglot, evaluate)
 
 
 def parser() -> argparse.ArgumentParser:
