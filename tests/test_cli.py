@@ -15,7 +15,7 @@ import torch
 
 from drawings import draw
 from metafast import checkpoint as checkpoints
-from metafast.cli import COMMANDS, comparison, main, train_omniglot
+from metafast.cli import comparison, main, train_omniglot
 from metafast.evaluation import Estimate
 from metafast.tasks import Sinusoids, generator
 from metafast.training import Budget, Interruption
@@ -315,8 +315,6 @@ def test_debug_shows_where(capsys):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("", "required: COMMAND"),
-        ("train", "required: WHAT"),
         ("train nothing", "invalid choice: 'nothing'"),
         ("evaluate", "required: checkpoint"),
         ("train sinusoid --what", "unrecognized arguments: --what"),
@@ -331,14 +329,6 @@ def test_wrong_usage_is_code_2(argv, message, capsys):
     assert stop.value.code == 2
     captured = capsys.readouterr().err
     assert "usage: metafast" in captured and message in captured
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.NAME)
-def test_every_command_has_help(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([*command.NAME.split(), "--help"])
-    assert stop.value.code == 0
-    assert command.__doc__.splitlines()[0] in capsys.readouterr().out
 
 
 # ---- The smaller parts ---------------------------------------------------------------

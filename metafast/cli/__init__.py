@@ -1,7 +1,8 @@
 """The command line: ``metafast <command>``, or ``python -m metafast <command>``.
 
 A command is a module with ``NAME`` (one or two words), a docstring whose first line is its help,
-``add_arguments(parser)`` and ``run(args) -> exit code``; :data:`COMMANDS` lists them.
+``add_arguments(parser)`` and ``run(args) -> exit code``; :data:`COMMANDS` lists them. The first of two words is a menu,
+which :data:`MENUS` describes; without its second word it shows its help.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from metafast.cli import evaluate, explain, info, train_omniglot, train_sinusoid
+from metafast.cli import evaluate, explain, info, options, train_omniglot, train_sinusoid
 
 
 class Command(Protocol):
@@ -26,30 +27,56 @@ class Command(Protocol):
 
 COMMANDS: tuple[Any, ...] = (info, explain, train_sinusoid, train_omniglot, evaluate)
 
+MENUS = {
+    "": """Exact second-order meta-learning for PyTorch.
+
+The commands run the experiments that come with the library, and say what it does on this machine and with a network.
+Your own models are trained in Python, with metafast.MAML.""",
+    "train": "Meta-train a network on a built-in distribution of tasks, then test it on fresh tasks.",
+}
+EXAMPLES = """first steps:
+  metafast info                     does the native engine work here?
+  metafast train sinusoid           the regression experiment of the MAML paper
+  metafast evaluate runs/sinusoid   what it has learnt, on fresh tasks
+  metafast explain conv4            does each layer of a network run natively, and what does it cost?
+
+`metafast COMMAND --help` describes a command."""
+
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="metafast", description="Exact second-order meta-learning for PyTorch.")
-    menus = {"": root.add_subparsers(metavar="COMMAND", required=True)}
+    root = _described(argparse.ArgumentParser, MENUS[""], prog="metafast", epilog=EXAMPLES)
+    menus = {"": _menu(root, "COMMAND")}
     for command in COMMANDS:
         menu, _, word = command.NAME.rpartition(" ")
         if menu not in menus:
-            group = menus[""].add_parser(menu, help=f"{menu} on a task distribution")
-            menus[menu] = group.add_subparsers(metavar="WHAT", required=True)
-        first_line, _, rest = command.__doc__.partition("\n")
-        sub = menus[menu].add_parser(
-            word,
-            help=first_line.rstrip("."),
-            description=first_line + rest,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.add_argument("--debug", action="store_true", help="show where an error came from")
+            menus[menu] = _menu(_described(menus[""].add_parser, MENUS[menu], name=menu), "TASKS")
+        sub = _described(menus[menu].add_parser, command.__doc__, name=word)
+        sub.add_argument("--debug", action="store_true", help="show an error with its traceback, not as one line")
         command.add_arguments(sub)
         sub.set_defaults(run=command.run)
     return root
 
 
+def _described(make: Callable[..., argparse.ArgumentParser], text: str, **more: Any) -> argparse.ArgumentParser:
+    """A parser whose help says ``text``, as it is laid out, and whose line in a menu is its first line."""
+    if "name" in more:
+        more["help"] = options.literal(text.partition("\n")[0].rstrip("."))
+    return make(description=text.strip(), formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+
+
+def _menu(parser: argparse.ArgumentParser, metavar: str) -> Any:
+    """Room for commands. A choice is not required by argparse, whose error would not say what there is to choose."""
+
+    def show_help(args: argparse.Namespace) -> int:
+        parser.print_help()
+        return 2
+
+    parser.set_defaults(run=show_help, debug=False)
+    return parser.add_subparsers(title="commands", metavar=metavar)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage, 130 interrupted."""
+    """Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage or a choice not made, 130 interrupted."""
     args = parser().parse_args(argv)
     try:
         code: int = args.run(args)

@@ -1,4 +1,8 @@
-"""Evaluate a checkpoint on fresh test tasks, with a 95 % confidence interval."""
+"""Evaluate a checkpoint on fresh test tasks, with a 95 % confidence interval.
+
+The network, the tasks and the inner loop are those of the run that wrote the checkpoint. A run on
+Omniglot needs --data.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +24,14 @@ NAME = "evaluate"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or the folder of a run (its best one)")
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint file, or the folder of a run (its best checkpoint)")
     train_omniglot.add_data_arguments(parser, required=False)
     train_omniglot.add_test_arguments(parser)
-    parser.add_argument("--steps", type=options.at_least(0), help="inner steps (default: what the run tested with)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the test tasks (default %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--steps", type=options.at_least(0), metavar="N", help="inner steps (default: those the run tested with)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the test tasks (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
     runs.add_machine_arguments(parser)
 
 

@@ -1,7 +1,14 @@
 """Say of each layer of a network whether it runs natively, or why not, and what it costs.
 
-metafast explain mlp sizes=[1,40,40,1]
-metafast explain conv4 ways=20 channels=32 --examples 100
+The networks and their settings:
+  mlp    sizes=[1,40,40,1]  activation=relu
+  conv4  channels=64  ways=5  in_channels=1  image_size=28
+
+Examples:
+  metafast explain mlp 'sizes=[3,64,64,2]' activation=tanh
+  metafast explain conv4 ways=20 channels=32 --examples 100
+
+In Python, metafast.explain(model, shape) does this for any network.
 """
 
 from __future__ import annotations
@@ -18,14 +25,23 @@ NAME = "explain"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("network", choices=sorted(networks.NETWORKS), help="a network of the few-shot papers")
-    parser.add_argument("settings", nargs="*", metavar="NAME=VALUE", help="its arguments, values in JSON")
-    parser.add_argument("--tasks", type=at_least(1), default=1, help="tasks per meta-step (default %(default)s)")
-    parser.add_argument("--steps", type=at_least(0), default=1, help="inner steps (default %(default)s)")
     parser.add_argument(
-        "--examples", type=at_least(1), default=10, help="support examples of a task (default %(default)s)"
+        "network", choices=sorted(networks.NETWORKS), help="a network of the few-shot papers, see above"
     )
-    parser.add_argument("--loss", default=None, help="task loss (default: mse for mlp, cross_entropy for conv4)")
+    parser.add_argument("settings", nargs="*", default=[], metavar="NAME=VALUE", help="settings of the network")
+    for name, least, default, text in (
+        ("tasks", 1, 1, "tasks per meta-step"),
+        ("steps", 0, 1, "inner steps"),
+        ("examples", 1, 10, "support examples of a task"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=at_least(least), default=default, metavar="N", help=f"{text} (default {default})"
+        )
+    parser.add_argument(
+        "--loss",
+        metavar="NAME",
+        help="loss of a task, as metafast.MAML takes it (default: mse for mlp, cross_entropy for conv4)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

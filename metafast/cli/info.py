@@ -14,7 +14,7 @@ NAME = "info"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -22,16 +22,26 @@ class Option:
 
 
 Options = Mapping[str, Option]
+#: What stands for a value in a usage line.
+METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
 def add(parser: argparse.ArgumentParser, options: Options) -> None:
     for name, option in options.items():
         flag = "--" + name.replace("_", "-")
-        text = f"{option.help} (default {option.default})"
-        if isinstance(option.default, bool):
+        kind = type(option.default)
+        if kind is bool:
+            text = literal(f"{option.help} (default {'yes' if option.default else 'no'})")
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            parser.add_argument(flag, type=type(option.default), choices=option.choices, default=None, help=text)
+            text = literal(f"{option.help} (default {option.default})")
+            metavar = None if option.choices else METAVARS[kind]
+            parser.add_argument(flag, type=kind, choices=option.choices, default=None, help=text, metavar=metavar)
+
+
+def literal(text: str) -> str:
+    """``text`` as argparse shows it: what it formats with % must say %%."""
+    return text.replace("%", "%%")
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -28,15 +28,24 @@ SAVE_EVERY = 60
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, help="folder for checkpoint, results and picture (default runs/...)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="folder for checkpoint, results and picture (default: a new one in runs/, or that of the resumed run)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="let --out be a folder that holds another run")
-    parser.add_argument("--resume", type=Path, metavar="PATH", help="continue the run in this folder or checkpoint")
+    parser.add_argument(
+        "--resume", type=Path, metavar="PATH", help="go on with the run in this folder, or from this checkpoint"
+    )
     add_machine_arguments(parser)
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default %(default)s)")
-    parser.add_argument("--threads", type=options.at_least(1), help="threads to compute on (default: torch's choice)")
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu, cuda or cuda:N (default %(default)s)")
+    parser.add_argument(
+        "--threads", type=options.at_least(1), metavar="N", help="threads to use (default: torch's choice)"
+    )
     parser.add_argument("--backend", choices=("auto", "native", "torch"), default="auto", help=argparse.SUPPRESS)
 
 

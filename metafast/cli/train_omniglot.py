@@ -31,15 +31,19 @@ OPTIONS: options.Options = {
     "channels": Option(64, "channels of each convolution", least=1),
     "steps": Option(1, "inner steps in training", least=0),
     "test_steps": Option(1, "inner steps in validation and testing", least=0),
-    "lr": Option(0.5, "inner step size", least=0),
-    "meta_lr": Option(0.003, "Adam's learning rate", least=0),
-    "schedule": Option("cosine", "of Adam's learning rate over the budget", choices=("constant", "cosine")),
-    "learn_lr": Option(False, "meta-learn the inner step size too"),
+    "lr": Option(0.5, "learning rate of the inner steps", least=0),
+    "meta_lr": Option(0.003, "learning rate of the meta-steps (Adam)", least=0),
+    "schedule": Option(
+        "cosine", "how the learning rate of the meta-steps goes over the budget", choices=("constant", "cosine")
+    ),
+    "learn_lr": Option(False, "meta-learn the learning rate of the inner steps too"),
     "first_order": Option(False, "ignore second derivatives (FOMAML)"),
-    "minutes": Option(15.0, "budget of training time, validation included; 0 for none", least=0, fixed=False),
-    "meta_steps": Option(0, "budget of meta-steps; 0 for none", least=0, fixed=False),
-    "validate_every": Option(200, "meta-steps between validations", least=1),
-    "validation_tasks": Option(200, "tasks of a validation", least=2),
+    "minutes": Option(
+        15.0, "train for so many minutes at most, validation included; 0: no limit", least=0, fixed=False
+    ),
+    "meta_steps": Option(0, "train for so many meta-steps at most; 0: no limit", least=0, fixed=False),
+    "validate_every": Option(200, "meta-steps between two validations", least=1),
+    "validation_tasks": Option(200, "tasks of each validation", least=2),
     "seed": Option(0, "seed of weights and tasks", least=0),
 }
 
@@ -57,20 +61,26 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, required: bool) -> No
         type=Path,
         required=required,
         metavar="DIR",
-        help="folder with images_background and images_evaluation, as folders or .zip, in it or one level below",
+        help="folder of Omniglot: images_background and images_evaluation, as folders or .zip files, in it or one "
+        "level below",
     )
-    parser.add_argument("--subset", action="store_true", help="accept data that lacks characters of the original")
+    parser.add_argument("--subset", action="store_true", help="accept a part of Omniglot, which else is an error")
 
 
 def add_test_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--test-tasks", type=options.at_least(2), default=1000, help="tasks of the meta-test (default %(default)s)"
+        "--test-tasks",
+        type=options.at_least(2),
+        default=1000,
+        metavar="N",
+        help="fresh tasks to test on (default %(default)s)",
     )
     parser.add_argument(
         "--test-queries",
         type=options.at_least(1),
         default=15,
-        help="query images of a class in testing (default %(default)s)",
+        metavar="N",
+        help="Omniglot's query images of a class in testing (default %(default)s)",
     )
 
 

@@ -25,12 +25,12 @@ STEPS = (0, 1, 5, 10)
 QUERIES = 100
 
 OPTIONS: options.Options = {
-    "meta_steps": Option(70_000, "meta-steps to train", least=0, fixed=False),
+    "meta_steps": Option(70_000, "meta-steps to train, those of a resumed run included", least=0, fixed=False),
     "tasks": Option(25, "tasks per meta-step", least=1),
-    "shots": Option(10, "support points, and query points in training, of a task", least=1),
+    "shots": Option(10, "support points of a task, and as many query points in training", least=1),
     "steps": Option(1, "inner steps", least=0),
-    "lr": Option(0.01, "inner step size", least=0),
-    "meta_lr": Option(0.001, "Adam's learning rate", least=0),
+    "lr": Option(0.01, "learning rate of the inner steps", least=0),
+    "meta_lr": Option(0.001, "learning rate of the meta-steps (Adam)", least=0),
     "width": Option(40, "units of each of the two hidden layers", least=1),
     "first_order": Option(False, "ignore second derivatives (FOMAML)"),
     "seed": Option(0, "seed of weights and tasks", least=0),
@@ -40,10 +40,17 @@ OPTIONS: options.Options = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add(parser, OPTIONS)
     parser.add_argument(
-        "--test-tasks", type=options.at_least(2), default=600, help="fresh tasks to evaluate on (default %(default)s)"
+        "--test-tasks",
+        type=options.at_least(2),
+        default=600,
+        metavar="N",
+        help="fresh tasks to evaluate on (default %(default)s)",
     )
     parser.add_argument(
-        "--compare", action=argparse.BooleanOptionalAction, default=True, help="time a meta-step against torch.func"
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="check and time a meta-step against torch.func (default yes)",
     )
     runs.add_arguments(parser)
 
