@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from metafast import losses
+from metafast import losses, transforms
 from metafast.arguments import AdaptParams, predicate
 from metafast.builder import BATCH, Builder, Place, Unsupported, batched, called
 from metafast.lowering import check_output, evaluate, interpret
@@ -120,6 +120,8 @@ def explain(
     if len(sizes) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ValueError(f"shape is {list(sizes)}; expected that of the support inputs, [T, N, *example], all positive")
     tasks, examples, *example = sizes
+    model = transforms.original(model)
+    transforms.refuse_scripted(model)
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
     known = None if loss is None else losses.resolve(loss)[0]
     foreign_loss = "" if loss is None or known else losses.why_not_native(loss)

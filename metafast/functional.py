@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metafast import arguments
+from metafast import arguments, transforms
 from metafast.batch import Batch
 from metafast.plan import Plan, Planner, planner
 from metafast.program import Parameter
 
 
+@transforms.entry("metafast.grad")
 def grad(
     model: nn.Module,
     params: Mapping[str, Tensor],
@@ -47,6 +48,7 @@ def grad(
     return task_loss, _chosen(plan, given, gradients)
 
 
+@transforms.entry("metafast.hvp", differentiable="that of metafast.grad is")
 def hvp(
     model: nn.Module,
     params: Mapping[str, Tensor],

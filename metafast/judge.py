@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metafast import arguments, losses
+from metafast import arguments, losses, transforms
 from metafast.batch import Batch
 from metafast.higher_order import twice_differentiable
 from metafast.learner import MAML
@@ -161,9 +161,10 @@ class Loop:
         x, y, w = (b if b is None else b[t] if k is None else b[t, k] for b in batch)
         assert x is not None and y is not None
         held = self.held.put_copies({**self.state, **theta})
-        output = call(self.learner.model, x)
-        if self.named is None:
-            return held, self.function(output, y)
+        with transforms.as_written(self.learner.model):
+            output = call(self.learner.model, x)
+            if self.named is None:
+                return held, self.function(output, y)
         each = _per_example(self.named, output, y)
         w = torch.ones_like(each) if w is None else w
         divisors: dict[str, Any] = {"weighted_mean": w.sum(), "mean": len(each), "sum": 1}

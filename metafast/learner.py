@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metafast import arguments
+from metafast import arguments, transforms
 from metafast.batch import Batch, Rates
 from metafast.plan import Plan, Planner, one_kind
 from metafast.program import Parameter
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: The signature's default, by which a rate given twice is told from one given by the rule alone.
 DEFAULT_LR = 0.4
+#: What errors call a learner.
+THIS = "metafast.MAML"
 
 
 class Output(NamedTuple):
@@ -46,9 +48,10 @@ class MAML(nn.Module):
     into its own parameters and buffers ends with the call: the model is left as it is.
 
     Args:
-        model: any module from [N, *example] to one tensor [N, *output]. ``requires_grad=False`` parameters are neither
-            adapted nor meta-learnt. BatchNorm in training mode uses the statistics of the task's own batch and leaves
-            its buffers alone; in eval mode it uses the buffers.
+        model: any module from [N, *example] to one tensor [N, *output]; what ``torch.compile(module)`` returns stands
+            for the module. ``requires_grad=False`` parameters are neither adapted nor meta-learnt. BatchNorm in
+            training mode uses the statistics of the task's own batch and leaves its buffers alone; in eval mode it
+            uses the buffers.
         lr: inner step size; its forms are those of :class:`metafast.SGD`.
         steps: inner steps K >= 0.
         loss: ``"cross_entropy"``, ``"mse"``, ``"bce_with_logits"``, ``"huber"``, ``"multi_margin"``; the torch.nn
@@ -94,6 +97,7 @@ class MAML(nn.Module):
         reduction: str = "weighted_mean",
     ) -> None:
         super().__init__()
+        model = transforms.original(model)
         self._repeat: Repeat | None = None
         self._planner = Planner(model, loss, adapt_params, backend, strict, reduction)  # checks all but strict
         trainable = {n: p.requires_grad for n, p in model.named_parameters()}
@@ -129,6 +133,7 @@ class MAML(nn.Module):
         else:
             self.register_parameter("lr", learnt(lr, dtype, device))
 
+    @transforms.entry(THIS)
     def forward(
         self, support: Any, query: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
     ) -> Output:
@@ -154,6 +159,7 @@ class MAML(nn.Module):
             self._remember(plan, call, given, node)
         return Output(result.loss, result.task_loss, result.logits, result.support_loss)
 
+    @transforms.entry(f"{THIS}.meta_gradient", differentiable="that of the learner itself is")
     def meta_gradient(
         self, support: Any, query: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
     ) -> tuple[Output, tuple[Tensor, ...]]:
@@ -181,6 +187,7 @@ class MAML(nn.Module):
         out = Output(result.loss, result.task_loss, result.logits, result.support_loss)
         return out, tuple(result.gradients.parameters)
 
+    @transforms.entry(f"{THIS}.adapt")
     def adapt(
         self, support: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
     ) -> dict[str, Tensor]:
@@ -204,6 +211,7 @@ class MAML(nn.Module):
         )
         return {p.name: value for p, value in zip(plan.adapted, result.adapted, strict=True)}
 
+    @transforms.entry(f"{THIS}.predict")
     def predict(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The model's outputs [T, N, *output] at ``params`` for x [T, N, *example]; differentiable.
 
@@ -275,6 +283,10 @@ class MAML(nn.Module):
                     plan.rates[key] = found
             return found
         return rates(lr, self.per_step, steps, declared, plan.adapted, plan.names, plan.dtype, plan.device)
+
+    def __prepare_scriptable__(self) -> None:
+        """Asked for by torch.jit.script."""
+        transforms.refuse(THIS, "torch.jit.script", "TorchScript holds no engine; script the adapted model instead")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_planner": None, "_repeat": None}  # both can be made again, and never travel

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metafast import _native, device
+from metafast import _native, device, transforms
 from metafast.batch import Batch, Rates
 from metafast.facts import facts
 from metafast.program import Program
@@ -299,6 +299,7 @@ def run(
 ) -> Result:
     """Unroll, query and, if ``sweep`` is given, the reverse sweep; or with ``vectors`` Hessian-vector products on the
     support set. Arguments are those of :func:`metafast.ops.unroll`."""
+    transforms.refuse_natively()
     known = handle(program)
     first = support if support is not None else query
     assert first is not None

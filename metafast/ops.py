@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from metafast import native
+from metafast import native, transforms
 from metafast.batch import Batch, Rates, Unrolled
 from metafast.native import NOTHING, Cotangents, DataGradients, Gradients, Wanted
 from metafast.program import Program
@@ -50,8 +50,7 @@ def _once(gradients: Sequence[Tensor | None], depend_on: Sequence[Tensor | None]
 
 def _apply(function: type[Function], *inputs: Any) -> Any:
     """``function.apply`` without its search, at every call, for default arguments: there are none."""
-    if torch._C._are_functorch_transforms_active():
-        return function.apply(*inputs)  # type: ignore[no-untyped-call]
+    transforms.refuse_natively()
     return super(Function, function).apply(*inputs)  # type: ignore[misc]
 
 
@@ -165,6 +164,7 @@ class _Unroll(Function):
         ctx.save_for_backward(*inputs[1:])
 
     @staticmethod
+    @transforms.backward
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         call, tensors = ctx.call, ctx.saved_tensors
         loss, task_loss, logits, _, *adapted = cotangents
@@ -325,6 +325,7 @@ class _Gradient(Function):
         ctx.save_for_backward(*inputs[2:])
 
     @staticmethod
+    @transforms.backward
     def backward(ctx: Any, loss: Tensor | None, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
         program, count, tensors = ctx.program, ctx.count, ctx.saved_tensors
         with torch.no_grad():

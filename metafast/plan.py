@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from metafast import arguments, losses, lowering, reference
+from metafast import arguments, losses, lowering, reference, transforms
 from metafast.batch import Batch, Rates
 from metafast.builder import called
 from metafast.facts import facts
@@ -168,6 +168,7 @@ class Planner:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module; it is a {type(model).__name__}")
+        transforms.refuse_scripted(model)
         self.settings = (model, loss, adapt_params, backend, strict, reduction)
         self.model = model
         self.backend = arguments.choice("backend", backend, arguments.BACKENDS)
@@ -281,9 +282,7 @@ def warn_once(warned: set[str], message: str) -> None:
 
 
 def _may_look_at(tensor: Tensor) -> bool:
-    """Whether values may be checked. On a GPU the host would have to wait for them, under vmap there are several."""
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-        return False
+    """Whether values may be checked: on a GPU the host would have to wait for them."""
     return tensor.device.type == "cpu" or os.environ.get("METAFAST_CHECK", "0") != "0"
 
 

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from metafast import custom_loss, losses
+from metafast import custom_loss, losses, transforms
 from metafast.batch import Batch, Rates, Unrolled
 from metafast.builder import called
 from metafast.higher_order import WrittenOut, in_own_dtype, without_checkpoints
@@ -177,10 +177,11 @@ def _where(module: nn.Module, error: BaseException) -> str:
 
 
 def call(module: nn.Module, x: Tensor) -> Any:
-    """``module(x)``; a DataParallel runs as the module that it holds."""
+    """``module(x)``, as the module is written; a DataParallel runs as the module that it holds."""
     while isinstance(module, nn.DataParallel):
         module = module.module
-    return module(x)
+    with transforms.as_written(module):
+        return module(x)
 
 
 @_without_autocast
@@ -249,11 +250,12 @@ def _outputs_and_read(model: Model, parameters: Sequence[Tensor], x: Tensor, y: 
     with SWAPPING:
         places = slots([model.module, loss], model.own) if isinstance(loss, nn.Module) else model.places
     for values, x_t, y_t in zip(_by_task(model, parameters, x.shape[0]), x.unbind(0), y.unbind(0), strict=True):
-        held = [
-            custom_loss.stand_in(v.clone() if name in model.written else v, own)
-            for name, v, own in zip(names, values, model.own, strict=True)
-        ]
-        with swapped(places, held), WrittenOut(), without_checkpoints():
+        with transforms.leaves():
+            held = [
+                custom_loss.stand_in(v.clone() if name in model.written else v, own)
+                for name, v, own in zip(names, values, model.own, strict=True)
+            ]
+        with swapped(places, held), WrittenOut(), without_checkpoints(), transforms.as_written(model.module):
             output = call(model.module, x_t)
             custom_loss.mark(held, model.own)
             value = custom_loss.checked(loss, loss(output, y_t))
@@ -285,7 +287,7 @@ def _gradients(losses: Tensor, parameters: Sequence[Tensor], create_graph: bool)
 @contextmanager
 def _recording() -> Iterator[None]:
     """Inner gradients need autograd even where the caller has switched it off."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), transforms.leaves():
         yield
 
 

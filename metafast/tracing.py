@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
+from metafast import transforms
 from metafast.builder import Unsupported
 from metafast.layers import MODULES
 from metafast.snapshot import GLOBAL_HOOKS, HOOKS, Snapshot
@@ -32,7 +33,9 @@ _LOCK = threading.RLock()
 def is_leaf(module: nn.Module) -> bool:
     """torch's own layers, and subclasses of those with a native form, are not looked into."""
     return isinstance(module, tuple(MODULES)) or (
-        type(module).__module__.startswith("torch.") and not isinstance(module, _CONTAINERS)
+        type(module).__module__.startswith("torch.")
+        and not isinstance(module, _CONTAINERS)
+        and not transforms.is_compiled(module)
     )
 
 
@@ -173,7 +176,12 @@ class _Tracer(fx.Tracer):
         if threading.get_ident() != self.thread:  # torch.fx has patched nn.Module for all threads
             return forward(*args, **kwargs)
         self.inside.append(m)
-        result = super().call_module(m, forward, args, kwargs)
+        if transforms.is_compiled(m):  # compiled code hides what it does: run what it was made from
+            result = transforms.original(m)(*args, **kwargs)
+        else:
+            if m._compiled_call_impl is not None:
+                forward = m._call_impl
+            result = super().call_module(m, forward, args, kwargs)
         self.inside.pop()  # an exception leaves it, to name the module
         return result
 

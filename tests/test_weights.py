@@ -315,15 +315,18 @@ def test_cancelling_looks_the_same_in_c_and_python(dtype: torch.dtype, monkeypat
     assert [arguments.cancels(w) for w in cases] == found
 
 
-def test_weights_under_vmap_are_not_looked_at() -> None:
+def test_weights_may_be_differentiated_by_torch_func() -> None:
     model, (support, _) = mlp(), tasks()
     given = dict(model.named_parameters())
-    several = torch.rand(2, T, N).double()
 
     def loss(w: Tensor) -> Tensor:
-        return mf.grad(model, given, (*support, w), "cross_entropy", backend="torch")[0]
+        return mf.grad(model, given, (*support, w), "cross_entropy", backend="torch")[0].sum()
 
-    torch.testing.assert_close(torch.vmap(loss)(several), torch.stack([*map(loss, several)]))
+    w = torch.rand(T, N).double().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(w), w)
+    assert not said(lambda: torch.testing.assert_close(torch.func.grad(loss)(w.detach()), expected))
+    (message,) = said(lambda: torch.func.grad(loss)(centred(T, N)))
+    assert "batch weights nearly cancel" in message
 
 
 def padded() -> Tensor:
