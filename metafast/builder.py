@@ -218,9 +218,11 @@ def _first_line(error: Exception) -> str:
 
 
 def _blank(argument: Any) -> Any:
-    """A tensor's shape for torch to run on. Not on the meta device, whose first use imports torch's whole compiler."""
+    """What torch tells shapes by: a batch of no examples, on which it checks everything and runs no kernel. (Its
+    threads must not start here: they would hang in a forked child.) Not on the meta device, whose first use imports
+    torch's whole compiler."""
     if isinstance(argument, Place):
-        return torch.zeros(()).expand(2, *argument.shape)
+        return torch.empty((0, *argument.shape))
     if isinstance(argument, Tensor):
-        return torch.zeros(()).expand(argument.shape)
+        return torch.empty(argument.shape)
     return argument

@@ -16,6 +16,7 @@ from metafast.arguments import AdaptParams, predicate
 from metafast.builder import BATCH, Builder, Place, Unsupported, batched, called
 from metafast.lowering import check_output, evaluate, interpret
 from metafast.program import ABSENT, Shape, Step
+from metafast.reference import SWAPPING
 from metafast.tracing import trace
 
 
@@ -128,10 +129,11 @@ def explain(
     walk = _Walk(examples, dtype)
     counts: dict[str, int] = {}
     try:
-        builder = Builder(model, tuple(example), predicate(adapt_params), dtype)
-        for parameter in builder.parameters:
-            counts[parameter.role] = counts.get(parameter.role, 0) + parameter.numel
-        output = interpret(trace(model), model, builder, walk)
+        with SWAPPING:
+            builder = Builder(model, tuple(example), predicate(adapt_params), dtype)
+            for parameter in builder.parameters:
+                counts[parameter.role] = counts.get(parameter.role, 0) + parameter.numel
+            output = interpret(trace(model), model, builder, walk)
         if known is not None:
             check_output(known, builder.values[output])
     except Unsupported as unsupported:

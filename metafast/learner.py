@@ -12,6 +12,7 @@ from metafast import arguments, transforms
 from metafast.batch import Batch, Rates
 from metafast.plan import Plan, Planner, one_kind
 from metafast.program import Parameter
+from metafast.reference import SWAPPING
 from metafast.rules import SGD, LearningRate, LearntRates, learnt, rates
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ class MAML(nn.Module):
         model = transforms.original(model)
         self._repeat: Repeat | None = None
         self._planner = Planner(model, loss, adapt_params, backend, strict, reduction)  # checks all but strict
-        trainable = {n: p.requires_grad for n, p in model.named_parameters()}
+        with SWAPPING:  # or another thread's learner may have put plain tensors in the place of its parameters
+            trainable = {n: p.requires_grad for n, p in model.named_parameters()}
         arguments.adapted(adapt_params, trainable)
         self.model = model
         self.loss = loss
@@ -122,7 +124,8 @@ class MAML(nn.Module):
     def _set_lr(self, lr: Any) -> None:
         """Check ``lr`` against the model and keep it: registered when it is learnt, as it is when not."""
         adapts = arguments.predicate(self.adapt_params)
-        named = dict(self.model.named_parameters())
+        with SWAPPING:
+            named = dict(self.model.named_parameters())
         dtype, device = one_kind(named)
         moved = [Parameter(n, tuple(p.shape), "adapted") for n, p in named.items() if p.requires_grad and adapts(n)]
         rates(lr, self.per_step, self.steps, self.steps, moved, list(named), dtype, device)

@@ -14,6 +14,7 @@ from torch import fx, nn
 from metafast.builder import Builder, Place, Unsupported, batched, described
 from metafast.layers import FUNCTIONS, METHODS, MODULES
 from metafast.program import Loss, Program, Shape, Step
+from metafast.reads import Reads
 from metafast.tracing import trace
 
 __all__ = ["Unsupported", "check_output", "evaluate", "interpret", "lower"]
@@ -30,15 +31,17 @@ def lower(
     adapted: Adapted = lambda name: True,
     loss: Loss | None = None,
     dtype: torch.dtype = torch.float32,
+    reads: Reads | None = None,
 ) -> Program:
     """The Program of ``model`` on inputs [N, *example_shape], for every number N of examples.
 
     ``adapted(name)`` says which parameters the inner loop moves; one with ``requires_grad=False`` is a constant. All
     parameters must have the type ``dtype`` of the input, float32 or float64. A BatchNorm in training mode uses the
-    statistics of its batch and leaves its buffers alone. Raises :class:`Unsupported`.
+    statistics of its batch and leaves its buffers alone. ``reads`` notes what the model's code depends on. Nothing is
+    computed. Raises :class:`Unsupported`.
     """
     builder = Builder(model, tuple(example_shape), adapted, dtype)
-    output = interpret(trace(model), model, builder)
+    output = interpret(trace(model, reads), model, builder)
     if loss is not None:
         check_output(loss, builder.values[output])
     values, steps = _live(builder, output)

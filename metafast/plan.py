@@ -2,7 +2,11 @@
 
 A :class:`Planner` belongs to one model, one loss and one choice of adapted parameters. Its :class:`Plan` for a kind of
 example holds for as long as the model stays as it was (:class:`metafast.snapshot.Snapshot`): whatever a user changes
-between two calls is noticed by the next one.
+between two calls is noticed by the next one. A plan is shared with other planners of the same model and settings
+(:mod:`metafast.shared`). One that depends on what cannot be watched serves one call.
+
+Planning leaves the model and every random generator of the process as they are. Where the model is native, nothing is
+computed; where it is not, its forward runs once on one task's examples.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import os
 import sys
 import warnings
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,18 +24,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from metafast import arguments, losses, lowering, reference, transforms
+from metafast import arguments, losses, lowering, reference, shared, transforms
 from metafast.batch import Batch, Rates
 from metafast.builder import called
 from metafast.facts import facts
 from metafast.program import Parameter, Program, Shape, Step
+from metafast.reads import Reads, Undone
 from metafast.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from metafast._native import Product
-
-#: Plans kept per planner: train and eval mode, a few kinds of examples.
-KEPT = 8
 
 CANCELLING = (
     "{} nearly cancel: in some task their sum, by which reduction='weighted_mean' divides its loss, is less than a "
@@ -180,18 +182,62 @@ class Planner:
         self.product: Product | None = None  # the latest Hessian-vector product
         self.warned: set[str] = set()
 
+    def refresh(self) -> None:
+        """A loss that is an object may have been changed."""
+        _, loss, *_, reduction = self.settings
+        if type(loss) is str:
+            return
+        known, function = losses.resolve(loss, reduction)
+        if known != self.loss:
+            self.plans, self.product = [], None
+            self.loss, self.function = known, function
+
     def plan(self, name: str, x: Tensor, stepwise: bool = False) -> Plan:
         """The plan for ``x`` [T, N, *example], or [T, K, N, *example]; ``name`` is what errors call it."""
         key = (x.shape[3 if stepwise else 2 :], x.dtype, x.device)
         with reference.SWAPPING:
-            for place, plan in enumerate(self.plans):
+            self.refresh()
+            for plan in self.plans:
                 if plan.key == key and plan.snapshot.holds():
-                    if place:  # the next call is likely to want the same
-                        self.plans = [plan, *(p for p in self.plans if p is not plan)]
+                    if plan is not self.plans[0]:  # the next call is likely to want the same
+                        shared.keep(self.plans, plan)
                     return plan
+            everybodys = shared.plans(self.model, self._sharing())
+            for plan in everybodys:
+                if plan.key == key and plan.snapshot.holds():
+                    shared.keep(everybodys, plan)
+                    return self._own(plan)
             made = self._make(name, x[0, 0] if stepwise else x[0], key)
-            self.plans = [made, *self.plans[: KEPT - 1]]
+            if not made.snapshot.blind:
+                shared.keep(everybodys, self._anybodys(made))
+                shared.keep(self.plans, made)
             return made
+
+    def _sharing(self) -> Hashable:
+        """What two planners of one model have in common if they make the same plans."""
+        _, loss, _, backend, strict, _ = self.settings  # the reduction is part of the Loss
+        why = "" if self.loss else losses.why_not_native(loss)
+        chosen = None
+        if self.adapt_params is not None:
+            chosen = tuple(name for name, _ in self.model.named_parameters() if self.adapts(name))
+        return self.loss, why, chosen, backend, strict
+
+    def _anybodys(self, plan: Plan) -> Plan:
+        """``plan`` without the model and the loss, which are not to be kept alive by those that share it."""
+        return plan if plan.native else replace(plan, program=replace(plan.program, module=None, loss=None))
+
+    def _own(self, plan: Plan) -> Plan:
+        """The plan of another planner as one of this one's, which warns again."""
+        plan = replace(plan, warned=self.warned)
+        if not plan.native:
+            if self.backend != "torch":
+                self._warn_of_torch(plan.why)
+            plan = replace(plan, program=replace(plan.program, module=self.model, loss=self.loss or self.function))
+        shared.keep(self.plans, plan)
+        return plan
+
+    def _warn_of_torch(self, why: str) -> None:
+        self._warn(f"running on torch, slower than natively, because of {why}; backend='torch' silences this")
 
     def _make(self, name: str, x: Tensor, key: Hashable) -> Plan:
         named = dict(self.model.named_parameters())
@@ -202,21 +248,23 @@ class Planner:
         engine: ModuleType = reference
         program: Any
         why = "backend='torch'"
+        reads, undone = Reads(self.model), Undone(self.model)
         if self.backend != "torch":
             try:
-                engine, program = self._native(x, dtype, device)
+                engine, program = self._native(x, dtype, device, reads)
             except lowering.Unsupported as unsupported:
                 why = str(unsupported)
-                self._describe(name, x)  # what torch cannot run either is another error
+                program, reads = self._describe(name, x, undone)  # what torch cannot run either is another error
                 if self.strict or self.backend == "native":
                     asked = "strict=True" if self.strict else "backend='native'"
                     raise RuntimeError(
                         f"{asked}, but the native engine cannot be used, because of {why}"
                     ) from unsupported
         if engine is reference:
-            program = self._describe(name, x)
-            if self.backend != "torch":
-                self._warn(f"running on torch, slower than natively, because of {why}; backend='torch' silences this")
+            if self.backend == "torch":
+                program, reads = self._describe(name, x, undone)
+            else:
+                self._warn_of_torch(why)
             out = program.out
         else:
             if not x.is_floating_point():
@@ -236,20 +284,29 @@ class Planner:
             why=why,
             example=tuple(x.shape[1:]),
             key=key,
-            snapshot=Snapshot(self.model, named.values()),
+            snapshot=Snapshot(
+                self.model, named.values(), reads, undone.assigned, undone.written, versions=engine is not reference
+            ),
             warned=self.warned,
         )
 
-    def _describe(self, name: str, x: Tensor) -> reference.Model:
-        return reference.describe(self.model, self.loss or self.function, self.adapts, x, name)
+    def _describe(self, name: str, x: Tensor, undone: Undone) -> tuple[reference.Model, Reads]:
+        """What torch runs, and what its code reads. The model is left as it was."""
+        reads = Reads(self.model, versions=False)
+        with undone, reads.recording():
+            program = reference.describe(self.model, self.loss or self.function, self.adapts, x, name)
+        reads.watch.keep_unchanged()
+        # One task after another if tasks leave something behind in the model: under vmap, that would be of all at once.
+        return (replace(program, batched=False) if undone.changes else program), reads
 
-    def _native(self, x: Tensor, dtype: torch.dtype, device: torch.device) -> tuple[ModuleType, Program]:
-        """The native engine and what it runs; raises Unsupported."""
+    def _native(self, x: Tensor, dtype: torch.dtype, device: torch.device, reads: Reads) -> tuple[ModuleType, Program]:
+        """The native engine and what it runs; raises Unsupported. ``reads`` notes what that depends on."""
         if self.loss is None:
             raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
         if device.type not in ("cpu", "cuda"):
             raise lowering.Unsupported("", f"it is on {device}; the native engine runs on CPUs and CUDA devices")
-        program = lowering.lower(self.model, tuple(x.shape[1:]), adapted=self.adapts, loss=self.loss, dtype=dtype)
+        example = tuple(x.shape[1:])
+        program = lowering.lower(self.model, example, adapted=self.adapts, loss=self.loss, dtype=dtype, reads=reads)
         try:
             from metafast import device as devices
             from metafast import ops
@@ -318,9 +375,12 @@ def one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
 
 def planner(model: nn.Module, loss: Any, backend: str, strict: bool, reduction: str) -> Planner:
     """The planner of a bare model; those of the last few are kept."""
-    if type(loss) is not str:
-        losses.resolve(loss, reduction)  # which may have changed; and what the cache cannot hash raises here, by name
-    return _planner(model, loss, backend, strict, reduction)
+    if type(loss) is str:
+        return _planner(model, loss, backend, strict, reduction)
+    losses.resolve(loss, reduction)  # what the cache cannot hash raises here, by name
+    found = _planner(model, loss, backend, strict, reduction)
+    found.refresh()
+    return found
 
 
 @lru_cache(maxsize=8)

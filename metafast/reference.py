@@ -26,9 +26,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from metafast import custom_loss, losses, transforms
+from metafast import custom_loss, draws, losses, transforms
 from metafast.batch import Batch, Rates, Unrolled
 from metafast.builder import called
 from metafast.higher_order import WrittenOut, in_own_dtype, without_checkpoints
@@ -84,15 +83,11 @@ class Model:
         return tuple(i for i, p in enumerate(self.parameters) if p.role != "constant")
 
 
-class _Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Operations(draws.Mode):  # type: ignore[no-untyped-call]
     """Notes the name of every operation that runs."""
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # torch's guard would import the whole compiler, which takes seconds
-
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -120,6 +115,9 @@ def describe(
 ) -> Model:
     """Run ``module`` once on one task's examples ``x`` [N, *example] to learn its output's shape and its operations.
 
+    It runs on numbers, as its control flow may follow them. What it draws at random comes from a generator of its own
+    (:mod:`metafast.draws`): those of the process, which other threads use, are left alone.
+
     Raises:
         ValueError, TypeError: the module cannot take ``x``, which the error calls ``name``, or its dtype; or it does
             not return one tensor [N, *output].
@@ -132,17 +130,18 @@ def describe(
     parameters = tuple(Parameter(n, tuple(p.shape), roles.get(n, "constant")) for n, p in own.items())  # type: ignore[arg-type]
     with SWAPPING:
         places = tuple(slots([module], list(own.values())))
-    cuda = [x.device.index or 0] if x.device.type == "cuda" else []
     given = f"{name} has, for each task, {x.shape[0]} examples of shape {list(x.shape[1:])}, {x.dtype}"
-    with _recording(), in_own_dtype(x.device), torch.random.fork_rng(devices=cuda):
+    drawn: list[str] = []
+    with _recording(), in_own_dtype(x.device):
         (x,) = _plain([x.detach()])
         copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in own.values()]
-        with swapped(places, copies), _Operations() as operations, WrittenOut() as written_out, without_checkpoints():
-            try:
+        operations, written_out = _Operations(), WrittenOut()
+        try:
+            with swapped(places, copies), draws.private(drawn.append), operations, written_out, without_checkpoints():
                 output = call(module, x)
-            except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-                kind = ValueError if x.is_floating_point() else TypeError
-                raise kind(f"{_where(module, error)} raised {type(error).__name__}: {error}; {given}") from error
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            kind = ValueError if x.is_floating_point() else TypeError
+            raise kind(f"{_where(module, error)} raised {type(error).__name__}: {error}; {given}") from error
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != x.shape[0]:
         got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise ValueError(f"{type(module).__name__} returned {got}; expected one tensor [N, *output]; {given}")
@@ -152,7 +151,7 @@ def describe(
         loss,
         parameters,
         out=tuple(output.shape[1:]),
-        batched=operations.names <= BATCHABLE,
+        batched=not drawn and operations.names <= BATCHABLE,
         own=tuple(own.values()),
         places=places,
         written=frozenset(into | (own.keys() - roles.keys())),
@@ -188,7 +187,7 @@ def call(module: nn.Module, x: Tensor) -> Any:
 def _vmaps(model: Model, tensors: Sequence[Tensor], x: Tensor, output: Tensor) -> bool:
     """Whether two tasks at once give what one gives. Code that hides its operations from torch ends here."""
     twice = [t if p.role == "constant" else torch.stack([t, t]) for t, p in zip(tensors, model.parameters, strict=True)]
-    with torch.no_grad():
+    with torch.no_grad(), draws.private():
         try:
             both = _outputs(model, twice, torch.stack([x, x]))
         except (RuntimeError, ValueError, TypeError, NotImplementedError):

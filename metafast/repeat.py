@@ -30,7 +30,9 @@ _DATA = slice(-8, -2)
 def _settings(learner: nn.Module) -> tuple[Any, ...]:
     """What a call depends on besides lr, data and the state of the model; a loss may be a module."""
     known, modules = learner.__dict__, learner._modules
-    return _plain(known), known.get("loss"), modules.get("loss"), modules["model"]
+    loss = modules.get("loss")
+    within = loss and {name: value for name, value in vars(loss).items() if name[0] != "_"}
+    return _plain(known), known.get("loss"), loss, within, modules["model"]
 
 
 class Repeat:

@@ -8,21 +8,20 @@ forward changes cannot be seen in the graph, so each is refused here.
 from __future__ import annotations
 
 import operator
-import random
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from metafast import transforms
+from metafast import draws, transforms
 from metafast.builder import Unsupported
 from metafast.layers import MODULES
+from metafast.reads import Reads, Undone
 from metafast.snapshot import GLOBAL_HOOKS, HOOKS, Snapshot
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
@@ -39,28 +38,48 @@ def is_leaf(module: nn.Module) -> bool:
     )
 
 
-def trace(model: nn.Module) -> fx.Graph:
+def trace(model: nn.Module, reads: Reads | None = None) -> fx.Graph:
     """The graph of ``model(x)``. Nodes name modules, parameters and buffers as the model does ("" is the model), and
-    ``node.meta["where"]`` names the module that the code of a node belongs to. Raises :class:`Unsupported`."""
+    ``node.meta["where"]`` names the module that the code of a node belongs to. ``reads`` notes what the code depends
+    on. No random number is drawn: code that is about to draw one is refused. Raises :class:`Unsupported`."""
+    reads = Reads(model) if reads is None else reads
+    graph = _trace_once(model, reads)
+    if reads.watch.changed():  # as a cache does that is filled at its first use
+        reads.forget()
+        graph = _trace_once(model, reads)
+        if reads.watch.changed():
+            raise Unsupported("", f"{type(model).__name__} changes global variables in forward")
+    return graph
+
+
+def _trace_once(model: nn.Module, reads: Reads) -> fx.Graph:
     _refuse_hooks(model)
+    drawn: list[str] = []  # should the model's code catch what is raised
+
+    def refuse(name: str) -> None:
+        raise Unsupported("", f"{type(model).__name__} draws random numbers in forward ({name})")
+
+    def about_to_draw(name: str) -> None:
+        drawn.append(name)
+        refuse(name)
+
     with _LOCK, torch.enable_grad(), _builtins_for_proxies(model):
-        before, dice = Snapshot(model, ()), _random_states()
+        before, undone = Snapshot(model, ()), Undone(model)
         tracer = _Tracer(model)
+        changed = False
         try:
-            graph = tracer.trace(_Root(model))
+            with draws.private(drawn.append), undone, reads.recording(about_to_draw):
+                try:
+                    graph = tracer.trace(_Root(model))
+                finally:
+                    changed = not before.holds()
         except Unsupported:
             raise
         except Exception as error:  # whatever the user's code raises when it meets a proxy
             raise tracer.unsupported(f"cannot be traced: {_in_words(error)}") from error
-        finally:
-            rolled = not _same_states(dice, _random_states())
-            _set_random_states(dice)
-            changed = not before.holds()
-            if changed:
-                before.restore_attributes()
-        if rolled:
-            raise Unsupported("", f"{type(model).__name__} draws random numbers in forward")
-        if changed:
+        if drawn:
+            refuse(drawn[0])
+        if changed or undone.changes:
             raise Unsupported("", f"{type(model).__name__} changes attributes of its modules in forward")
         return graph
 
@@ -256,18 +275,3 @@ def _builtins_for_proxies(model: nn.Module) -> Iterator[None]:
     finally:
         for scope, name in patched:
             del scope[name]
-
-
-def _random_states() -> tuple[Any, ...]:
-    return random.getstate(), torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
-
-
-def _same_states(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    same_numpy = all(np.array_equal(x, y) for x, y in zip(a[2], b[2], strict=True))
-    return a[0] == b[0] and torch.equal(a[1], b[1]) and same_numpy
-
-
-def _set_random_states(states: tuple[Any, ...]) -> None:
-    random.setstate(states[0])
-    torch.set_rng_state(states[1])
-    np.random.set_state(states[2])  # noqa: NPY002
