@@ -8,6 +8,7 @@ plan must leave no trace.
 from __future__ import annotations
 
 import dis
+import gc
 import random
 import sys
 import types
@@ -79,11 +80,15 @@ class Reads:
             self.blind = "a profiler is at work"
             yield
             return
+        collects = gc.isenabled()
+        gc.disable()  # or the finalizers and callbacks that it runs in this thread would count as the model's code
         sys.setprofile(profile)
         try:
             yield
         finally:
             sys.setprofile(before if callable(before) else None)
+            if collects:
+                gc.enable()
             if before is not None and not callable(before):
                 before.enable()  # cProfile's, which goes on where it stopped
 

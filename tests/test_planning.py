@@ -410,3 +410,26 @@ def test_models_go_when_nobody_has_them(backend: str, closing: bool) -> None:
     del model, maml, loss
     gc.collect()
     assert alive() is None
+
+
+COLLECTIONS = 0
+
+
+def test_code_that_is_not_the_models_does_not_count(made: list[Any]) -> None:
+    """Python's garbage collector runs callbacks and finalizers in the middle of any code."""
+
+    def callback(phase: str, info: Any) -> None:
+        global COLLECTIONS
+        COLLECTIONS += 1
+
+    gc.callbacks.append(callback)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        maml = learner(heads(lambda s: False))
+        for _ in range(3):
+            maml.meta_gradient(*sets())
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(callback)
+    assert COLLECTIONS and len(made) == 1
