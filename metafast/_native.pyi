@@ -31,10 +31,10 @@ class Session:
     """One kind of call, prepared once; to be run by one thread at a time.
 
     Inputs, None where absent (then always), in this order: parameters; vectors; of each hyper-parameter of the rule its
-    table and its values per element; x, y and weights of the support set, then of the query set (nothing for a set that is not there); cotangents of the task
-    losses, of the logits, of the adapted parameters. Outputs: support losses, task losses, loss, logits; adapted
-    parameters; gradients of the parameters, of each hyper-parameter's table and values per element; of x, y and weights
-    of the sets.
+    table and its values per element; x, y and weights of the support set, then of the query set (nothing for a set that
+    is not there); cotangents of the task losses, of the logits, of the adapted parameters. Outputs: support losses,
+    task losses, loss, logits; adapted parameters; gradients of the parameters, of each hyper-parameter's table and
+    values per element; of x, y and weights of the sets.
     """
 
     def __init__(

@@ -17,7 +17,6 @@ from metafast._native import primitives
 from problems import lowered
 from rows import ROWS, Row
 
-
 #: The laws that run every pass with every option, and those about several tasks.
 CHOSEN = {
     "outputs_equal_the_oracle",
