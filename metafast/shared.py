@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,23 @@ def plans(model: nn.Module, settings: Hashable) -> list[Plan]:
         while len(of_model) > KEPT_SETTINGS:
             of_model.popitem(last=False)
         return of_settings
+
+
+@contextmanager
+def forgotten(model: nn.Module) -> Iterator[None]:
+    """What is planned inside is not kept: ``model`` holds tensors that will not come back."""
+    number = id(model)
+    before = {id(plans): [*plans] for plans in _of(number)}
+    try:
+        yield
+    finally:
+        for plans in _of(number):
+            plans[:] = before.get(id(plans), [])
+
+
+def _of(number: int) -> list[list[Plan]]:
+    with _lock:
+        return [*_plans[number][1].values()] if number in _plans else []
 
 
 def keep(plans: list[Plan], plan: Plan) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafast import arguments, losses
+from metafast import arguments, losses, shared
 from metafast.batch import Batch
 from metafast.judge import Held, Loop, Tensors, parameter
 from metafast.learner import MAML
@@ -135,7 +135,7 @@ class _Case:
         parameters = {n: _of_dtype(p, dtype) for n, p in self.held.parameters.items()}
         parameters = {n: parameter(p, self.held.parameters[n]) for n, p in parameters.items()}
         buffers = {n: _of_dtype(b, dtype).clone() for n, b in self.held.buffers.items()}
-        with self.held.restored():
+        with self.held.restored(), shared.forgotten(self.maml.model):
             self.held.put(parameters | buffers)
             learner, lr = self._learner(dtype)
             support, query, data = self._data(dtype)

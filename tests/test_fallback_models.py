@@ -311,6 +311,58 @@ def test_what_forward_writes_into_is_left_alone(way: str, engine: str) -> None:
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+# ------------------------------------------------------------------------------------------------ losses that read them
+
+
+def compiled() -> nn.Module:
+    model = nn.Sequential(torch.compile(nn.Linear(3, 4), backend="aot_eager"), nn.Tanh(), nn.Linear(4, 2)).double()
+    model(torch.randn(2, 3).double())  # there is compiled code now
+    return model
+
+
+READ: dict[str, Callable[[], nn.Module]] = {
+    "attention": lambda: Sequence(encoder()),
+    "weight_norm": lambda: Weighed(False),
+    "differentiates": Physics,
+    "writes into a parameter": lambda: Statistics("weight"),
+    "writes into a constant": lambda: Statistics("in place"),
+    "DataParallel": lambda: nn.DataParallel(nn.Linear(3, 2)),
+    "compiled": compiled,
+}
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_loss_may_read_each_of_them(name: str) -> None:
+    """And run it once more, at the task's own parameters."""
+    model, (support, query) = READ[name]().double(), tasks()
+    before = copy.deepcopy(model.state_dict())
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        decay = sum(p.square().sum() for p in model.parameters() if p.requires_grad)
+        value = (output - target).square().mean() + 0.1 * decay
+        if name == "writes into a parameter":  # of which torch has no derivative after another run
+            return value
+        return value + model(support[0][0].to(output.dtype)).square().mean()
+
+    maml = mf.MAML(model, lr=0.1, steps=2, loss=loss)
+    report = mf.verify(maml, support, query)
+    assert report.ok, str(report)
+    expected = maml(support, query).loss
+    with torch.no_grad():
+        torch.testing.assert_close(maml(support, query).loss, expected, rtol=1e-12, atol=0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_loss_that_reads_a_checkpointed_model_is_refused() -> None:
+    model, head = nn.Linear(3, 2).double(), nn.Linear(2, 2).double()
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        return (checkpoint(head, output, use_reentrant=False) - target).square().mean() + model.weight.square().mean()
+
+    with pytest.raises(RuntimeError, match="checkpoints its activations"):
+        mf.MAML(model, lr=0.1, loss=loss)(*tasks())
+
+
 # ----------------------------------------------------------------------------------------------------------- autocast
 
 

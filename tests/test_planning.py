@@ -412,6 +412,21 @@ def test_models_go_when_nobody_has_them(backend: str, closing: bool) -> None:
     assert alive() is None
 
 
+def test_verify_leaves_no_parameters_behind(backend: str) -> None:
+    """Those that it puts into the model will never be there again, and neither are their plans needed."""
+    maml, data = learner(heads(lambda s: False), backend), sets()
+
+    def alive() -> int:
+        gc.collect()
+        return sum(type(thing) is nn.Parameter for thing in gc.get_objects())
+
+    maml.meta_gradient(*data)
+    before = alive()
+    assert mf.verify(maml, *data).ok
+    assert alive() == before
+    assert mf.verify(maml, *data).ok
+
+
 COLLECTIONS = 0
 
 
