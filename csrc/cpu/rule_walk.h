@@ -44,6 +44,12 @@ struct CpuWalk {
     for (int64_t i = 0; i < size; i += kStep) body(i);
   }
   static constexpr bool is_first() { return true; }
+  static T one(Scalar value) {
+    if constexpr (kIsPack<T>)
+      return value;
+    else
+      return value.v[0];
+  }
 
   // By the place in a register, whether a register is what the elements stand in or not: so the bits are the same.
   template <int kCount>

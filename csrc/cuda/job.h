@@ -58,6 +58,9 @@ struct HyperTensor {
   T* gradient;
 };
 
+// Which blocks do a phase of the rule (rule.cuh).
+enum class WalkedBy : int32_t { kAll, kTilesOfParameters, kOneBlock };
+
 // The parts of a call on a device. `T*` are addresses there; the lists stand behind the block.
 template <class T>
 struct DeviceJob {

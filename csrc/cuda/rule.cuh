@@ -46,28 +46,29 @@ struct GatherHypers : PhaseDefaults {
   }
 };
 
-// How the threads of a task walk over elements: all of them over all parameters, or a block over the parameter that is its
-// tile, where sums over a parameter are wanted.
+// How the threads of a task walk over elements: all of them over all parameters; a block over the parameter that is its tile,
+// where sums over a parameter are wanted; or one block over everything, where sums over all are.
 template <class T>
 struct DeviceWalk {
   using Number = T;
   using Scalar = T;
   using Shared = T;
   const Block& block;
-  const bool by_parameter;
+  const WalkedBy by;
 
   static __device__ T get(const T* p) { return *p; }
   static __device__ void put(T* p, T value) { *p = value; }
   static __device__ T get_shared(const T* p) { return *p; }
   __device__ bool is_first() const { return block.thread == 0; }
+  static __device__ T one(T value) { return value; }
   template <class Body>
   __device__ void each_parameter(int32_t count, Body body) const {
-    if (by_parameter) return body(block.tile);
+    if (by == WalkedBy::kTilesOfParameters) return body(block.tile);
     for (int32_t a = 0; a < count; ++a) body(a);
   }
   template <class Body>
   __device__ void each_element(int64_t size, Body body) const {
-    if (by_parameter)
+    if (by != WalkedBy::kAll)
       for (int64_t i = block.thread; i < size; i += block.threads) body(i);
     else
       block.for_each(size, [&](uint32_t i) { body(int64_t(i)); });
@@ -76,7 +77,15 @@ struct DeviceWalk {
   struct Sums {
     T part[kCount] = {};
     __device__ void add(int h, int64_t, int64_t, T value) { part[h] += value; }
-    __device__ T total(const DeviceWalk& walk, int h) const { return block_sum(walk.block, part[h]); }
+    // All threads have it.
+    __device__ T total(const DeviceWalk& walk, int h) const {
+      const T sum = block_sum(walk.block, part[h]);
+      T* shared = walk.block.template shared<T>();
+      walk.block.sync();
+      if (walk.block.thread == 0) shared[0] = sum;
+      walk.block.sync();
+      return shared[0];
+    }
   };
 };
 
@@ -91,7 +100,7 @@ static __device__ RuleLoops<DeviceWalk<T>> rule_of(const Task<T>& task, const De
           job.hypers,
           walk,
           task.at(job.layout.link),
-          walk.by_parameter ? task.hyper_bars() : nullptr};
+          job.want_hyper_gradient ? task.hyper_bars() : nullptr};
 }
 
 template <class T>
@@ -99,21 +108,23 @@ static __device__ RulePoint<T> rule_point(const Task<T>& task, int32_t k) {
   return {task.theta_at(k), k == 0 ? nullptr : task.state_after(k - 1), task.gradient(k), task.initial()};
 }
 
+// Argument: WalkedBy.
 template <class T>
 struct RuleStep : PhaseDefaults {
+  static constexpr int kShared = kThreads;
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
-    const DeviceWalk<T> walk{block, false};
+    const DeviceWalk<T> walk{block, WalkedBy(i.argument)};
     rule_of(task, walk).step(i.k, rule_point(task, i.k), task.theta_after(i.k), task.state_after(i.k));
   }
 };
 
-// A tile for each adapted parameter where gradients of hyper-parameters are wanted.
+// Argument: WalkedBy.
 template <class T>
 struct RuleAdjoint : PhaseDefaults {
   static constexpr int kShared = kThreads;
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
     const TaskLayout& l = task.job.layout;
-    const DeviceWalk<T> walk{block, task.job.want_hyper_gradient};
+    const DeviceWalk<T> walk{block, WalkedBy(i.argument)};
     rule_of(task, walk)
         .adjoint(i.k, rule_point(task, i.k), task.lambda(), task.at(l.state_bar), task.at(l.vector),
                  task.at(l.start_bar));

@@ -93,7 +93,7 @@ class Scheduler {
   }
   void step(int32_t k) {
     enter(Which::kSupport, k);
-    emit(Phase::kRuleStep, n.adapted_size);
+    walk(Phase::kRuleStep, n.scales ? WalkedBy::kOneBlock : WalkedBy::kAll);
   }
   void query() {
     if (n.adapted) emit(Phase::kWriteAdapted, n.adapted_size);
@@ -119,7 +119,9 @@ class Scheduler {
     // Gradient descent leaves lambda alone.
     if (n.descent && !n.want_hyper_gradient && !n.estimator.is_second_order()) return;
     enter(Which::kSupport, k);
-    e.emit(Phase::kRuleAdjoint, -1, n.want_hyper_gradient ? n.adapted_count : pointwise_tiles(n.adapted_size));
+    walk(Phase::kRuleAdjoint, n.scales                ? WalkedBy::kOneBlock
+                              : n.want_hyper_gradient ? WalkedBy::kTilesOfParameters
+                                                      : WalkedBy::kAll);
   }
   void product(int32_t k) {
     enter(Which::kSupport, k);
@@ -143,6 +145,13 @@ class Scheduler {
   }
 
  private:
+  void walk(Phase phase, WalkedBy by) {
+    const int64_t tiles = by == WalkedBy::kOneBlock ? 1
+                          : by == WalkedBy::kAll    ? pointwise_tiles(n.adapted_size)
+                                                    : n.adapted_count;
+    e.emit(phase, -1, tiles, int32_t(by));
+  }
+
   // Values and gradients of the support loss; the tape and the gradient hold them afterwards.
   void support_pass(int32_t loss_flags) {
     forward();

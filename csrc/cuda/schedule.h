@@ -21,6 +21,7 @@ struct CallShape {
   bool shared_initial;  // parameters at step 0 are laid out once for all tasks
   int32_t state_count;
   bool want_hyper_gradient, uses_start;
+  bool scales;             // some link multiplies by a number that depends on all of a gradient
   bool descent;            // the rule is gradient descent and nothing else
   bool image_targets[2];   // real targets that must be transposed
   bool data_gradients[2];  // of x, y or w

@@ -177,6 +177,7 @@ class DeviceSession final : public Session {
     for (const LinkPlan& link : call.links) {
       n.state_count += link_info(link.kind).states;
       n.uses_start |= link_info(link.kind).uses_start;
+      n.scales |= link_info(link.kind).scales;
     }
     n.logits = call.logits != 0;
     n.logits_cotangent = call.logits_cotangent != 0;

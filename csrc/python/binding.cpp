@@ -10,6 +10,7 @@
 #include "cuda/session.h"
 #include "engine/call.h"
 #include "program/nodes.h"
+#include "python/links.h"
 #include "python/prepared.h"
 #include "python/repeat.h"
 #include "python/tensors.h"
@@ -202,6 +203,13 @@ py::dict build_info() {
   return info;
 }
 
+// The names of all links, and of each its numbers of states and hyper-parameters, and whether it scales.
+std::map<std::string, std::tuple<int, int, bool>> links() {
+  std::map<std::string, std::tuple<int, int, bool>> all;
+  for (const LinkInfo& info : kLinks) all[info.name] = {info.states, info.hypers, info.scales};
+  return all;
+}
+
 // The names of all primitives, and whether each runs on packs of tasks.
 std::map<std::string, bool> primitives() {
   std::map<std::string, bool> packable;
@@ -266,6 +274,11 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
            py::arg("holds"), py::arg("threads"), py::arg("workspace"))
       .def("run", &Product::run, py::arg("params"), py::arg("batch"), py::arg("v"));
   m.def("primitives", &primitives);
+  m.def("links", &links);
+  m.def("link_step", &link_step, py::arg("name"), py::arg("flags"), py::arg("k"), py::arg("hypers"),
+        py::arg("element"));
+  m.def("link_bars", &link_bars, py::arg("name"), py::arg("flags"), py::arg("k"), py::arg("hypers"), py::arg("element"),
+        py::arg("bars"), py::arg("by_duals"));
   m.def("legs", &legs_of_threads, py::arg("threads"), py::arg("runs"), py::arg("stages"), py::arg("rest"));
   m.def(
       "facts",

@@ -3,14 +3,20 @@
 
 #include "core/plan.h"
 #include "rules/adam.h"
+#include "rules/clip.h"
+#include "rules/penalty.h"
 #include "rules/sgd.h"
 
 // X(struct, name)
-#define METAFAST_LINKS(X) \
-  X(Descent, "descent")   \
-  X(Momentum, "momentum") \
-  X(Adam, "adam")         \
-  X(Amsgrad, "amsgrad")
+#define METAFAST_LINKS(X)    \
+  X(Descent, "descent")      \
+  X(Momentum, "momentum")    \
+  X(Adam, "adam")            \
+  X(Amsgrad, "amsgrad")      \
+  X(ClipNorm, "clip_norm")   \
+  X(ClipValue, "clip_value") \
+  X(Proximal, "proximal")    \
+  X(SoftThreshold, "soft_threshold")
 
 namespace metafast {
 
@@ -24,7 +30,8 @@ struct LinkInfo {
   const char* name;
   LinkKind kind;
   int states, hypers;
-  bool reads_gradient, uses_start;  // its adjoint; itself
+  bool reads_gradient;  // its adjoint
+  bool uses_start, scales;
 };
 constexpr LinkInfo kLinks[] = {
 #define METAFAST_INFO(NAME, TEXT)      \
@@ -33,7 +40,8 @@ constexpr LinkInfo kLinks[] = {
    METAFAST_ISA::NAME::kStates,        \
    METAFAST_ISA::NAME::kHypers,        \
    METAFAST_ISA::NAME::kReadsGradient, \
-   METAFAST_ISA::NAME::kUsesStart},
+   METAFAST_ISA::NAME::kUsesStart,     \
+   METAFAST_ISA::NAME::kScales},
     METAFAST_LINKS(METAFAST_INFO)
 #undef METAFAST_INFO
 };

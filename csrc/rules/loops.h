@@ -5,8 +5,10 @@
 //   get, put, get_shared        between arrays and Scalars
 //   each_parameter(n, body)     body(a) for those of n parameters that are this walk's business
 //   each_element(size, body)    body(i) for all i, or for those that are this thread's business
-//   Sums<n>                     add(h, place in the parameter, its leading dimension, Scalar), and total(walk, h)
+//   Sums<n>                     add(h, place in the parameter, its leading dimension, Scalar), and total(walk, h), which may be
+//                               as many sums as Scalar has places
 //   is_first()                  whether this thread writes down totals
+//   one(Scalar)                 what an array holds of a Scalar whose places all say the same
 #pragma once
 
 #include "engine/job.h"
@@ -45,15 +47,7 @@ struct RuleLoops {
       const bool last = l + 1 == link_count;
       with_link(link.kind, [&](auto is) {
         using Link = typename decltype(is)::Type;
-        each_parameter<Link>(link, k, [&](int32_t, const auto& each) {
-          each([&](const auto& s, int64_t i, int64_t) {
-            auto e = element<Link>(link, at, theta_in, g_in, i);
-            Link::step(s, e);
-            Walk::put(theta + i, e.theta);
-            if (!last) Walk::put(found + i, e.g);
-            for (int j = 0; j < Link::kStates; ++j) Walk::put(state + (link.state + j) * adapted_size + i, e.state[j]);
-          });
-        });
+        run<Link>(link, k, at, theta_in, g_in, theta, last ? nullptr : found, state);
       });
       theta_in = theta, g_in = found;
     }
@@ -67,39 +61,22 @@ struct RuleLoops {
     replay(k, at, theta_of, g_of);
     for (int32_t l = link_count - 1; l >= 0; --l) {
       const bool last = l + 1 == link_count;
-      const LinkPlan& link = links[l];
-      with_link(link.kind, [&](auto is) {
+      with_link(links[l].kind, [&](auto is) {
         using Link = typename decltype(is)::Type;
-        constexpr int kHypers = Link::kHypers > 0 ? Link::kHypers : 1;
-        each_parameter<Link>(link, k, [&](int32_t a, const auto& each) {
-          typename Walk::template Sums<kHypers> sums;
-          each([&](const auto& s, int64_t i, int64_t within) {
-            const auto before = element<Link>(link, at, theta_of[l], g_of[l], i);
-            LinkElement<S, Link> bar{};
-            bar.theta = Walk::get(lambda + i);
-            if (!last) bar.g = Walk::get(gradient_bar + i);
-            for (int j = 0; j < Link::kStates; ++j)
-              bar.state[j] = Walk::get(sigma + (link.state + j) * adapted_size + i);
-            if (hyper_bars) {
-              S hyper_bar[kHypers] = {};
-              link_adjoint<Link>(s, before, bar, hyper_bar);
-              for (int h = 0; h < Link::kHypers; ++h)
-                collect(hypers[link.hyper + h], k, a, within, hyper_bar[h], h, sums);
-            } else {
-              link_adjoint<Link>(s, before, bar, static_cast<S*>(nullptr));
-            }
-            Walk::put(lambda + i, bar.theta), Walk::put(gradient_bar + i, bar.g);
-            for (int j = 0; j < Link::kStates; ++j)
-              Walk::put(sigma + (link.state + j) * adapted_size + i, bar.state[j]);
-            if constexpr (Link::kUsesStart) Walk::put(start_bar + i, Walk::get(start_bar + i) + bar.start);
-          });
-          if (hyper_bars) write_totals<Link>(link, k, a, sums);
-        });
+        if (last) clear(gradient_bar);  // nobody reads the g that the last link leaves
+        if constexpr (Link::kScales)
+          scale_adjoint<Link>(links[l], k, g_of[l], gradient_bar);
+        else
+          run_back<Link>(links[l], k, at, theta_of[l], g_of[l], {lambda, sigma, gradient_bar, start_bar});
       });
     }
   }
 
  private:
+  struct Bars {
+    T *theta, *state, *g, *start;
+  };
+
   template <class Link>
   MF_HD LinkElement<S, Link> element(const LinkPlan& link, const RulePoint<T>& at, const T* theta, const T* g,
                                      int64_t i) const {
@@ -143,19 +120,119 @@ struct RuleLoops {
     });
   }
 
+  // One link forwards, to theta, g (unless nobody reads it) and states.
+  template <class Link>
+  MF_HD void run(const LinkPlan& link, int32_t k, const RulePoint<T>& at, const T* theta_in, const T* g_in, T* theta,
+                 T* g, T* state) const {
+    if constexpr (Link::kScales) {
+      const S factor = Link::scale(settings_of_all<Link>(link, k), sum_of_products(g_in, g_in));
+      everywhere([&](int64_t i) {
+        Walk::put(theta + i, Walk::get(theta_in + i));
+        if (g) Walk::put(g + i, factor * Walk::get(g_in + i));
+      });
+    } else {
+      each_parameter<Link>(link, k, [&](int32_t, const auto& each) {
+        each([&](const auto& s, int64_t i, int64_t) {
+          auto e = element<Link>(link, at, theta_in, g_in, i);
+          Link::step(s, e);
+          Walk::put(theta + i, e.theta);
+          if (g) Walk::put(g + i, e.g);
+          if (state)
+            for (int j = 0; j < Link::kStates; ++j) Walk::put(state + (link.state + j) * adapted_size + i, e.state[j]);
+        });
+      });
+    }
+  }
+
+  // One link backwards, from what it found.
+  template <class Link>
+  MF_HD void run_back(const LinkPlan& link, int32_t k, const RulePoint<T>& at, const T* theta, const T* g,
+                      const Bars& bars) const {
+    constexpr int kHypers = Link::kHypers > 0 ? Link::kHypers : 1;
+    each_parameter<Link>(link, k, [&](int32_t a, const auto& each) {
+      typename Walk::template Sums<kHypers> sums;
+      each([&](const auto& s, int64_t i, int64_t within) {
+        const auto before = element<Link>(link, at, theta, g, i);
+        T* const states = bars.state + link.state * adapted_size + i;
+        LinkElement<S, Link> bar{};
+        bar.theta = Walk::get(bars.theta + i), bar.g = Walk::get(bars.g + i);
+        for (int j = 0; j < Link::kStates; ++j) bar.state[j] = Walk::get(states + j * adapted_size);
+        if (hyper_bars) {
+          S hyper_bar[kHypers] = {};
+          link_adjoint<Link>(s, before, bar, hyper_bar);
+          for (int h = 0; h < Link::kHypers; ++h) collect(hypers[link.hyper + h], k, a, within, hyper_bar[h], h, sums);
+        } else {
+          link_adjoint<Link>(s, before, bar, static_cast<S*>(nullptr));
+        }
+        Walk::put(bars.theta + i, bar.theta), Walk::put(bars.g + i, bar.g);
+        for (int j = 0; j < Link::kStates; ++j) Walk::put(states + j * adapted_size, bar.state[j]);
+        if constexpr (Link::kUsesStart) Walk::put(bars.start + i, Walk::get(bars.start + i) + bar.start);
+      });
+      if (hyper_bars) write_totals<Link>(link, k, a, sums);
+    });
+  }
+
+  // g' = f g with f = scale(h, n), n = |g|^2: the bar of g is f bar + 2 g <bar, g> df/dn.
+  template <class Link>
+  MF_HD void scale_adjoint(const LinkPlan& link, int32_t k, const T* g, T* bar) const {
+    using D = Dual<S>;
+    const LinkSettings<S, Link> s = settings_of_all<Link>(link, k);
+    LinkSettings<D, Link> d{};
+    for (int h = 0; h < Link::kHypers; ++h) d.hyper[h] = D(s.hyper[h]);
+    const S squares = sum_of_products(g, g), of_factor = sum_of_products(bar, g);
+    const D factor = Link::scale(d, D(squares, S(1)));
+    everywhere([&](int64_t i) {
+      Walk::put(bar + i, factor.v * Walk::get(bar + i) + S(2) * of_factor * factor.d * Walk::get(g + i));
+    });
+    if (!hyper_bars) return;
+    for (int h = 0; h < Link::kHypers; ++h) {
+      const HyperPlan<E>& plan = hypers[link.hyper + h];
+      if (!plan.wanted || !walk.is_first()) continue;
+      d.hyper[h].d = S(1);
+      T* const bars = hyper_bars + plan.table_offset + k * adapted_count;
+      bars[0] = Walk::one(of_factor * Link::scale(d, D(squares)).d);  // its value is that of the first parameter
+      for (int32_t a = 1; a < adapted_count; ++a) bars[a] = T(0);
+      d.hyper[h].d = S(0);
+    }
+  }
+
+  // Settings of a link that treats all parameters alike: those of the first.
+  template <class Link>
+  MF_HD LinkSettings<S, Link> settings_of_all(const LinkPlan& link, int32_t k) const {
+    LinkSettings<S, Link> s{};
+    s.flags = link.flags, s.k = k;
+    for (int h = 0; h < Link::kHypers; ++h) s.hyper[h] = S(hypers[link.hyper + h].table[k * adapted_count]);
+    Link::derive(s);
+    return s;
+  }
+
+  template <class Body>
+  MF_HD void everywhere(Body body) const {
+    walk.each_parameter(adapted_count, [&](int32_t a) {
+      walk.each_element(parameters[a].size, [&](int64_t i) { body(parameters[a].offset + i); });
+    });
+  }
+  MF_HD S sum_of_products(const T* a, const T* b) const {
+    typename Walk::template Sums<1> sums;
+    walk.each_parameter(adapted_count, [&](int32_t p) {
+      const int64_t begin = parameters[p].offset;
+      walk.each_element(parameters[p].size, [&](int64_t i) {
+        sums.add(0, i, parameters[p].ld, Walk::get(a + begin + i) * Walk::get(b + begin + i));
+      });
+    });
+    return S(sums.total(walk, 0));
+  }
+  MF_HD void clear(T* array) const {
+    everywhere([&](int64_t i) { Walk::put(array + i, S(0)); });
+  }
+
   // Runs all links but the last once more and leaves what the next one finds.
   MF_HD void replay(int32_t k, const RulePoint<T>& at, const T** theta_of, const T** g_of) const {
     T* room = found;
     for (int32_t l = 0; l + 1 < link_count; ++l, room += 2 * adapted_size)
       with_link(links[l].kind, [&](auto is) {
         using Link = typename decltype(is)::Type;
-        each_parameter<Link>(links[l], k, [&](int32_t, const auto& each) {
-          each([&](const auto& s, int64_t i, int64_t) {
-            auto e = element<Link>(links[l], at, theta_of[l], g_of[l], i);
-            Link::step(s, e);
-            Walk::put(room + i, e.theta), Walk::put(room + adapted_size + i, e.g);
-          });
-        });
+        run<Link>(links[l], k, at, theta_of[l], g_of[l], room, room + adapted_size, nullptr);
         theta_of[l + 1] = room, g_of[l + 1] = room + adapted_size;
       });
   }

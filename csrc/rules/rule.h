@@ -7,6 +7,7 @@
 //   kStates, kHypers          how many numbers of state an element has, and how many hyper-parameters there are
 //   step(settings, element)   the map, for any scalar S: a number, a register of numbers, a pack of tasks, a dual number
 //   kDerived, derive(settings)  what follows from hyper-parameters and the number of the step alone, if anything does
+// or, where kScales is true, scale(settings, sum of the squares of all of g) in place of step: the number that it multiplies g by;
 // and may state adjoint(settings, before, bar, hyper_bar), its transposed Jacobian by hand; without it the columns of the
 // Jacobian come from dual numbers, which costs one evaluation of step for each input. A law compares the two.
 #pragma once
@@ -39,6 +40,7 @@ struct LinkSettings {
 struct LinkDefaults {
   static constexpr int kDerived = 0;
   static constexpr bool kUsesStart = false;     // reads `start`
+  static constexpr bool kScales = false;        // see scale below
   static constexpr bool kReadsGradient = true;  // its adjoint, though no hyper-parameter wants a gradient
   template <class Settings>
   MF_HD static void derive(Settings&) {}
