@@ -133,7 +133,7 @@ def adapt_one(
     names: list[str],
     first_order: bool,
     stepwise: bool,
-    reduction: str,
+    reduction: str = "weighted_mean",
 ) -> tuple[Parameters, list[Tensor]]:
     theta: Parameters = dict(model.named_parameters())
     losses = []
