@@ -1,5 +1,5 @@
-"""A link's adjoint is the transposed Jacobian of its step (csrc/rules), on random elements: what is written by hand, dual
-numbers, and central differences of the step itself."""
+"""A link's adjoint is the transposed Jacobian of its step (csrc/rules), on random elements: what is written by hand,
+dual numbers, and central differences of the step itself."""
 
 from __future__ import annotations
 
