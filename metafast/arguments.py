@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafast.batch import Batch
+from metafast.call import Batch
+from metafast.estimators import Checkpoint
 from metafast.facts import holds_classes, rows_add_up
 from metafast.program import Loss, Parameter, Shape
 
@@ -26,6 +27,15 @@ CLASSIFICATION = ("cross_entropy", "multi_margin")
 def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}; it is {value!r}")
+    return value
+
+
+def memory(value: Any) -> str | Checkpoint:
+    if isinstance(value, Checkpoint):
+        return value
+    if not isinstance(value, str) or value not in MEMORY:
+        allowed = ", ".join(map(repr, MEMORY))
+        raise ValueError(f"memory must be one of {allowed}, or a metafast.Checkpoint(); it is {value!r}")
     return value
 
 

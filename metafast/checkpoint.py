@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from metafast import networks
-from metafast.adam import Adam
 from metafast.files import replacing
 from metafast.learner import MAML
+from metafast.outer_adam import Adam
 
 FORMAT = "metafast-checkpoint"
 VERSION = 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metafast import arguments, transforms
-from metafast.batch import Batch
+from metafast.call import Batch
 from metafast.plan import Plan, Planner, planner
 from metafast.program import Parameter
 
@@ -85,11 +85,11 @@ def hvp(
     within = {name: p for name, p in plan.learnt.items() if name in given}
     vectors = plan.parameters("v", v, tasks, within)
     _refuse_gaps(vectors, within)
-    made, call = plan.engine.hvp(plan.program, plan.replaced(given), data, _tangents(plan, vectors, tasks))
+    made, run = plan.engine.hvp(plan.program, plan.replaced(given), data, _tangents(plan, vectors, tasks))
     if plan.native:
         from metafast.repeat import product_again  # which needs the native engine
 
-        plans.product = product_again(plan, call, params, data, v)
+        plans.product = product_again(plan, run, params, data, v)
     return _chosen(plan, given, made)
 
 

@@ -3,11 +3,11 @@
 One task at a time, nothing batched, fused or cached. At every inner step the model really holds theta_k, as
 nn.Parameters that nothing can tell from those an optimiser would have left there; the model and the loss then run as a
 user runs them, on torch's own layers but for those without a right second derivative. So no graph leads from one step
-to the next, and the chain rule between them is written out: with theta_{k+1} = theta_k - m_k(theta_k, z) for every
-other input z (learning rates, data, parameters that are not adapted)::
+to the next, and the chain rule between them is written out: with (theta_{k+1}, s_{k+1}) = U_k(theta_k, s_k, z) for the
+rule's states s and every other input z (hyper-parameters, data, theta_0, parameters that are not adapted)::
 
-    lambda_K = dL(theta_K; Q)/d theta_K,    lambda_k = lambda_{k+1} - (d m_k/d theta_k)^T lambda_{k+1}
-    d loss/d theta_0 = lambda_0,            d loss/d z = dL/dz - sum_k (d m_k/dz)^T lambda_{k+1}
+    lambda_K = dL(theta_K; Q)/d theta_K,  sigma_K = 0,  (lambda, sigma)_k = (dU_k/d(theta, s)_k)^T (lambda, sigma)_{k+1}
+    d loss/d theta_0 = lambda_0,  d loss/d z = dL/dz + sum_k (dU_k/dz)^T (lambda, sigma)_{k+1}
 
 Every run has parameters of its own, so that whatever forward writes into them ends with it.
 """
@@ -16,14 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metafast import arguments, losses, transforms
-from metafast.batch import Batch
+from metafast.call import Batch
+from metafast.estimators import FirstOrder, Truncated
 from metafast.higher_order import twice_differentiable
 from metafast.learner import MAML
 from metafast.program import Loss
@@ -91,15 +92,31 @@ def parameter(value: Tensor, own: nn.Parameter) -> nn.Parameter:
     return made
 
 
+class _Step(NamedTuple):
+    """What a step leaves, and what it found besides the parameters that the model held; each tensor [1, *shape]."""
+
+    theta: list[Tensor]
+    state: list[list[list[Tensor]]]
+    theta_before: list[Tensor]
+    start: list[Tensor]
+    states_before: list[Tensor]
+
+
+def _flat(states: list[list[list[Tensor]]]) -> list[Tensor]:
+    return [s for link in states for each in link for s in each]
+
+
 class Loop:
-    """theta_{k+1} = theta_k - a_k dL(theta_k; S_t)/d theta,   loss = mean_t L(theta_K; Q_t).
+    """(theta_{k+1}, s_{k+1}) = U(theta_k, s_k, dL(theta_k; S_t)/d theta),   loss = mean_t L(theta_K; Q_t).
 
     ``state`` are all parameters and buffers of ``held``, in the dtype of the data.
     """
 
     def __init__(self, learner: MAML, held: Held, state: Tensors, steps: int, stepwise: bool) -> None:
         self.learner, self.held, self.state = learner, held, state
-        self.steps, self.stepwise = steps, stepwise
+        self.steps, self.stepwise, self.rule = steps, stepwise, learner.rule
+        estimator = learner.estimator
+        self.first_swept = max(0, steps - estimator.steps) if isinstance(estimator, Truncated) else 0
         self.named, self.function = losses.resolve(learner.loss, learner.reduction)
         chosen = arguments.predicate(learner.adapt_params)
         own = dict(learner.model.named_parameters())
@@ -123,38 +140,65 @@ class Loop:
 
         for t in range(tasks):
             thetas: list[Tensors] = [{name: p.detach() for name, p in self.initial.items()}]
+            states = [self.rule.begin([p[None] for p in thetas[0].values()])]
             for k in range(self.steps):
-                _, moves = self._moves(support, t, k, thetas[k])
-                thetas.append({name: value - moves[name].detach() for name, value in thetas[k].items()})
+                _, step = self._step(support, t, k, thetas[k], states[k], thetas[0])
+                thetas.append({name: v[0].detach() for name, v in zip(self.initial, step.theta, strict=True)})
+                states.append([[[s.detach() for s in each] for each in link] for link in step.state])
             held, loss = self._loss(thetas[-1], query, t)
             adjoint = backward([loss], held, None)
-            for k in reversed(range(self.steps)):
-                held, moves = self._moves(support, t, k, thetas[k])
-                made = backward([moves[name] for name in adjoint], held, [-a for a in adjoint.values()])
-                adjoint = {name: a + made[name] for name, a in adjoint.items()}
+            of_states = [torch.zeros_like(s) for s in _flat(states[-1])]
+            of_start = {name: torch.zeros_like(p) for name, p in self.initial.items()}
+            for k in reversed(range(self.first_swept, self.steps)):
+                held, step = self._step(support, t, k, thetas[k], states[k], thetas[0])
+                outputs = [*step.theta, *_flat(step.state)]
+                cotangents = [*(a[None] for a in adjoint.values()), *of_states]
+                inputs = [*step.theta_before, *step.start, *step.states_before]
+                made = torch.autograd.grad(
+                    outputs, inputs, cotangents, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+                through_gradients = backward(outputs, held, cotangents)
+                count = len(self.initial)
+                adjoint = {n: through_gradients[n] + part[0] for n, part in zip(self.initial, made, strict=False)}
+                for name, part in zip(of_start, made[count:], strict=False):
+                    of_start[name] += part[0]
+                of_states = list(made[2 * count :])
             for name, gradient in adjoint.items():
-                total[name] += gradient / tasks
+                total[name] += (gradient + of_start[name]) / tasks
             losses_.append(loss.detach())
         return torch.stack(losses_).mean(), total
 
-    def _moves(self, support: Batch, t: int, k: int, theta: Tensors) -> tuple[Tensors, Tensors]:
-        """The parameters that the model held, and m_k = a_k dL/d theta_k as a function of them and the leaves."""
+    def _step(
+        self, support: Batch, t: int, k: int, theta: Tensors, states: list[list[list[Tensor]]], start: Tensors
+    ) -> tuple[Tensors, _Step]:
+        """The parameters that the model held, and what step k makes of them, of states, theta_0 and the leaves."""
         held, loss = self._loss(theta, support, t, k if self.stepwise else None)
         gradients = torch.autograd.grad(
             loss, [held[name] for name in theta], create_graph=True, allow_unused=True, materialize_grads=True
         )
-        moves = {}
-        for name, gradient in zip(theta, gradients, strict=True):
-            constant = gradient.detach() if self.learner.first_order else gradient
-            moves[name] = self._rate(name, k) * constant
-        return held, moves
+        if isinstance(self.learner.estimator, FirstOrder):
+            gradients = tuple(g.detach() for g in gradients)
+        before = [[[s.detach().requires_grad_() for s in each] for each in link] for link in states]
+        # Not what the model held: forward may have written into that.
+        here, origin = ([p.detach()[None].clone().requires_grad_() for p in of.values()] for of in (theta, start))
+        names = list(theta)
+        moved, after = self.rule.step(
+            k,
+            here,
+            [g[None] for g in gradients],
+            origin,
+            before,
+            lambda name, a: self._hyper(name, names[a], k),
+        )
+        return held, _Step(moved, after, here, origin, _flat(before))
 
-    def _rate(self, name: str, k: int) -> Tensor:
-        """a_k, where the learner's rates are tensors."""
-        lr: Any = self.learner.lr
-        rate: Tensor = lr[name] if isinstance(lr, Mapping) else lr
-        varies = self.learner.per_step or (rate.ndim == 1 and not isinstance(lr, Mapping))
-        return rate[min(k, len(rate) - 1)] if varies else rate
+    def _hyper(self, name: str, parameter: str, k: int) -> Tensor:
+        """A hyper-parameter at step k for one parameter; the learner's are all tensors here."""
+        given: Any = self.learner.hyper(name)
+        value: Tensor = given[parameter] if isinstance(given, Mapping) else given
+        by_name = isinstance(given, Mapping)
+        varies = self.rule.per_step if by_name else value.ndim == 1
+        return value[min(k, len(value) - 1)] if varies else value
 
     def _loss(self, theta: Tensors, batch: Batch, t: int, k: int | None = None) -> tuple[Tensors, Tensor]:
         """The parameters that the model holds while it and the loss run, equal to theta, and L at them."""

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from metafast import arguments, transforms
-from metafast.batch import Batch, Rates
+from metafast.call import Batch, Call, Hyper, InnerLoop
+from metafast.estimators import Checkpoint, Estimator, Exact, FirstOrder, Truncated
 from metafast.plan import Plan, Planner, one_kind
 from metafast.program import Parameter
 from metafast.reference import SWAPPING
-from metafast.rules import SGD, LearningRate, LearntRates, learnt, rates
+from metafast.rules import SGD, HyperValue, Rule
+from metafast.rules.hypers import Frame, LearntValues, hyper, hypers, learnt
 
 if TYPE_CHECKING:
     from metafast.repeat import Repeat
 
-#: The signature's default, by which a rate given twice is told from one given by the rule alone.
+#: The signature's default. It is told by identity from a rate that the user gives.
 DEFAULT_LR = 0.4
+PLAIN = SGD()
 #: What errors call a learner.
 THIS = "metafast.MAML"
 
@@ -62,15 +65,20 @@ class MAML(nn.Module):
             reading the model that it was written for; a module or an object that holds the model is copied with it.
         first_order: take each inner gradient for a constant (FOMAML). The learning rate keeps its gradient; that of
             support data is zero.
-        rule: how parameters move; None means SGD with ``lr``.
+        rule: how parameters move: :func:`metafast.SGD`, :func:`metafast.Adam`, :func:`metafast.AdamW`, or a
+            :func:`metafast.chain` of several; None means SGD with ``lr``. Hyper-parameters that the rule's ``learn``
+            names are parameters of the learner under their own names.
         learn_lr: register the learning rate as parameters of the learner (Meta-SGD, Li et al. 2017, when it is a dict).
         adapt_params: what the inner loop moves: a glob over parameter names, a list of them, or a function of the
             name. The rest is meta-learnt only (ANIL, Raghu et al. 2020).
         memory: keep the activations of every inner step for the reverse sweep (``"keep"``), compute them again
-            (``"recompute"``), or choose by size (``"auto"``). The results are the same; torch always keeps.
+            (``"recompute"``), or choose by size (``"auto"``); :class:`metafast.Checkpoint` keeps parameters of some
+            steps only. The results are the same; torch always keeps.
         backend: ``"auto"`` runs natively, or on torch with one warning that names the layer and the reason;
             ``"native"`` raises instead; ``"torch"`` asks for plain torch.
         strict: raise RuntimeError where ``backend="auto"`` would warn.
+        estimator: which derivative is taken: :class:`metafast.Exact` (None), :class:`metafast.FirstOrder`, as
+            ``first_order=True`` says too, or :class:`metafast.Truncated`.
         reduction: what the loss of a task is of the losses l of its N examples and their weights w, 1 where none are
             given: ``"weighted_mean"``, sum(w l) / sum(w); ``"mean"``, sum(w l) / N; or ``"sum"``, sum(w l). Weights of
             both signs, whose sum may be near zero, and weights that are zero and want a gradient, as in learning to
@@ -85,16 +93,17 @@ class MAML(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        lr: LearningRate = DEFAULT_LR,
+        lr: HyperValue = DEFAULT_LR,
         steps: int = 5,
         loss: Any = "cross_entropy",
         first_order: bool = False,
-        rule: SGD | None = None,
+        rule: Rule | None = None,
         learn_lr: bool = False,
         adapt_params: arguments.AdaptParams = None,
-        memory: str = "auto",
+        memory: str | Checkpoint = "auto",
         backend: str = "auto",
         strict: bool = False,
+        estimator: Estimator | None = None,
         reduction: str = "weighted_mean",
     ) -> None:
         super().__init__()
@@ -107,38 +116,71 @@ class MAML(nn.Module):
         self.model = model
         self.loss = loss
         self.steps = arguments.steps(steps)
-        self.first_order = bool(first_order)
+        self.estimator = _estimator(estimator, first_order)
         self.adapt_params = adapt_params
-        self.memory = arguments.choice("memory", memory, arguments.MEMORY)
+        self.memory = arguments.memory(memory)
         self.backend = backend
         self.strict = strict
         self.reduction = reduction
-        if rule is not None and not isinstance(rule, SGD):
+        if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"rule must be a metafast rule such as metafast.SGD(); it is a {type(rule).__name__}")
-        if rule is not None and rule.lr is not None and not (isinstance(lr, float) and lr == DEFAULT_LR):
+        self.rule = PLAIN if rule is None else rule
+        if self.rule.lr is not None and not (isinstance(lr, float) and lr == DEFAULT_LR):
             raise ValueError("lr is given twice: to the learner and to its rule")
-        self.per_step = rule is not None and rule.per_step
-        self.learn_lr = bool(learn_lr)
-        self._set_lr(lr if rule is None or rule.lr is None else rule.lr)
+        self.learn_lr = bool(learn_lr) or "lr" in self.rule.learn
+        if self.rule.lr is not None:
+            lr = self.rule.lr
+        elif lr is DEFAULT_LR and self.rule.default_lr is not None:
+            lr = self.rule.default_lr
+        self._set_hypers(lr)
 
-    def _set_lr(self, lr: Any) -> None:
-        """Check ``lr`` against the model and keep it: registered when it is learnt, as it is when not."""
+    def _set_hypers(self, lr: Any) -> None:
+        """Check the rule's hyper-parameters against the model and keep those that are learnt, and lr."""
         adapts = arguments.predicate(self.adapt_params)
         with SWAPPING:
             named = dict(self.model.named_parameters())
         dtype, device = one_kind(named)
         moved = [Parameter(n, tuple(p.shape), "adapted") for n, p in named.items() if p.requires_grad and adapts(n)]
-        rates(lr, self.per_step, self.steps, self.steps, moved, list(named), dtype, device)
-        if not self.learn_lr:
-            self.__dict__["lr"] = lr  # not by setattr, which would register a Parameter of the user's own
-        elif isinstance(lr, Mapping):
-            self.add_module("lr", LearntRates(lr, dtype, device))
-        else:
-            self.register_parameter("lr", learnt(lr, dtype, device))
+        fit = Frame(self.steps, self.steps, moved, list(named), dtype, device)
+        for name, given in self.rule.hypers.items():
+            value = lr if name == "lr" else given
+            hyper(name, value, self.rule.per_step, fit)
+            if not (self.learn_lr if name == "lr" else name in self.rule.learn):
+                if name == "lr":
+                    self.__dict__["lr"] = lr  # not by setattr, which would register a Parameter of the user's own
+            elif isinstance(value, Mapping):
+                self.add_module(name, LearntValues(value, dtype, device))
+            else:
+                self.register_parameter(name, learnt(value, dtype, device))  # type: ignore[arg-type]
+
+    def hyper(self, name: str) -> Any:
+        """The value of a hyper-parameter of the rule as it is now; a dict of tensors where it is learnt as one."""
+        registered = self._parameters.get(name)
+        if registered is not None:
+            return registered
+        module = self._modules.get(name)
+        if isinstance(module, LearntValues):
+            return module.as_dict()
+        return self.__dict__["lr"] if name == "lr" else self.rule.hypers[name]
+
+    @property
+    def first_order(self) -> bool:
+        """Whether inner gradients are taken for constants; may be assigned."""
+        return isinstance(self.estimator, FirstOrder)
+
+    @first_order.setter
+    def first_order(self, value: bool) -> None:
+        self.estimator = FirstOrder() if value else Exact()
 
     @transforms.entry(THIS)
     def forward(
-        self, support: Any, query: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
+        self,
+        support: Any,
+        query: Any,
+        steps: int | None = None,
+        lr: HyperValue | None = None,
+        stepwise: bool = False,
+        start: Mapping[str, Tensor] | None = None,
     ) -> Output:
         """One meta-step.
 
@@ -150,68 +192,75 @@ class MAML(nn.Module):
             steps, lr: take the place of the learner's for this call.
             stepwise: the support set holds another minibatch for each step: its tensors have an axis of ``steps``
                 after T.
+            start: initial parameters in the place of the model's, name -> [*shape] or [T, *shape], differentiable: from
+                a network that makes them, for instance. A parameter that is not named starts at the model's own value.
         """
-        as_set = steps is None and lr is None and not stepwise
+        as_set = steps is None and lr is None and start is None and not stepwise
         repeat: Repeat | None = self.__dict__.get("_repeat")
         if as_set and repeat is not None and (outputs := repeat.unrolled(self, support, query)) is not None:
             return Output(*outputs)
-        plan, given, settings = self._unrolling(support, query, steps, lr, stepwise)
-        result = plan.engine.unroll(*given, **settings)
+        plan, call, loop = self._unrolling(support, query, steps, lr, stepwise, start)
+        result = plan.engine.unroll(plan.program, call, loop)
         if as_set and result.again is not None:
-            node, call = result.again
-            self._remember(plan, call, given, node)
+            node, run = result.again
+            self._remember(plan, run, call, node)
         return Output(result.loss, result.task_loss, result.logits, result.support_loss)
 
     @transforms.entry(f"{THIS}.meta_gradient", differentiable="that of the learner itself is")
     def meta_gradient(
-        self, support: Any, query: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
+        self,
+        support: Any,
+        query: Any,
+        steps: int | None = None,
+        lr: HyperValue | None = None,
+        stepwise: bool = False,
+        start: Mapping[str, Tensor] | None = None,
     ) -> tuple[Output, tuple[Tensor, ...]]:
         """The outputs of :meth:`forward`, detached, and the gradient of its loss for each of the learner's parameters
-        that require one, in the order of ``parameters()``; zeros for one that the model never uses.
+        that require one, in the order of ``parameters()``; zeros for one that the model never uses. Where ``start``
+        names a parameter, its gradient is that of the tensor given there, [*shape] or [T, *shape].
 
         The same bits as ``torch.autograd.grad(maml(support, query).loss, parameters)`` without building a graph, which
         for a small network takes as long as the meta-step itself. For training loops that hand gradients to an
         optimiser and need no other cotangent. The arguments are those of :meth:`forward`.
         """
-        as_set = steps is None and lr is None and not stepwise
+        as_set = steps is None and lr is None and start is None and not stepwise
         repeat: Repeat | None = self.__dict__.get("_repeat")
         if as_set and repeat is not None and (written := repeat.gradient(self, support, query)) is not None:
             support_loss, task_loss, loss, logits, *made = written
             return Output(loss, task_loss, logits, support_loss), tuple(made)
-        plan, given, settings = self._unrolling(support, query, steps, lr, stepwise)
-        if not plan.native or self.learn_lr:
-            out = self.forward(support, query, steps, lr, stepwise)
-            wanted = [p for p in self.parameters() if p.requires_grad]
+        plan, call, loop = self._unrolling(support, query, steps, lr, stepwise, start)
+        if not plan.native or self.learn_lr or self.rule.learn:
+            given = {name: value.detach().requires_grad_() for name, value in (start or {}).items()}
+            with torch.enable_grad():
+                out = self.forward(support, query, steps, lr, stepwise, given)
+            own = {f"model.{name}": value for name, value in given.items()}
+            wanted = [own.get(name, p) for name, p in self.named_parameters() if p.requires_grad]
             gradients = torch.autograd.grad(out.loss, wanted, materialize_grads=True)
             return Output(*(value.detach() for value in out)), gradients
-        result = plan.engine.meta_gradient(*given, **settings)
+        result = plan.engine.meta_gradient(plan.program, call, loop)
         if as_set:
-            self._remember(plan, result.call, given)
+            self._remember(plan, result.run, call)
         out = Output(result.loss, result.task_loss, result.logits, result.support_loss)
         return out, tuple(result.gradients.parameters)
 
     @transforms.entry(f"{THIS}.adapt")
     def adapt(
-        self, support: Any, steps: int | None = None, lr: LearningRate | None = None, stepwise: bool = False
+        self,
+        support: Any,
+        steps: int | None = None,
+        lr: HyperValue | None = None,
+        stepwise: bool = False,
+        start: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Run the inner loop alone: name -> theta_K [T, *shape] of every parameter it moves, differentiable.
 
         The arguments are those of :meth:`forward`.
         """
-        count = self.steps if steps is None else arguments.steps(steps)
-        plan, train = self._prepare(arguments.batch("support", support), count, stepwise)
-        result = plan.engine.unroll(
-            plan.program,
-            plan.tensors,
-            self._rates(plan, count, lr),
-            train,
-            None,
-            steps=count,
-            first_order=self.first_order,
-            memory=self.memory,
-            stepwise=stepwise,
-            want_adapted=True,
-        )
+        loop = self._loop(steps, stepwise)
+        plan, train = self._prepare(arguments.batch("support", support), loop)
+        call = Call(_start(plan, start, train), self._hypers(plan, loop, lr), train, None)
+        result = plan.engine.unroll(plan.program, call, loop, want_adapted=True)
         return {p.name: value for p, value in zip(plan.adapted, result.adapted, strict=True)}
 
     @transforms.entry(f"{THIS}.predict")
@@ -239,53 +288,57 @@ class MAML(nn.Module):
             planner = self.__dict__["_planner"] = Planner(*settings)  # type: ignore[arg-type]
         return planner
 
-    def _remember(self, plan: Plan, call: Any, given: tuple[Any, ...], node: Any = None) -> None:
-        """What a call with these arguments of :meth:`_unrolling` came to, for the next one."""
+    def _remember(self, plan: Plan, run: Any, call: Call, node: Any = None) -> None:
+        """What a call with these tensors came to, for the next one."""
         from metafast.repeat import Repeat  # which needs the native engine
 
-        support, query = given[-2:]
-        if Repeat.possible(self, call, support, query):
-            self._repeat = Repeat(self, plan, call, support, query, node)
+        if Repeat.possible(self, run, call):
+            self._repeat = Repeat(self, plan, run, call, node)
 
     def _unrolling(
-        self, support: Any, query: Any, steps: int | None, lr: LearningRate | None, stepwise: bool
-    ) -> tuple[Plan, tuple[Any, ...], dict[str, Any]]:
+        self,
+        support: Any,
+        query: Any,
+        steps: int | None,
+        lr: HyperValue | None,
+        stepwise: bool,
+        start: Mapping[str, Tensor] | None,
+    ) -> tuple[Plan, Call, InnerLoop]:
         """The plan, and the arguments of its engine's ``unroll``, all checked."""
-        count = self.steps if steps is None else arguments.steps(steps)
+        loop = self._loop(steps, stepwise)
         train, test = arguments.batch("support", support), arguments.batch("query", query)
-        plan, train = self._prepare(train, count, stepwise)
+        plan, train = self._prepare(train, loop)
         test = plan.check("query", test, like=train.x)
-        settings = {"steps": count, "first_order": self.first_order, "memory": self.memory, "stepwise": stepwise}
-        return plan, (plan.program, plan.tensors, self._rates(plan, count, lr), train, test), settings
+        return plan, Call(_start(plan, start, train), self._hypers(plan, loop, lr), train, test), loop
 
-    def _prepare(self, train: Batch, steps: int, stepwise: bool) -> tuple[Plan, Batch]:
-        arguments.axes("support x", train.x, stepwise)
-        if stepwise and train.x.shape[1] != steps:
+    def _loop(self, steps: int | None, stepwise: bool) -> InnerLoop:
+        count = self.steps if steps is None else arguments.steps(steps)
+        return InnerLoop(count, self.rule, self.estimator, self.memory, stepwise)
+
+    def _prepare(self, train: Batch, loop: InnerLoop) -> tuple[Plan, Batch]:
+        arguments.axes("support x", train.x, loop.stepwise)
+        if loop.stepwise and train.x.shape[1] != loop.steps:
             raise ValueError(
-                f"support x has shape {list(train.x.shape)}; expected [T, K, N, ...] with K = steps = {steps}, "
+                f"support x has shape {list(train.x.shape)}; expected [T, K, N, ...] with K = steps = {loop.steps}, "
                 "as stepwise=True asks"
             )
-        plan = self._plans().plan("support x", train.x, stepwise)
-        return plan, plan.check("support", train, stepwise)
+        plan = self._plans().plan("support x", train.x, loop.stepwise)
+        return plan, plan.check("support", train, loop.stepwise)
 
-    def _rates(self, plan: Plan, steps: int, override: LearningRate | None) -> Rates:
-        if override is None:
-            registered = self._parameters.get("lr")
-            lr = registered if registered is not None else self._modules.get("lr", self.__dict__.get("lr"))
-            if isinstance(lr, LearntRates):
-                lr = lr.as_dict()
-            declared = None
-        else:
-            lr, declared = override, steps
-        if type(lr) is float:  # the common case: one table per value and number of steps
-            key = (lr, steps)
-            found = plan.rates.get(key)
-            if found is None:
-                found = rates(lr, self.per_step, steps, declared, plan.adapted, plan.names, plan.dtype, plan.device)
-                if len(plan.rates) < 64:  # a schedule of ever-new rates must not fill the memory
-                    plan.rates[key] = found
-            return found
-        return rates(lr, self.per_step, steps, declared, plan.adapted, plan.names, plan.dtype, plan.device)
+    def _hypers(self, plan: Plan, loop: InnerLoop, lr: HyperValue | None) -> tuple[Hyper, ...]:
+        """Values of the rule's hyper-parameters, ``lr`` in the place of the learner's if it is given."""
+        rule, declared = loop.rule, None if lr is None else loop.steps
+        values = {name: self.hyper(name) if name != "lr" or lr is None else lr for name in rule.hypers}
+        fit = Frame(loop.steps, declared, plan.adapted, plan.names, plan.dtype, plan.device)
+        if not all(type(value) is float for value in values.values()):
+            return hypers(rule.order, values.__getitem__, rule.per_step, fit)
+        key = (*values.values(), rule.spec, loop.steps)  # the common case: one table per value and number of steps
+        found = plan.hypers.get(key)
+        if found is None:
+            found = hypers(rule.order, values.__getitem__, rule.per_step, fit)
+            if len(plan.hypers) < 64:  # a schedule of ever-new rates must not fill the memory
+                plan.hypers[key] = found
+        return found
 
     def __prepare_scriptable__(self) -> None:
         """Asked for by torch.jit.script."""
@@ -295,12 +348,35 @@ class MAML(nn.Module):
         return {**self.__dict__, "_planner": None, "_repeat": None}  # both can be made again, and never travel
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        known = {"reduction": "weighted_mean", **state}  # which a learner of an earlier version lacks
+        known = {"reduction": "weighted_mean", "rule": PLAIN, "estimator": Exact(), **state}  # which older ones lack
         super().__setstate__(known)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         lr = "learnt" if self.learn_lr else self.__dict__.get("lr")
         shown = lr if isinstance(lr, (float, int, str)) else type(lr).__name__
         order = ", first_order=True" if self.first_order else ""
+        if isinstance(self.estimator, Truncated):
+            order = f", estimator={self.estimator}"
+        rule = "" if self.rule.spec == PLAIN.spec else f", rule={self.rule}"
         reduction = f", reduction={self.reduction!r}" if self.reduction != "weighted_mean" else ""
-        return f"lr={shown}, steps={self.steps}, loss={self.loss!r}{reduction}{order}"
+        return f"lr={shown}, steps={self.steps}, loss={self.loss!r}{rule}{reduction}{order}"
+
+
+def _start(plan: Plan, start: Mapping[str, Tensor] | None, train: Batch) -> Sequence[Tensor]:
+    """The initial parameters: the model's own, but for those that ``start`` names."""
+    if not start:
+        return plan.tensors
+    return plan.replaced(plan.parameters("start", start, train.x.shape[0]))
+
+
+def _estimator(estimator: Any, first_order: bool) -> Estimator:
+    if estimator is None:
+        return FirstOrder() if first_order else Exact()
+    if not isinstance(estimator, Estimator):
+        raise TypeError(
+            "estimator must be metafast.Exact(), metafast.FirstOrder() or metafast.Truncated(steps); it is a "
+            f"{type(estimator).__name__}"
+        )
+    if first_order and not isinstance(estimator, FirstOrder):
+        raise ValueError(f"first_order=True and estimator={estimator} contradict each other")
+    return estimator

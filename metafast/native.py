@@ -10,20 +10,22 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metafast import _native, device, transforms
-from metafast.batch import Batch, Rates
+from metafast.call import Batch, Call, Hyper, InnerLoop
+from metafast.estimators import HESSIAN_VECTOR, Checkpoint, Exact
 from metafast.facts import facts
 from metafast.program import Program
 
 build_info = _native.build_info
 
-MEMORY = {"auto": 0, "keep": 1, "recompute": 2}
+MEMORY = {"auto": (0, 0), "keep": (1, 0), "recompute": (2, 0)}
+CHECKPOINT = 3
 
 CHOICE = {"auto": 0, "never": 1, "always": 2}
 
@@ -73,24 +75,6 @@ def handle(program: Program) -> Handle:
     return made
 
 
-class DataGradients(NamedTuple):
-    """Gradients of a batch's tensors; None where unwanted."""
-
-    x: Tensor | None = None
-    y: Tensor | None = None
-    w: Tensor | None = None
-
-
-@dataclass(slots=True)
-class Wanted:
-    """Which gradients a sweep computes besides those of the learnt parameters."""
-
-    table: bool = False
-    elementwise: bool = False
-    support: tuple[bool, bool, bool] = (False, False, False)
-    query: tuple[bool, bool, bool] = (False, False, False)
-
-
 @dataclass(slots=True)
 class Cotangents:
     """Of the outputs; None where nothing came from outside."""
@@ -102,15 +86,6 @@ class Cotangents:
 
 
 NOTHING = Cotangents()
-
-
-@dataclass(slots=True)
-class Gradients:
-    parameters: Sequence[Tensor]  # in the order of Program.learnt; [T, *shape] where the parameter was per task
-    table: Tensor | None = None
-    elementwise: list[Tensor] = field(default_factory=list)
-    support: DataGradients = DataGradients()
-    query: DataGradients = DataGradients()
 
 
 class Workspace:
@@ -134,13 +109,13 @@ class Workspace:
         return made
 
 
-class Call(NamedTuple):
+class Run(NamedTuple):
     """What a call came to: the session that serves it, and the tensors it reads, in the session's order."""
 
     prepared: Prepared
     inputs: list[Tensor | None]
 
-    def run(self) -> list[Any]:
+    def again(self) -> list[Any]:
         """What the session writes, on the CPU."""
         workspace = Workspace.of_thread(self.prepared.bytes)
         written: list[Any] = self.prepared.session.run(self.inputs, workspace.address)
@@ -149,19 +124,24 @@ class Call(NamedTuple):
 
 @dataclass(slots=True)
 class Result:
-    call: Call
+    run: Run
     loss: Tensor | None = None
     task_loss: Tensor | None = None
     logits: Tensor | None = None
     support_loss: Tensor | None = None
     adapted: list[Tensor] | None = None
-    gradients: Gradients | None = None
+    gradients: Call | None = None  # of the parameters in the order of Program.learnt, [T, *shape] where it was per task
+
+
+#: A call's sweep wants gradients of the learnt parameters, and of whatever this says.
+Wanted = Call
+PARAMETERS_ONLY = Call((), (), None, None)
 
 
 class Prepared:
     """One kind of call: what it writes, and the native session, which allocates that and writes it."""
 
-    __slots__ = ("adapted", "bytes", "constants", "gradients", "rates", "session", "tasks")
+    __slots__ = ("adapted", "bytes", "constants", "gradients", "session", "tasks", "written")
 
     def __init__(
         self,
@@ -170,91 +150,74 @@ class Prepared:
         on: device.Target | None,
         inputs: Sequence[Tensor | None],
         own: Sequence[bool],
-        rates: Rates | None,
-        support: Batch | None,
-        query: Batch | None,
-        steps: int,
-        first_order: bool,
-        memory: str,
-        stepwise: bool,
+        call: Call,
+        loop: InnerLoop | None,
         want_adapted: bool,
         sweep: Wanted | None,
         cotangents: Cotangents,
         gradients_per_task: bool,
         vectors: bool,
     ) -> None:
-        first = support if support is not None else query
-        assert first is not None
-        self.tasks = tasks = first.x.shape[0]
-        one = torch.empty((), dtype=first.x.dtype, device=first.x.device)
+        x = call.first.x
+        steps, stepwise = (loop.steps, loop.stepwise) if loop is not None else (0, False)
+        self.tasks = tasks = x.shape[0]
+        one = torch.empty((), dtype=x.dtype, device=x.device)
 
         def like(*shape: int) -> Tensor:
             """The shape of a tensor without its memory; of one element with it, or strides would be zero in copies."""
             return one.expand(shape) if math.prod(shape) != 1 else one.reshape(shape)
 
-        def set_counts(batch: Batch | None, stepwise: bool) -> tuple[int, bool, bool] | None:
-            if batch is None:
-                return None
-            y = batch.y
-            return batch.x.shape[2 if stepwise else 1], y is not None and not y.is_floating_point(), stepwise
-
-        def data(batch: Batch | None, wanted: Sequence[bool]) -> list[Tensor | None]:
-            pairs = zip(batch or (), wanted, strict=False)
-            return [like(*t.shape) if t is not None and want else None for t, want in pairs]
-
-        wanted = sweep if sweep is not None else Wanted()
         sweeps = sweep is not None or vectors
-        has_loss = query is not None and query.y is not None
-        adapted = [like(tasks, *known.shapes[i]) for i in known.adapted] if want_adapted else []
         per_task = [gradients_per_task or own[i] for i in known.learnt] if sweeps else []
-        gradients = [
-            like(tasks, *known.shapes[i]) if each else like(*known.shapes[i])
-            for i, each in zip(known.learnt, per_task, strict=sweeps)
-        ]
-        elementwise = dict(rates.elementwise) if rates is not None else {}
-        # In the order of the parameters that move, None for those with a rate of the table; nothing if that is all.
-        rate_of = [elementwise.get(a) for a in range(len(known.adapted))] if elementwise else []
-        rate_gradients = [None if t is None else like(*t.shape) for t in rate_of] if wanted.elementwise else []
+        gradients = Call(
+            [
+                like(tasks, *known.shapes[i]) if each else like(*known.shapes[i])
+                for i, each in zip(known.learnt, per_task, strict=sweeps)
+            ],
+            [
+                _like_hyper(hyper, wanted, like)
+                for hyper, wanted in zip(call.hypers, sweep.hypers if sweep else (), strict=False)
+            ]
+            or [Hyper(None) for _ in call.hypers],  # type: ignore[arg-type]
+            _like_batch(call.support, sweep and sweep.support, like),
+            _like_batch(call.query, sweep and sweep.query, like),
+        )
+        adapted = [like(tasks, *known.shapes[i]) for i in known.adapted] if want_adapted else []
+        query = call.query
+        has_loss = query is not None and query.y is not None
+        spread = [_spread(hyper, len(known.adapted)) for hyper in gradients.hypers]
         outputs = [
-            like(tasks, steps) if support is not None and steps and not vectors else None,
+            like(tasks, steps) if call.support is not None and steps and not vectors else None,
             like(tasks) if has_loss else None,
             like() if has_loss else None,
             None if query is None else like(tasks, query.x.shape[1], *known.output),
             *adapted,
-            *gradients,
-            *([] if rates is None else [like(*rates.table.shape) if wanted.table else None]),
-            *rate_gradients,
-            *data(support, wanted.support),
-            *data(query, wanted.query),
+            *gradients.parameters,
+            *[tensor for hyper, each in zip(gradients.hypers, spread, strict=True) for tensor in (hyper.table, *each)],
+            *(gradients.support or ()),
+            *(gradients.query or ()),
         ]
         module = _native if on is None else device.module()
         if module not in known.native:
             known.native[module] = device.describe(module, program)
         self.session = module.Session(
             known.native[module],
-            is_double=first.x.dtype == torch.float64,
+            is_double=x.dtype == torch.float64,
             tasks=tasks,
             steps=steps,
             threads=torch.get_num_threads(),
-            estimator=("hessian_vector" if vectors else "first_order" if first_order else "exact", 0),
-            rule=[] if rates is None else [("descent", 0)],
+            estimator=HESSIAN_VECTOR if vectors else (loop.estimator if loop is not None else Exact()).spec,
+            rule=loop.rule.spec if loop is not None and call.hypers else [],
             sweep=sweeps,
-            memory=(MEMORY[memory], 0),
+            memory=_memory(loop),
             packing=PACKING[packing],
             sharing=CHOICE[sharing],
             loss_cotangent=cotangents.loss,
-            support=set_counts(support, stepwise),
-            query=set_counts(query, False),
+            support=_counts(call.support, stepwise),
+            query=_counts(query, False),
             parameters=own,
             vectors=len(known.learnt) if vectors else 0,
-            hypers=[]
-            if rates is None
-            else [
-                (
-                    [t is not None and t.dim() > known.ndims[i] for i, t in zip(known.adapted, rate_of, strict=False)],
-                    len(rate_gradients),
-                )
-            ],
+            hypers=[(_per_step(hyper, known), len(each)) for hyper, each in zip(call.hypers, spread, strict=True)],
             adapted_cotangent=len(cotangents.adapted or ()),
             adapted=len(adapted),
             gradients=per_task,
@@ -267,12 +230,63 @@ class Prepared:
         self.bytes = self.session.bytes
         self.constants: Tensor | None = None
         if on is not None:
-            self.constants = device.allocate(self.session.constants_bytes, first.x)
+            self.constants = device.allocate(self.session.constants_bytes, x)
             self.session.upload(self.constants.data_ptr(), on.stream)
-        # Where the outputs of each sort end.
+        # Where the adapted parameters and the gradients of parameters end among the outputs; which gradients follow.
         self.adapted = 4 + len(adapted)
-        self.gradients = self.adapted + len(gradients)
-        self.rates = self.gradients + (rates is not None) + len(rate_gradients)
+        self.gradients = self.adapted + len(gradients.parameters)
+        self.written = [len(each) for each in spread]
+
+    def gradients_of(self, out: Sequence[Any], call: Call) -> Call:
+        """The gradients among what the session wrote, in the places of what they belong to; None where unwanted."""
+        rest = iter(out[self.gradients :])
+        hypers = []
+        for hyper, count in zip(call.hypers, self.written, strict=True):
+            table = next(rest)
+            each = [next(rest) for _ in range(count)]
+            hypers.append(Hyper(table, tuple([(a, each[a] if each else None) for a, _ in hyper.elementwise])))  # type: ignore[misc]
+        sets = [Batch(next(rest), next(rest), next(rest)) if batch else None for batch in (call.support, call.query)]
+        return Call(out[self.adapted : self.gradients], hypers, *sets)
+
+
+def _counts(batch: Batch | None, stepwise: bool) -> tuple[int, bool, bool] | None:
+    if batch is None:
+        return None
+    y = batch.y
+    return batch.x.shape[2 if stepwise else 1], y is not None and not y.is_floating_point(), stepwise
+
+
+def _memory(loop: InnerLoop | None) -> tuple[int, int]:
+    """How the session chooses what it keeps, and the steps between checkpoints."""
+    if loop is None:
+        return MEMORY["auto"]
+    return (CHECKPOINT, loop.memory.every or 0) if isinstance(loop.memory, Checkpoint) else MEMORY[loop.memory]
+
+
+def _like_batch(batch: Batch | None, wanted: Batch | None, like: Callable[..., Tensor]) -> Batch | None:
+    if batch is None:
+        return None
+    pairs = zip(batch, wanted or (False, False, False), strict=True)
+    return Batch(*[like(*t.shape) if t is not None and want else None for t, want in pairs])  # type: ignore[arg-type]
+
+
+def _like_hyper(hyper: Hyper, wanted: Hyper, like: Callable[..., Tensor]) -> Hyper:
+    """Gradients of values per element are made for all parameters that have them, or for none."""
+    table = like(*hyper.table.shape) if wanted.table else None
+    each = [(a, like(*t.shape)) for a, t in hyper.elementwise] if any(w for _, w in wanted.elementwise) else []
+    return Hyper(table, tuple(each))  # type: ignore[arg-type]
+
+
+def _spread(hyper: Hyper, adapted: int) -> list[Tensor | None]:
+    """Values per element in the order of the adapted parameters, None for those without; nothing if none has any."""
+    by_number = dict(hyper.elementwise)
+    return [by_number.get(a) for a in range(adapted)] if by_number else []
+
+
+def _per_step(hyper: Hyper, known: Handle) -> list[bool]:
+    """Whether values per element differ from step to step, for every adapted parameter."""
+    spread = _spread(hyper, len(known.adapted))
+    return [t is not None and t.dim() > known.ndims[i] for i, t in zip(known.adapted, spread, strict=False)]
 
 
 def _int64(batch: Batch) -> Batch:
@@ -282,15 +296,9 @@ def _int64(batch: Batch) -> Batch:
 
 def run(
     program: Program,
-    parameters: Sequence[Tensor],
-    rates: Rates | None,
-    support: Batch | None,
-    query: Batch | None,
+    call: Call,
+    loop: InnerLoop | None = None,
     *,
-    steps: int,
-    first_order: bool = False,
-    memory: str = "auto",
-    stepwise: bool = False,
     want_adapted: bool = False,
     sweep: Wanted | None = None,
     cotangents: Cotangents = NOTHING,
@@ -298,23 +306,18 @@ def run(
     vectors: Sequence[Tensor] | None = None,
 ) -> Result:
     """Unroll, query and, if ``sweep`` is given, the reverse sweep; or with ``vectors`` Hessian-vector products on the
-    support set. Arguments are those of :func:`metafast.ops.unroll`."""
+    support set. Without a ``loop`` there are no inner steps. ``sweep`` says which gradients are wanted besides those of
+    the learnt parameters."""
     transforms.refuse_natively()
     known = handle(program)
-    first = support if support is not None else query
-    assert first is not None
-    if not steps:
-        rates = None
+    parameters, hypers, support, query = call
     inputs: list[Tensor | None] = [*parameters]  # in the order of Session's tensors
     if vectors is not None:
         inputs += vectors
-    elementwise: Sequence[tuple[int, Tensor]] = ()
-    if rates is not None:
-        inputs.append(rates.table)
-        elementwise = rates.elementwise
-        if elementwise:
-            by_parameter = dict(elementwise)
-            inputs += [by_parameter.get(a) for a in range(len(known.adapted))]
+    for hyper in hypers:
+        inputs.append(hyper.table)
+        if hyper.elementwise:
+            inputs += _spread(hyper, len(known.adapted))
     data: list[Tensor | None] = []
     if support is not None:
         data += _int64(support)
@@ -328,22 +331,19 @@ def run(
     key = (
         threading.get_ident(),  # one thread at a time runs a session
         torch.get_num_threads(),
-        steps,
-        first_order,
-        memory,
+        None if loop is None else loop.key,
         packing,
         sharing,
-        stepwise,
         want_adapted,
         gradients_per_task,
         vectors is None,
         support is None,
         own,
-        tuple([(a, rate.shape) for a, rate in elementwise]) if elementwise else (),
+        tuple([tuple([(a, t.shape) for a, t in hyper.elementwise]) for hyper in hypers]),
         facts(tuple(data)),
         cotangents.loss,
         tuple([t is None for t in seeds]),
-        sweep and (sweep.table, sweep.elementwise, sweep.support, sweep.query),
+        None if sweep is None else (tuple(sweep.hypers), sweep.support, sweep.query),
     )
 
     def prepared(on: device.Target | None) -> Prepared:
@@ -357,13 +357,8 @@ def run(
                 on,
                 inputs,
                 own,
-                rates,
-                support,
-                query,
-                steps,
-                first_order,
-                memory,
-                stepwise,
+                call,
+                loop,
                 want_adapted,
                 sweep,
                 cotangents,
@@ -372,29 +367,20 @@ def run(
             )
         return found
 
-    if device.takes(first.x):
-        with device.guard(first.x):
-            p, out = _on_device(prepared, inputs, first.x)
+    x = call.first.x
+    if device.takes(x):
+        with device.guard(x):
+            p, out = _on_device(prepared, inputs, x)
     else:
         p = prepared(None)
-        out = Call(p, inputs).run()
+        out = Run(p, inputs).again()
 
     support_loss, task_loss, loss, logits = out[:4]
     if support_loss is None:
-        support_loss = first.x.new_empty((p.tasks, 0))
-    result = Result(
-        Call(p, inputs), loss, task_loss, logits, support_loss, out[4 : p.adapted] if want_adapted else None
-    )
-    if sweep is not None or vectors is not None:
-        result.gradients = made = Gradients(out[p.adapted : p.gradients], None if rates is None else out[p.gradients])
-        if len(out) > p.gradients:
-            made.elementwise = [t for t in out[p.gradients + 1 : p.rates] if t is not None] if rates is not None else []
-            sets = out[p.rates :]
-            if support is not None:
-                made.support = DataGradients(*sets[:3])
-            if query is not None:
-                made.query = DataGradients(*sets[-3:])
-    return result
+        support_loss = x.new_empty((p.tasks, 0))
+    adapted = out[4 : p.adapted] if want_adapted else None
+    gradients = p.gradients_of(out, call) if sweep is not None or vectors is not None else None
+    return Result(Run(p, inputs), loss, task_loss, logits, support_loss, adapted, gradients)
 
 
 def _on_device(

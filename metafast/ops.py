@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from metafast import native, transforms
-from metafast.batch import Batch, Rates, Unrolled
-from metafast.native import NOTHING, Cotangents, DataGradients, Gradients, Wanted
+from metafast.call import Batch, Call, Hyper, InnerLoop, Structure, Unrolled
+from metafast.native import NOTHING, PARAMETERS_ONLY, Cotangents, Wanted
 from metafast.program import Program
 
 TWICE = (
@@ -54,105 +54,77 @@ def _apply(function: type[Function], *inputs: Any) -> Any:
     return super(Function, function).apply(*inputs)  # type: ignore[misc]
 
 
-_PARAMETERS_ONLY = Wanted()
-
-
 def _requires(*tensors: Tensor | None) -> tuple[bool, ...]:
     return tuple([t is not None and t.requires_grad for t in tensors])
 
 
 @dataclass(slots=True)
 class Node:
-    """What :func:`unroll` knows besides its tensors: their number and the settings of the loop."""
+    """What :func:`unroll` knows besides its tensors: which they are, and how the loop runs."""
 
     program: Program
-    parameters: int
-    elementwise: tuple[int, ...]  # adapted parameters with a rate per element
-    has_rates: bool
-    has_support: bool
-    has_query: bool
-    steps: int
-    first_order: bool
-    memory: str
-    stepwise: bool
+    structure: Structure
+    loop: InnerLoop | None
     want_adapted: bool
     needs: Sequence[bool] = ()
-    made: native.Call | None = None  # what running it eagerly came to; from forward to unroll
+    made: native.Run | None = None  # what running it eagerly came to; from forward to unroll
     ready: native.Prepared | None = None  # the session that serves tensors like those
-    eager: Gradients | None = None  # from forward to setup_context
+    eager: Call | None = None  # gradients, from forward to setup_context
 
-    def run(self, tensors: Sequence[Any], sweep: Wanted | None, cotangents: Cotangents = NOTHING) -> native.Result:
-        count = self.parameters
-        rates_end = count + 1 + len(self.elementwise)
-        rates = (
-            Rates(tensors[count], tuple(zip(self.elementwise, tensors[count + 1 : rates_end], strict=True)))
-            if self.has_rates
-            else None
-        )
-        data = tensors[rates_end:]
+    def run(self, call: Call, sweep: Wanted | None, cotangents: Cotangents = NOTHING) -> native.Result:
         return native.run(
             self.program,
-            tensors[:count],
-            rates,
-            Batch(*data[:3]) if self.has_support else None,
-            Batch(*data[3:]) if self.has_query else None,
-            steps=self.steps,
-            first_order=self.first_order,
-            memory=self.memory,
-            stepwise=self.stepwise,
+            call,
+            self.loop,
             want_adapted=self.want_adapted and sweep is None,
             sweep=sweep,
             cotangents=cotangents,
         )
 
-    def run_eagerly(self, tensors: Sequence[Any], tasks: int) -> tuple[Tensor | None, ...]:
+    def run_eagerly(self, tensors: Sequence[Any], call: Call) -> tuple[Tensor | None, ...]:
         """The outputs; the gradients of the loss are left in ``eager``."""
         if self.ready is not None:
-            support_loss, task_loss, loss, logits, *made = native.Call(self.ready, [*tensors, None, None]).run()
-            self.eager = Gradients(made[: self.ready.gradients - 4])
+            support_loss, task_loss, loss, logits, *made = native.Run(self.ready, [*tensors, None, None]).again()
+            nothing = self.structure.call([None] * len(tensors))
+            self.eager = nothing._replace(parameters=made[: self.ready.gradients - 4])
             return loss, task_loss, logits, support_loss
-        result = self.run(tensors, self.wanted(self.needs), Cotangents(loss=1.0 / tasks))
-        self.made, self.eager = result.call, result.gradients
+        result = self.run(call, self.wanted(self.needs), Cotangents(loss=1.0 / call.first.x.shape[0]))
+        self.made, self.eager = result.run, result.gradients
         return result.loss, result.task_loss, result.logits, result.support_loss
 
     def wanted(self, needs: Sequence[bool]) -> Wanted:
-        rates_end = self.parameters + 1 + len(self.elementwise)
-        return Wanted(
-            needs[self.parameters],
-            any(needs[self.parameters + 1 : rates_end]),
-            tuple(needs[rates_end : rates_end + 3]),  # type: ignore[arg-type]
-            tuple(needs[rates_end + 3 : rates_end + 6]),  # type: ignore[arg-type]
-        )
+        return self.structure.call(needs)
 
-    def as_inputs(self, gradients: Gradients, adapted: Sequence[Tensor | None] = ()) -> list[Tensor | None]:
+    def as_inputs(self, gradients: Call, adapted: Sequence[Tensor | None] = ()) -> list[Tensor | None]:
         """Gradients in the order of the node's tensors; ``adapted`` are the cotangents of the adapted parameters.
 
-        None, as autograd has it, for a parameter that the model never uses, and for a rate of its own: an optimiser
+        None, as autograd has it, for a parameter that the model never uses, and for values of its own: an optimiser
         then leaves it alone.
         """
         known = native.handle(self.program)
-        parameters: list[Tensor | None] = [None] * self.parameters
+        parameters: list[Tensor | None] = [None] * self.structure.parameters
         for i, gradient in zip(known.learnt, gradients.parameters, strict=True):
             parameters[i] = gradient
-        rates: list[Tensor | None] = [*gradients.elementwise] or [None] * len(self.elementwise)
+        hypers = gradients.hypers
         if known.unused:
-            reached = {i for i, t in zip(known.adapted, adapted, strict=False) if t is not None}
-            for i in known.unused - reached:
+            unused = known.unused - {i for i, t in zip(known.adapted, adapted, strict=False) if t is not None}
+            for i in unused:
                 parameters[i] = None
-            rates = [
-                None if known.adapted[a] in known.unused - reached else rate
-                for a, rate in zip(self.elementwise, rates, strict=True)
+            idle = {a for a, i in enumerate(known.adapted) if i in unused}
+            hypers = [
+                Hyper(h.table, tuple([(a, None if a in idle else t) for a, t in h.elementwise]))  # type: ignore[misc]
+                for h in hypers
             ]
-        return [*parameters, gradients.table, *rates, *gradients.support, *gradients.query]
+        return Call(parameters, hypers, gradients.support, gradients.query).leaves()
 
 
 class _Unroll(Function):
     @staticmethod
     def forward(call: Node, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, y = tensors[-3:-1]  # of the query
-        if x is not None and y is not None and not call.want_adapted:
-            return call.run_eagerly(tensors, x.shape[0])
-        result = call.run(tensors, None)
+        given = call.structure.call(tensors)
+        if given.query is not None and given.query.y is not None and not call.want_adapted:
+            return call.run_eagerly(tensors, given)
+        result = call.run(given, None)
         return (result.loss, result.task_loss, result.logits, result.support_loss, *(result.adapted or ()))
 
     @staticmethod
@@ -186,66 +158,34 @@ class _Unroll(Function):
 
 def _deferred(
     call: Node, tensors: Sequence[Tensor | None], needs: Sequence[bool], cotangents: Sequence[Tensor | None]
-) -> Gradients:
+) -> Call:
     """The sweep for cotangents on any outputs, from the inputs alone."""
     loss, task_loss, logits, _, *adapted = cotangents
+    given = call.structure.call(tensors)
     seed = Cotangents(0.0, task_loss, logits, adapted if any(t is not None for t in adapted) else None)
     if loss is not None:
-        x = tensors[-3]
-        assert x is not None
-        tasks = x.shape[0]
+        tasks = given.first.x.shape[0]
         mean = (loss / tasks).expand(tasks)
         seed.task_loss = mean if task_loss is None else task_loss + mean
-    gradients = call.run(tensors, call.wanted(needs), seed).gradients
+    gradients = call.run(given, call.wanted(needs), seed).gradients
     assert gradients is not None
     return gradients
 
 
-def unroll(
-    program: Program,
-    parameters: Sequence[Tensor],
-    rates: Rates | None,
-    support: Batch | None,
-    query: Batch | None,
-    *,
-    steps: int,
-    first_order: bool = False,
-    memory: str = "auto",
-    stepwise: bool = False,
-    want_adapted: bool = False,
-) -> Unrolled:
-    """K inner steps for every task, then the query loss (docs/maths.md, section 2). Shapes: :mod:`metafast.batch`.
+def unroll(program: Program, call: Call, loop: InnerLoop | None, *, want_adapted: bool = False) -> Unrolled:
+    """K inner steps for every task, then the query loss (docs/maths.md, section 2).
 
-    ``parameters`` are those of ``program`` in order, each [*shape] (shared by all tasks) or [T, *shape]. ``memory``
-    keeps the activations of every support pass for the reverse sweep ("keep"), computes them again ("recompute"), or
-    chooses by size ("auto"). Differentiable once in everything but integer targets.
+    Differentiable once in everything but integer targets.
     """
-    if steps == 0:
-        rates = None
-        if query is not None:
-            support = None
-    table = None if rates is None else rates.table
-    elementwise = () if rates is None else rates.elementwise
-    node = Node(
-        program,
-        len(parameters),
-        tuple([a for a, _ in elementwise]),
-        rates is not None,
-        support is not None,
-        query is not None,
-        steps,
-        first_order,
-        memory,
-        stepwise,
-        want_adapted,
-    )
-    nothing = (None, None, None)
-    tensors = (*parameters, table, *[t for _, t in elementwise], *(support or nothing), *(query or nothing))
+    if loop is not None and loop.steps == 0:
+        loop, call = None, call._replace(hypers=(), support=None if call.query is not None else call.support)
+    node = Node(program, call.structure(), loop, want_adapted)
+    tensors = call.leaves()
     if torch.is_grad_enabled() and any(needs := _requires(*tensors)):
         node.needs = needs
         loss, task_loss, logits, support_loss, *adapted = _apply(_Unroll, node, *tensors)
     else:
-        result = node.run(tensors, None)
+        result = node.run(call, None)
         loss, task_loss, logits, support_loss = result.loss, result.task_loss, result.logits, result.support_loss
         adapted = result.adapted or []
     again = None if node.made is None else (node, node.made)
@@ -260,55 +200,34 @@ def unroll_again(node: Node, *tensors: Tensor | None) -> tuple[Tensor, Tensor, T
     return outputs
 
 
-def meta_gradient(
-    program: Program,
-    parameters: Sequence[Tensor],
-    rates: Rates | None,
-    support: Batch,
-    query: Batch,
-    *,
-    steps: int,
-    first_order: bool = False,
-    memory: str = "auto",
-    stepwise: bool = False,
-) -> native.Result:
+def meta_gradient(program: Program, call: Call, loop: InnerLoop) -> native.Result:
     """:func:`unroll` with the gradients of its loss in ``program.learnt``, and no graph: what autograd itself costs is
     more than a small meta-step."""
-    if steps == 0:
-        rates = None
-    return native.run(
-        program,
-        parameters,
-        rates,
-        support if steps else None,
-        query,
-        steps=steps,
-        first_order=first_order,
-        memory=memory,
-        stepwise=stepwise,
-        sweep=_PARAMETERS_ONLY,
-        cotangents=Cotangents(1.0 / query.x.shape[0]),
-    )
+    inner: InnerLoop | None = loop
+    if loop.steps == 0:
+        inner, call = None, call._replace(hypers=(), support=None)
+    return native.run(program, call, inner, sweep=PARAMETERS_ONLY, cotangents=Cotangents(1.0 / call.first.x.shape[0]))
 
 
 def predict(program: Program, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
     """Outputs [T, N, *output] for x [T, N, *example] at parameters shared or per task; differentiable once."""
-    logits = unroll(program, parameters, None, None, Batch(x, None, None), steps=0).logits
+    logits = unroll(program, Call(parameters, (), None, Batch(x, None, None)), None).logits
     assert logits is not None
     return logits
 
 
 def hvp(
     program: Program, parameters: Sequence[Tensor], batch: Batch, vectors: Sequence[Tensor]
-) -> tuple[tuple[Tensor, ...], native.Call]:
+) -> tuple[tuple[Tensor, ...], native.Run]:
     """H_t v_t for every task, H_t the Hessian of its loss in ``program.learnt``; v_t and result [T, *shape] each.
 
-    Also the call that this came to.
+    Also the run that this came to.
     """
     with torch.no_grad():
-        result = native.run(program, parameters, None, batch, None, steps=0, vectors=vectors, gradients_per_task=True)
+        call = Call(parameters, (), batch, None)
+        result = native.run(program, call, vectors=vectors, gradients_per_task=True)
     assert result.gradients is not None
-    return tuple(result.gradients.parameters), result.call
+    return tuple(result.gradients.parameters), result.run
 
 
 class _Gradient(Function):
@@ -337,12 +256,8 @@ class _Gradient(Function):
             ]
             gradients = native.run(
                 program,
-                tensors[:count],
-                None,
-                batch,
-                None,
-                steps=0,
-                sweep=Wanted(support=tuple(ctx.needs_input_grad[2 + count :])),
+                Call(tensors[:count], (), batch, None),
+                sweep=Call((), (), Batch(*ctx.needs_input_grad[2 + count :]), None),
                 cotangents=Cotangents(0.0, loss),
                 vectors=filled,
             ).gradients
@@ -351,19 +266,15 @@ class _Gradient(Function):
             unused = native.handle(program).unused
             for i, gradient in zip(program.learnt, gradients.parameters, strict=True):
                 made[i] = None if i in unused else gradient
-        data: DataGradients = gradients.support
-        return (None, None, *_once([*made, *data], (loss, *vectors, *tensors)))
+        assert gradients.support is not None
+        return (None, None, *_once([*made, *gradients.support], (loss, *vectors, *tensors)))
 
 
 def _loss_and_gradient(program: Program, parameters: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
     result = native.run(
         program,
-        parameters,
-        None,
-        None,
-        batch,
-        steps=0,
-        sweep=Wanted(),
+        Call(parameters, (), None, batch),
+        sweep=PARAMETERS_ONLY,
         cotangents=Cotangents(loss=1.0),
         gradients_per_task=True,
     )

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from metafast import arguments, losses, lowering, reference, shared, transforms
-from metafast.batch import Batch, Rates
 from metafast.builder import called
+from metafast.call import Batch, Hyper
 from metafast.facts import facts
 from metafast.program import Parameter, Program, Shape, Step
 from metafast.reads import Reads, Undone
@@ -64,7 +64,7 @@ class Plan:
     snapshot: Snapshot  # the model as it was when this was decided
     why: str  # this is not the native engine
     accepted: set[Hashable] = field(default_factory=set)  # shapes and dtypes that passed every check
-    rates: dict[Hashable, Rates] = field(default_factory=dict)  # of constant learning rates
+    hypers: dict[Hashable, tuple[Hyper, ...]] = field(default_factory=dict)  # of constant hyper-parameters
     warned: set[str] = field(default_factory=set)  # what its planner has warned about
 
     @property

@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from metafast import custom_loss, draws, losses, transforms
-from metafast.batch import Batch, Rates, Unrolled
 from metafast.builder import called
+from metafast.call import Batch, Call, InnerLoop, Unrolled
+from metafast.estimators import FirstOrder, Truncated
 from metafast.higher_order import WrittenOut, in_own_dtype, without_checkpoints
 from metafast.program import Loss, Parameter, Shape
 from metafast.swap import SWAPPING as SWAPPING
@@ -99,9 +100,10 @@ def _without_autocast(function: Function) -> Function:
     """For functions of (model, parameters, ...)."""
 
     @functools.wraps(function)
-    def run(program: Model, parameters: Sequence[Tensor], *rest: Any, **settings: Any) -> Any:
+    def run(program: Model, first: Call | Sequence[Tensor], *rest: Any, **settings: Any) -> Any:
+        parameters = first.parameters if isinstance(first, Call) else first
         with in_own_dtype(parameters[0].device):
-            return function(program, parameters, *rest, **settings)
+            return function(program, first, *rest, **settings)
 
     return cast(Function, run)
 
@@ -301,65 +303,68 @@ def _plain(tensors: Sequence[Tensor | None]) -> list[Any]:
     return [t.clone() if t is not None and t.is_inference() else t for t in tensors]
 
 
-def _rate(rates: Rates, step: int, number: int, dims: int) -> Tensor:
-    """Step size of one step for one adapted parameter with ``dims`` dimensions."""
-    for a, tensor in rates.elementwise:
-        if a == number:
-            return tensor[step] if tensor.ndim > dims else tensor
-    return rates.table[step, number]
+def _hypers(call: Call, loop: InnerLoop, k: int, dims: Sequence[int], swept: bool) -> Callable[[str, int], Tensor]:
+    """The rule's hyper-parameters at step k: of their name and an adapted parameter's number."""
+    by_name = dict(zip(loop.rule.order, call.hypers, strict=True))
+
+    def hyper(name: str, a: int) -> Tensor:
+        value = by_name[name].at(k, a, dims[a])
+        return value if swept else value.detach()
+
+    return hyper
 
 
 @_without_autocast
-def unroll(
-    program: Model,
-    parameters: Sequence[Tensor],
-    rates: Rates,
-    support: Batch,
-    query: Batch | None,
-    *,
-    steps: int,
-    first_order: bool = False,
-    memory: str = "auto",
-    stepwise: bool = False,
-    want_adapted: bool = False,
-) -> Unrolled:
-    """``theta_{k+1} = theta_k - a_k g_k`` for ``steps`` steps, then the query loss: the meaning of one meta-step.
+def unroll(program: Model, call: Call, loop: InnerLoop, *, want_adapted: bool = False) -> Unrolled:
+    """K steps of the rule, then the query loss: the meaning of one meta-step.
 
-    With ``first_order`` g_k is a constant: learning rates keep their gradient, support data has none. ``memory`` has no
-    effect here: autograd stores the whole graph.
+    Where gradients of the support loss are constants (first order, and before a truncated sweep begins), they have no
+    graph. ``loop.memory`` has no effect here: autograd stores the whole graph.
     """
     tracked = torch.is_grad_enabled()
-    tasks = support.x.shape[0]
-    values = list(parameters)
+    support, query = call.support, call.query
+    assert support is not None
+    tasks, steps = support.x.shape[0], loop.steps
+    first_kept = steps - loop.estimator.steps if isinstance(loop.estimator, Truncated) else 0
+    adapted, dims = program.adapted, [len(program.parameters[i].shape) for i in program.adapted]
     history = []
     with _recording():
-        values, support = _plain(values), Batch(*_plain(support))
+        values, support = _plain(call.parameters), Batch(*_plain(support))
+        start = [_per_task(values[i], program.parameters[i], tasks) for i in adapted]
+        states = loop.rule.begin(start)
         for k in range(steps):
-            x, y, w = (None if t is None else t[:, k] if stepwise else t for t in support)
-            for i in program.adapted:
-                value = values[i] if tracked else values[i].detach()
-                values[i] = _per_task(value, program.parameters[i], tasks)
+            swept = tracked and k >= first_kept
+            x, y, w = (None if t is None else t[:, k] if loop.stepwise else t for t in support)
+            for a, i in enumerate(adapted):
+                values[i] = _per_task(values[i] if swept else values[i].detach(), program.parameters[i], tasks)
+                if k == first_kept > 0:  # the sweep ends here, and hands on to the initial parameters
+                    values[i] = values[i].detach() + (start[a] - start[a].detach())
             _, loss = _outputs_and_losses(program, values, Batch(x, y, w))  # type: ignore[arg-type]
-            thetas = [values[i] for i in program.adapted]
-            gradients = _gradients(loss, thetas, create_graph=tracked and not first_order)
+            thetas = [values[i] for i in adapted]
+            second_order = swept and not isinstance(loop.estimator, FirstOrder)
+            gradients = _gradients(loss, thetas, create_graph=second_order)
             history.append(loss.detach())
-            for a, (i, gradient) in enumerate(zip(program.adapted, gradients, strict=True)):
-                rate = _rate(rates, k, a, len(program.parameters[i].shape))
-                values[i] = thetas[a] - (rate if tracked else rate.detach()) * gradient
+            moved, states = loop.rule.step(k, thetas, gradients, start, states, _hypers(call, loop, k, dims, swept))
+            if not swept:
+                states = [[[s.detach() for s in each] for each in link] for link in states]
+            for i, value in zip(adapted, moved, strict=True):
+                values[i] = value
     if not tracked:
-        for i in program.adapted:
+        for i in adapted:
             values[i] = values[i].detach()
-    support_loss = torch.stack(history, 1) if history else support.x.new_zeros((tasks, 0), dtype=rates.table.dtype)
-    adapted = None
+    if history:
+        support_loss = torch.stack(history, 1)
+    else:
+        support_loss = support.x.new_zeros((tasks, 0), dtype=call.parameters[0].dtype)
+    made = None
     if want_adapted:
-        shapes = [program.parameters[i].shape for i in program.adapted]
-        adapted = tuple(values[i].expand(tasks, *s) for i, s in zip(program.adapted, shapes, strict=True))
+        made = tuple(values[i].expand(tasks, *program.parameters[i].shape) for i in adapted)
     if query is None:
-        return Unrolled(None, None, None, support_loss, adapted)
+        return Unrolled(None, None, None, support_loss, made)
     if query.y is None:
-        return Unrolled(None, None, _outputs(program, values, query.x), support_loss, adapted)
+        return Unrolled(None, None, _outputs(program, values, query.x), support_loss, made)
     logits, task_loss = _outputs_and_losses(program, values, query)
-    return Unrolled(task_loss.mean(), task_loss, logits, support_loss, adapted)
+    return Unrolled(task_loss.mean(), task_loss, logits, support_loss, made)
 
 
 def _loss_and_gradients(

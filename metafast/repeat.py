@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, get_num_threads, nn
 
 from metafast import _native, arguments, native, ops
-from metafast.batch import Batch
+from metafast.call import Batch, Call
 from metafast.facts import facts
 from metafast.plan import Plan
 
-_plain = operator.itemgetter("adapt_params", "backend", "strict", "steps", "first_order", "memory", "reduction")
+_plain = operator.itemgetter("adapt_params", "backend", "strict", "steps", "rule", "estimator", "memory", "reduction")
 
 #: A session's inputs end with x, y and weights of both sets and two cotangents, which a meta-gradient leaves out.
 _DATA = slice(-8, -2)
@@ -36,8 +36,8 @@ def _settings(learner: nn.Module) -> tuple[Any, ...]:
 
 
 class Repeat:
-    """``Repeat(learner, plan, call, support, query, node)``: what the learner's ``call`` on these sets came to, and
-    ``node`` if it stands in a graph."""
+    """``Repeat(learner, plan, run, call, node)``: what the learner's ``call`` came to, and ``node`` if it stands in a
+    graph."""
 
     __slots__ = (
         "facts",
@@ -57,15 +57,16 @@ class Repeat:
         self,
         learner: nn.Module,
         plan: Plan,
-        call: native.Call,
-        support: Batch,
-        query: Batch,
+        run: native.Run,
+        call: Call,
         node: ops.Node | None = None,
     ) -> None:
+        support, query = call.support, call.query
+        assert support is not None and query is not None
         data = (*support, *query)
-        self.plan, self.prepared, self.facts = plan, call.prepared, facts(data)
+        self.plan, self.prepared, self.facts = plan, run.prepared, facts(data)
         self.thread, self.threads = get_ident(), get_num_threads()
-        self.lr, self.settings, self.shared = learner.__dict__["lr"], _settings(learner), call.inputs[: _DATA.start]
+        self.lr, self.settings, self.shared = learner.__dict__["lr"], _settings(learner), run.inputs[: _DATA.start]
         assert support.y is not None
         self.labelled = [] if support.y.is_floating_point() else [("support y", 1), ("query y", 4)]
         self.weighted = [
@@ -73,15 +74,20 @@ class Repeat:
         ]
         self.node = None
         if node is not None and not _any_requires_grad(data):
-            self.node, node.ready = node, call.prepared
+            self.node, node.ready = node, run.prepared
 
     @staticmethod
-    def possible(learner: nn.Module, call: native.Call, support: Batch, query: Batch) -> bool:
-        """Not on a GPU, with a rate that is a tensor, without inner steps, or with data that had to be converted."""
-        read = call.inputs[_DATA]
+    def possible(learner: nn.Module, run: native.Run, call: Call) -> bool:
+        """Not on a GPU, with a hyper-parameter that is a tensor, without inner steps, or with converted data."""
+        read, (_, _, support, query) = run.inputs[_DATA], call
+        if support is None or query is None:
+            return False
+        rule: Any = learner.rule
+        others = [value for name, value in rule.hypers.items() if name != "lr"]
         return (
             support.x.device.type == "cpu"
-            and type(learner.__dict__.get("lr")) is float
+            and all(type(value) is float for value in (learner.__dict__.get("lr"), *others))
+            and not rule.learn
             and len(read) == 6
             and all(a is b for a, b in zip(read, (*support, *query), strict=True))
         )
@@ -92,7 +98,7 @@ class Repeat:
         data = self._data(learner, support, query)
         if data is None:
             return None
-        return native.Call(self.prepared, [*self.shared, *data, None, None]).run()[: self.prepared.gradients]
+        return native.Run(self.prepared, [*self.shared, *data, None, None]).again()[: self.prepared.gradients]
 
     def unrolled(self, learner: nn.Module, support: Any, query: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """Loss, task losses, logits and support losses, in a graph, or None."""
@@ -131,7 +137,7 @@ def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
     return any(t is not None and t.requires_grad for t in tensors)
 
 
-def product_again(plan: Plan, call: native.Call, params: Any, batch: Batch, v: Any) -> _native.Product | None:
+def product_again(plan: Plan, run: native.Run, params: Any, batch: Batch, v: Any) -> _native.Product | None:
     """What ``mf.hvp`` of these ``params``, ``batch`` and ``v`` came to, to ``run`` with other numbers.
 
     None on a GPU, and where something is no plain tensor or had to be converted, or a vector repeated for every task.
@@ -149,20 +155,20 @@ def product_again(plan: Plan, call: native.Call, params: Any, batch: Batch, v: A
         *(len(params) + at_v[name] if name in at_v else -1 for name in plan.learnt),
         *range(len(params) + len(v), len(tensors)),
     ]
-    places += [-1] * (len(call.inputs) - len(places))
+    places += [-1] * (len(run.inputs) - len(places))
     # Each in its own place: one tensor may be both a parameter and a vector, and only the latter be repeated.
-    read = [*zip(places, call.inputs, strict=True)]
+    read = [*zip(places, run.inputs, strict=True)]
     if any(tensor is not tensors[place] for place, tensor in read if place >= 0):
         return None
     by_name = {name: i for i, name in enumerate(plan.learnt)}
     classes = plan.out[0] if batch.y is not None and not batch.y.is_floating_point() else 0
     return _native.Product(
-        session=call.prepared.session,
+        session=run.prepared.session,
         names=(tuple(params), tuple(v)),
         facts=known,
         places=places,
         own=[None if place >= 0 else tensor for place, tensor in read],
-        written=[(name, call.prepared.adapted + by_name[name]) for name in params if name in by_name],
+        written=[(name, run.prepared.adapted + by_name[name]) for name in params if name in by_name],
         check=functools.partial(arguments.labels, "batch y", classes=classes) if classes else None,
         classes=classes,
         check_weights=None if batch.w is None else functools.partial(plan.check_weights, "batch weights"),

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from metafast.adam import Adam
 from metafast.learner import MAML
+from metafast.outer_adam import Adam
 from metafast.tasks.episode import Episode
 
 Schedule = Literal["constant", "cosine"]

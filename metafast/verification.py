@@ -6,18 +6,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from metafast import arguments, losses, shared
-from metafast.batch import Batch
+from metafast.call import Batch
 from metafast.judge import Held, Loop, Tensors, parameter
 from metafast.learner import MAML
 from metafast.reference import call
-from metafast.rules import SGD, LearntRates
 from metafast.swap import SWAPPING
 
 #: Relative L2 error up to which float64 results are the same numbers, summed in another order.
@@ -143,26 +142,29 @@ class _Case:
             yield learner, support, query, {**named, **lr, **data}, parameters | buffers
 
     def _learner(self, dtype: torch.dtype) -> tuple[MAML, Tensors]:
-        """Another learner of the same model, and its learning rates as leaves to differentiate: name -> tensor."""
-        given: Any = self.maml.lr
-        if isinstance(given, LearntRates):
-            given = given.as_dict()
-        leaf = _leaves(given if isinstance(given, Mapping) else {"": given}, dtype)
-        lr: Any = leaf if isinstance(given, Mapping) else leaf[""]
+        """Another learner of the same model, and its hyper-parameters as leaves to differentiate: name -> tensor."""
+        leaves: Tensors = {}
+
+        def leaf(name: str) -> Any:
+            given = self.maml.hyper(name)
+            made = _leaves(given if isinstance(given, Mapping) else {"": given}, dtype)
+            leaves.update({f"{name} {key}".strip(): value for key, value in made.items()})
+            return made if isinstance(given, Mapping) else made[""]
+
+        rule = self.maml.rule
         learner = MAML(
             self.maml.model,
-            lr,
-            self.maml.steps,
-            self.maml.loss,
-            self.maml.first_order,
-            SGD(per_step=self.maml.per_step),
+            steps=self.maml.steps,
+            loss=self.maml.loss,
+            rule=replace(rule, hypers={name: leaf(name) for name in rule.hypers}, learn=()),
             adapt_params=self.maml.adapt_params,
             memory=self.maml.memory,
             backend=self.maml.backend,
             strict=self.maml.strict,
+            estimator=self.maml.estimator,
             reduction=self.maml.reduction,
         )
-        return learner, {f"lr {name}".strip(): value for name, value in leaf.items()}
+        return learner, leaves
 
     def _data(self, dtype: torch.dtype) -> tuple[Batch, Batch, Tensors]:
         named = {

@@ -13,9 +13,9 @@ import torch
 
 from metafast import checkpoint as checkpoints
 from metafast import networks
-from metafast.adam import Adam
 from metafast.checkpoint import Checkpoint, CheckpointError
 from metafast.files import replacing
+from metafast.outer_adam import Adam
 
 
 def example(**changes):

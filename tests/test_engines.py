@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import metafast as mf
 import oracle
 from changes import WAYS, with_norm
 from metafast import ops, reference
+from metafast.call import Call, InnerLoop
 from small import NQ, N, Pair, T, gradients, lr_forms, mlp, same, tasks
 
 
@@ -178,7 +180,11 @@ def test_verify_learnt_rates_and_float32(backend: str) -> None:
 def test_verify_notices_a_wrong_engine(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     engine = ops if backend == "native" else reference
     right = engine.unroll
-    monkeypatch.setattr(engine, "unroll", lambda *a, **k: right(*a, **{**k, "first_order": True}))  # type: ignore[arg-type]
+
+    def wrong(program: Any, call: Call, loop: InnerLoop, **options: Any) -> Any:
+        return right(program, call, replace(loop, estimator=mf.FirstOrder()), **options)
+
+    monkeypatch.setattr(engine, "unroll", wrong)
     report = mf.verify(mf.MAML(mlp(), steps=2, backend=backend), *tasks())
     assert not report.ok and "WRONG" in str(report) and report.errors["loss"] < 1e-12
     with pytest.raises(RuntimeError, match="DIFFERS"):

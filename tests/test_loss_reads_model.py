@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import metafast as mf
 from metafast import custom_loss, reference
-from metafast.batch import Batch
+from metafast.call import Batch
 from metafast.judge import Held, Loop
 
 T, N, NQ, LR, STEPS, DECAY = 3, 5, 4, 0.2, 3, 0.1

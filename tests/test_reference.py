@@ -11,13 +11,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import metafast as mf
 import oracle
 from metafast import losses, reference
-from metafast.batch import Batch, Rates
+from metafast.call import Batch, Call, Hyper, InnerLoop, Unrolled
 from problems import make
 from rows import BY_NAME, ROWS, Row
 
 Tensors = dict[str, Tensor]
+
+
+def unroll(
+    model: reference.Model,
+    tensors: list[Tensor],
+    rates: Hyper,
+    support: Batch,
+    query: Batch,
+    steps: int,
+    adapted: bool = False,
+) -> Unrolled:
+    loop = InnerLoop(steps, mf.SGD(), mf.Exact(), "auto")
+    return reference.unroll(model, Call(tensors, (rates,), support, query), loop, want_adapted=adapted)
 
 
 def described(
@@ -44,8 +58,8 @@ def test_one_step_of_linear_regression_is_what_algebra_says() -> None:
     module = nn.Linear(d, 1, bias=False).double()
     rate = torch.tensor(lr, dtype=torch.float64, requires_grad=True)
     model, tensors = described(module, "mse", xs[0])
-    out = reference.unroll(
-        model, tensors, Rates(rate.expand(1, 1)), Batch(xs, ys, None), Batch(xq, yq, None), steps=1, want_adapted=True
+    out = unroll(
+        model, tensors, Hyper(rate.expand(1, 1)), Batch(xs, ys, None), Batch(xq, yq, None), steps=1, adapted=True
     )
     assert out.loss is not None and out.adapted is not None
     found = torch.autograd.grad(out.loss, [module.weight, rate])
@@ -78,10 +92,10 @@ def test_every_gradient_is_the_slope_of_the_loss() -> None:
     differentiable = [name for name, value in at.items() if value.is_floating_point() and "running" not in name]
 
     def loss(v: Tensors) -> Tensor:
-        out = reference.unroll(
+        out = unroll(
             model,
             [v[p.name] for p in model.parameters],
-            Rates(v["table"], ((0, v["each"]),)),
+            Hyper(v["table"], ((0, v["each"]),)),
             Batch(v["xs"], v["ys"], v["ws"]),
             Batch(v["xq"], v["yq"], v["wq"]),
             steps=3,
@@ -105,16 +119,14 @@ def test_derivatives_of_any_order(backwards: int) -> None:
     ys = torch.randn(2, 4, 1, dtype=torch.float64)
     module = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1)).double()
     model, tensors = described(module, "mse", xs[0])
-    rates = Rates(torch.full((1, 4), 0.1, dtype=torch.float64))
+    rates = Hyper(torch.full((1, 4), 0.1, dtype=torch.float64))
     for p in module.parameters():
         p.requires_grad_(False)
     weight = module[0].weight
 
     def once(value: Tensor) -> Tensor:
         """The first ``backwards`` - 1 derivatives along ones."""
-        out = reference.unroll(
-            model, [value, *tensors[1:]], rates, Batch(xs, ys, None), Batch(-xs, ys, None), steps=1
-        ).loss
+        out = unroll(model, [value, *tensors[1:]], rates, Batch(xs, ys, None), Batch(-xs, ys, None), steps=1).loss
         assert out is not None
         for _ in range(backwards - 1):
             out = torch.autograd.grad(out, value, create_graph=True)[0].sum()
@@ -187,8 +199,8 @@ def test_all_tasks_at_once_equal_one_at_a_time(name: str, loss: str) -> None:
     y = torch.randint(3, (2, 3, 5)) if loss == "cross_entropy" else torch.randn(2, 3, 5, 3, dtype=torch.float64)
     model, tensors = described(module, loss, xs[0])
     assert model.batched, f"{name} ought to be batched"
-    rates = Rates(torch.full((3, len(model.adapted)), 0.1, dtype=torch.float64))
-    out = reference.unroll(model, tensors, rates, Batch(xs, y[0], None), Batch(xq, y[1], None), steps=3)
+    rates = Hyper(torch.full((3, len(model.adapted)), 0.1, dtype=torch.float64))
+    out = unroll(model, tensors, rates, Batch(xs, y[0], None), Batch(xq, y[1], None), steps=3)
     assert out.loss is not None
     truth = oracle.unroll(module, loss, (xs, y[0]), (xq, y[1]), lr=0.1, steps=3)
     named = dict(module.named_parameters())
@@ -241,8 +253,8 @@ def test_a_branch_is_taken_by_every_task_for_itself() -> None:
     xs = torch.stack([torch.ones(5, 4), -torch.ones(5, 4)]).double()
     ys = torch.randn(2, 5, 3, dtype=torch.float64)
     model, tensors = described(module, "mse", xs[0])
-    rates = Rates(torch.full((2, 2), 0.1, dtype=torch.float64))
-    out = reference.unroll(model, tensors, rates, Batch(xs, ys, None), Batch(xs, ys, None), steps=2)
+    rates = Hyper(torch.full((2, 2), 0.1, dtype=torch.float64))
+    out = unroll(model, tensors, rates, Batch(xs, ys, None), Batch(xs, ys, None), steps=2)
     truth = oracle.unroll(module, "mse", (xs, ys), (xs, ys), lr=0.1, steps=2)
     torch.testing.assert_close(out.task_loss, truth.task_loss, rtol=1e-12, atol=0)
 
@@ -300,8 +312,8 @@ def test_module_and_random_state_are_left_alone() -> None:
     torch.set_rng_state(seed)
     model, tensors = described(module, "mse", xs[0])
     assert torch.equal(torch.get_rng_state(), seed)
-    rates = Rates(torch.full((2, 6), 0.1))
-    reference.unroll(model, tensors, rates, Batch(xs, ys, None), Batch(xs, ys, None), steps=2)
+    rates = Hyper(torch.full((2, 6), 0.1))
+    unroll(model, tensors, rates, Batch(xs, ys, None), Batch(xs, ys, None), steps=2)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
@@ -309,12 +321,12 @@ def test_module_and_random_state_are_left_alone() -> None:
 def test_without_gradients_the_values_are_the_same(mode: Callable[[], Any]) -> None:
     problem = make(BY_NAME["torch/layer-norm"])
     model, tensors = described(problem.model, problem.row.loss, problem.support[0][0])
-    rates = Rates(torch.full((2, len(model.adapted)), 0.1, dtype=torch.float64))
+    rates = Hyper(torch.full((2, len(model.adapted)), 0.1, dtype=torch.float64))
     support, query = Batch(*problem.support, None), Batch(*problem.query, None)  # type: ignore[misc]
-    with_graph = reference.unroll(model, tensors, rates, support, query, steps=2)
+    with_graph = unroll(model, tensors, rates, support, query, steps=2)
     with mode():
         made = Batch(support.x.clone(), support.y.clone(), None)  # type: ignore[union-attr]
-        without = reference.unroll(model, tensors, rates, made, query, steps=2)
+        without = unroll(model, tensors, rates, made, query, steps=2)
     assert with_graph.loss is not None and without.loss is not None
     assert with_graph.loss.requires_grad and not without.loss.requires_grad
     assert torch.equal(with_graph.loss, without.loss)

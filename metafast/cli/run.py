@@ -15,11 +15,11 @@ from typing import Any
 import torch
 
 from metafast import checkpoint as checkpoints
-from metafast.adam import Adam
 from metafast.checkpoint import Checkpoint, CheckpointError
 from metafast.cli import info, options
 from metafast.cli.progress import bar
 from metafast.files import replacing
+from metafast.outer_adam import Adam
 from metafast.tasks import Episode
 from metafast.training import Budget, Report, Schedule, train
 

@@ -1,0 +1,22 @@
+"""How parameters move in the inner loop: one file for each family of rules, and how they are chained."""
+
+from metafast.rules.adam import Adam, AdamW
+from metafast.rules.chaining import chain
+from metafast.rules.clip import clip_norm, clip_value
+from metafast.rules.penalty import proximal, soft_threshold
+from metafast.rules.rule import HyperValue, Link, Rule
+from metafast.rules.sgd import SGD
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "HyperValue",
+    "Link",
+    "Rule",
+    "chain",
+    "clip_norm",
+    "clip_value",
+    "proximal",
+    "soft_threshold",
+]
