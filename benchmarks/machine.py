@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from metafast.native import build_info
+from metafast.engine.native import build_info
 
 PACKAGES = ("torch", "numpy", "jax", "jaxlib", "learn2learn", "higher", "torchopt")
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from metafast.call import Batch
 from metafast.estimators import Checkpoint
-from metafast.facts import holds_classes, rows_add_up
-from metafast.program import Loss, Parameter, Shape
+from metafast.model.program import Loss, Parameter, Shape
+from metafast.tracking.facts import holds_classes, rows_add_up
 
 AdaptParams = str | Sequence[str] | Callable[[str], bool] | None
 BACKENDS = ("auto", "native", "torch")

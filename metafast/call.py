@@ -111,4 +111,4 @@ class Unrolled(NamedTuple):
     logits: Tensor | None  # [T, Nq, *output]
     support_loss: Tensor  # [T, K] before each step; not differentiable
     adapted: tuple[Tensor, ...] | None  # each [T, *shape], in the order of Program.adapted
-    again: Any = None  # what metafast.repeat wants to know of the native engine's call
+    again: Any = None  # what metafast.planning.repeat wants to know of the native engine's call

@@ -13,11 +13,11 @@ from torch import Tensor, fx, nn
 
 from metafast import losses, transforms
 from metafast.arguments import AdaptParams, predicate
-from metafast.builder import BATCH, Builder, Place, Unsupported, batched, called
-from metafast.lowering import check_output, evaluate, interpret
-from metafast.program import ABSENT, Shape, Step
-from metafast.reference import SWAPPING
-from metafast.tracing import trace
+from metafast.engine.reference import SWAPPING
+from metafast.model.builder import BATCH, Builder, Place, Unsupported, batched, called
+from metafast.model.lowering import check_output, evaluate, interpret
+from metafast.model.program import ABSENT, Shape, Step
+from metafast.model.tracing import trace
 
 
 @dataclass(frozen=True)

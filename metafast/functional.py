@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from metafast import arguments, transforms
 from metafast.call import Batch
-from metafast.plan import Plan, Planner, planner
-from metafast.program import Parameter
+from metafast.model.program import Parameter
+from metafast.planning.plan import Plan, Planner, planner
 
 
 @transforms.entry("metafast.grad")
@@ -87,7 +87,7 @@ def hvp(
     _refuse_gaps(vectors, within)
     made, run = plan.engine.hvp(plan.program, plan.replaced(given), data, _tangents(plan, vectors, tasks))
     if plan.native:
-        from metafast.repeat import product_again  # which needs the native engine
+        from metafast.planning.repeat import product_again  # which needs the native engine
 
         plans.product = product_again(plan, run, params, data, v)
     return _chosen(plan, given, made)

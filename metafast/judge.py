@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from metafast import arguments, losses, transforms
 from metafast.call import Batch
+from metafast.engine.higher_order import twice_differentiable
+from metafast.engine.reference import call
 from metafast.estimators import FirstOrder, Truncated
-from metafast.higher_order import twice_differentiable
 from metafast.learner import MAML
-from metafast.program import Loss
-from metafast.reference import call
+from metafast.model.program import Loss
 
 Tensors = dict[str, Tensor]
 

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 
 from metafast import arguments, transforms
 from metafast.call import Batch, Call, Hyper, InnerLoop
+from metafast.engine.reference import SWAPPING
 from metafast.estimators import Checkpoint, Estimator, Exact, FirstOrder, Truncated
-from metafast.plan import Plan, Planner, one_kind
-from metafast.program import Parameter
-from metafast.reference import SWAPPING
+from metafast.model.program import Parameter
+from metafast.planning.plan import Plan, Planner, one_kind
 from metafast.rules import SGD, HyperValue, Rule
 from metafast.rules.hypers import Frame, LearntValues, hyper, hypers, learnt
 
 if TYPE_CHECKING:
-    from metafast.repeat import Repeat
+    from metafast.planning.repeat import Repeat
 
 #: The signature's default. It is told by identity from a rate that the user gives.
 DEFAULT_LR = 0.4
@@ -290,7 +290,7 @@ class MAML(nn.Module):
 
     def _remember(self, plan: Plan, run: Any, call: Call, node: Any = None) -> None:
         """What a call with these tensors came to, for the next one."""
-        from metafast.repeat import Repeat  # which needs the native engine
+        from metafast.planning.repeat import Repeat  # which needs the native engine
 
         if Repeat.possible(self, run, call):
             self._repeat = Repeat(self, plan, run, call, node)

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metafast import arguments
-from metafast.program import Loss
+from metafast.model.program import Loss
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metafast import arguments, losses, shared
+from metafast import arguments, losses
 from metafast.call import Batch
+from metafast.engine.reference import call
+from metafast.engine.swap import SWAPPING
 from metafast.judge import Held, Loop, Tensors, parameter
 from metafast.learner import MAML
-from metafast.reference import call
-from metafast.swap import SWAPPING
+from metafast.planning import shared
 
 #: Relative L2 error up to which float64 results are the same numbers, summed in another order.
 TOLERANCE = 1e-9

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metafast.program import ABSENT, Program, Step
+from metafast.model.program import ABSENT, Program, Step
 
 Named = dict[str, float]
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import oracle
-from metafast import arguments, losses, lowering
-from metafast.program import Program
+from metafast import arguments, losses
+from metafast.model import lowering
+from metafast.model.program import Program
 from rows import Row
 
 

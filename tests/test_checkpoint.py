@@ -11,11 +11,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from metafast import checkpoint as checkpoints
-from metafast import networks
-from metafast.checkpoint import Checkpoint, CheckpointError
 from metafast.files import replacing
-from metafast.outer_adam import Adam
+from metafast.training import checkpoint as checkpoints
+from metafast.training import networks
+from metafast.training.checkpoint import Checkpoint, CheckpointError
+from metafast.training.outer_adam import Adam
 
 
 def example(**changes):

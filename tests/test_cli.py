@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from drawings import draw
-from metafast import checkpoint as checkpoints
 from metafast.cli import comparison, main, train_omniglot
-from metafast.evaluation import Estimate
 from metafast.tasks import Sinusoids, generator
-from metafast.training import Budget, Interruption
+from metafast.training import checkpoint as checkpoints
+from metafast.training.evaluation import Estimate
+from metafast.training.loop import Budget, Interruption
 
 TINY = ["--width", "6", "--tasks", "3", "--shots", "4", "--test-tasks", "20", "--threads", "1"]
 SMALL = [

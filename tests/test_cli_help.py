@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from metafast import networks
 from metafast.cli import COMMANDS, main, options, parser
 from metafast.cli.options import Option
+from metafast.training import networks
 
 Found = tuple[tuple[str, ...], argparse.ArgumentParser]
 

@@ -12,7 +12,8 @@ import torch
 import metafast as mf
 from judge import Case, assert_close, assert_same_bits, forward, gradients
 from laws import LAWS, Law, all_bits
-from metafast import arguments, device
+from metafast import arguments
+from metafast.engine import device
 from models import mlp
 from problems import lowered
 from rows import ROWS, Row

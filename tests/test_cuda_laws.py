@@ -10,7 +10,8 @@ import torch
 
 from judge import Case, assert_same_bits
 from laws import LAWS, Law, all_bits
-from metafast import _native, device
+from metafast import _native
+from metafast.engine import device
 from problems import lowered
 from rows import BY_NAME, ROWS, Row
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import metafast as mf
-from metafast import device
+from metafast.engine import device
 
 pytest.importorskip("metafast._emulated", reason="built without METAFAST_EMULATE=1")
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 import metafast as mf
 import oracle
 from changes import WAYS, with_norm
-from metafast import ops, reference
 from metafast.call import Call, InnerLoop
+from metafast.engine import ops, reference
 from small import NQ, N, Pair, T, gradients, lr_forms, mlp, same, tasks
 
 

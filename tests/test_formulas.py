@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metafast import higher_order, recurrent
+from metafast.engine import higher_order, recurrent
 
 
 def compare(function: Callable[..., Any], *inputs: Tensor) -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import metafast as mf
-from metafast import higher_order
+from metafast.engine import higher_order
 
 aten = torch.ops.aten
 

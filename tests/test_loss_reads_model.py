@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import metafast as mf
-from metafast import custom_loss, reference
 from metafast.call import Batch
+from metafast.engine import custom_loss, reference
 from metafast.judge import Held, Loop
 
 T, N, NQ, LR, STEPS, DECAY = 3, 5, 4, 0.2, 3, 0.1

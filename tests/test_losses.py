@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metafast import losses
-from metafast.program import Loss
+from metafast.model.program import Loss
 
 
 def outputs(*shape: int) -> Tensor:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import interpreter
-from metafast.lowering import Unsupported, lower
-from metafast.program import Loss
-from metafast.snapshot import Snapshot
+from metafast.model.lowering import Unsupported, lower
+from metafast.model.program import Loss
+from metafast.tracking.snapshot import Snapshot
 
 C, L = nn.Conv2d, nn.Linear
 IMAGE, VECTOR = (2, 6, 7), (4,)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import metafast as mf
-from metafast.builder import Unsupported
-from metafast.lowering import lower
+from metafast.model.builder import Unsupported
+from metafast.model.lowering import lower
 
 
 class Of(nn.Module):

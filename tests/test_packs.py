@@ -12,8 +12,8 @@ from torch import nn
 import metafast as mf
 from judge import Case
 from laws import LAWS, Law
-from metafast import native
 from metafast._native import primitives
+from metafast.engine import native
 from problems import lowered
 from rows import ROWS, Row
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import metafast as mf
-from metafast.plan import Planner
+from metafast.planning.plan import Planner
 
 LR = 0.3
 Task = tuple[Tensor, Tensor]

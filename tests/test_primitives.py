@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 import metafast as mf
 from judge import Case, assert_close, forward, gradients, part, truth
-from metafast import native
 from metafast._native import primitives
+from metafast.engine import native
 from metafast.explain import _flops
-from metafast.program import Step
+from metafast.model.program import Step
 from rows import Row
 
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 import metafast as mf
 import oracle
-from metafast import losses, reference
+from metafast import losses
 from metafast.call import Batch, Call, Hyper, InnerLoop, Unrolled
+from metafast.engine import reference
 from problems import make
 from rows import BY_NAME, ROWS, Row
 

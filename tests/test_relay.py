@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import metafast as mf
-from metafast import _native, native
+from metafast import _native
+from metafast.engine import native
 
 
 @given(

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 import metafast as mf
 from changes import CHANGES, WAYS, with_norm
-from metafast import facts as facts_module
-from metafast import ops
-from metafast.facts import Contents, facts
+from metafast.engine import ops
+from metafast.tracking import facts as facts_module
+from metafast.tracking.facts import Contents, facts
 
 T = 3
 pytestmark = pytest.mark.filterwarnings("ignore:metafast. layer '1' .BatchNorm1d. is in eval mode")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import metafast as mf
 from judge import Case
 from laws import LAWS, Law
-from metafast import native
+from metafast.engine import native
 from rows import ROWS
 
 

@@ -17,7 +17,7 @@ from torch.func import functional_call, functionalize, grad, hessian, jacfwd, ja
 
 import metafast as mf
 from metafast import transforms
-from metafast.snapshot import HOOKS
+from metafast.tracking.snapshot import HOOKS
 
 BOTH = pytest.mark.parametrize("backend", ["native", "torch"])
 Model = Callable[[], nn.Module]

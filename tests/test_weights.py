@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 import metafast as mf
 from changes import WAYS, with_norm
-from metafast import arguments, device, losses, ops
+from metafast import arguments, losses
+from metafast.engine import device, ops
 from metafast.losses import resolve
-from metafast.program import Loss, Program
+from metafast.model.program import Loss, Program
 from small import NQ, N, T, mlp, tasks
 
 REDUCTIONS = ("weighted_mean", "mean", "sum")

@@ -4,7 +4,7 @@
 #include <type_traits>
 
 #include "cpu/kernels/pack.h"
-#include "rules/loops.h"
+#include "engine/rule_loops.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,8 +1,8 @@
-// The rule's phases: its hyper-parameters, a step, and the adjoint of a step (rules/loops.h).
+// The rule's phases: its hyper-parameters, a step, and the adjoint of a step (engine/rule_loops.h).
 #pragma once
 
 #include "cuda/task.cuh"
-#include "rules/loops.h"
+#include "engine/rule_loops.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -234,7 +234,7 @@ auto legs_of_threads(int threads, int64_t runs, const std::vector<double>& stage
 }  // namespace
 
 PYBIND11_MODULE(METAFAST_MODULE, m) {
-  m.doc() = "Native engine of metafast. Private: use the functions of metafast.ops.";
+  m.doc() = "Native engine of metafast. Private: use the functions of metafast.engine.ops.";
   py::class_<Program, std::shared_ptr<Program>>(m, "Program", py::module_local())
       .def(py::init(&make_program), py::arg("values"), py::arg("parameters"), py::arg("steps"), py::arg("loss"),
            py::arg("loss_attributes"), py::arg("reduction"));

@@ -1,4 +1,4 @@
-// What metafast/repeat.py asks at every call, of many small objects that the arithmetic has driven out of the caches: in Python
+// What metafast/planning/repeat.py asks at every call, of many small objects that the arithmetic has driven out of the caches: in Python
 // this took a twelfth of a Hessian-vector product of two milliseconds.
 #pragma once
 

@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from metafast import checkpoint as checkpoints
-from metafast.checkpoint import Checkpoint, CheckpointError
 from metafast.cli import options, train_omniglot, train_sinusoid
 from metafast.cli import run as runs
-from metafast.evaluation import accuracy, errors
 from metafast.learner import MAML
 from metafast.tasks import Omniglot, Sinusoids
+from metafast.training import checkpoint as checkpoints
+from metafast.training.checkpoint import Checkpoint, CheckpointError
+from metafast.training.evaluation import accuracy, errors
 
 NAME = "evaluate"
 

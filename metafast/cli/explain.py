@@ -18,8 +18,8 @@ import inspect
 import json
 from typing import Any
 
-from metafast import networks
 from metafast.cli.options import at_least
+from metafast.training import networks
 
 NAME = "explain"
 

@@ -50,7 +50,7 @@ def gather() -> dict[str, Any]:
 def _native() -> tuple[dict[str, Any], str]:
     """The native module's own account, or why there is none: then everything runs on torch."""
     try:
-        from metafast.native import build_info
+        from metafast.engine.native import build_info
 
         return dict(build_info()), ""
     except Exception as error:  # a broken installation is just what this command is asked about

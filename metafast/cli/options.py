@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metafast.checkpoint import CheckpointError
+from metafast.training.checkpoint import CheckpointError
 
 
 @dataclass(frozen=True)

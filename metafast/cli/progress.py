@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from metafast.training import Report
+from metafast.training.loop import Report
 
 Show = Callable[[Report, dict[str, str]], None]
 #: The bar counts thousandths of the budget, which may be in meta-steps or in seconds.

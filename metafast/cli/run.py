@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-from metafast import checkpoint as checkpoints
-from metafast.checkpoint import Checkpoint, CheckpointError
 from metafast.cli import info, options
 from metafast.cli.progress import bar
 from metafast.files import replacing
-from metafast.outer_adam import Adam
 from metafast.tasks import Episode
-from metafast.training import Budget, Report, Schedule, train
+from metafast.training import checkpoint as checkpoints
+from metafast.training.checkpoint import Checkpoint, CheckpointError
+from metafast.training.loop import Budget, Report, Schedule, train
+from metafast.training.outer_adam import Adam
 
 #: Seconds between checkpoints while training, in case the machine dies.
 SAVE_EVERY = 60

@@ -12,14 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from metafast import checkpoint as checkpoints
-from metafast.checkpoint import Checkpoint
 from metafast.cli import options, pictures
 from metafast.cli import run as runs
 from metafast.cli.options import Option
-from metafast.evaluation import Estimate, accuracy
 from metafast.tasks import VALIDATION, Episode, Omniglot
-from metafast.training import Budget, Report
+from metafast.training import checkpoint as checkpoints
+from metafast.training.checkpoint import Checkpoint
+from metafast.training.evaluation import Estimate, accuracy
+from metafast.training.loop import Budget, Report
 
 NAME = "train omniglot"
 

@@ -10,13 +10,13 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from metafast.checkpoint import Checkpoint
 from metafast.cli import comparison, options, pictures
 from metafast.cli import run as runs
 from metafast.cli.options import Option
-from metafast.evaluation import errors
 from metafast.tasks import TEST, Sinusoids, generator
-from metafast.training import Budget
+from metafast.training.checkpoint import Checkpoint
+from metafast.training.evaluation import errors
+from metafast.training.loop import Budget
 
 NAME = "train sinusoid"
 STEPS = (0, 1, 5, 10)

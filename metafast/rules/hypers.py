@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metafast.call import Hyper
-from metafast.program import Parameter
+from metafast.model.program import Parameter
 
 
 @dataclass(frozen=True)

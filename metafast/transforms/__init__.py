@@ -16,7 +16,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 import torch
 from torch import nn
 
-from metafast.snapshot import HOOKS
+from metafast.tracking.snapshot import HOOKS
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,7 +74,7 @@ def backward(function: Callable[P, R]) -> Callable[P, R]:
 def _outside(name: str, function: Callable[..., R], args: tuple[Any, ...], keywords: dict[str, Any]) -> R:
     """The call, before and after which the compiler's graph ends."""
     # The compiler takes seconds to import, and is there by now: it imports while it traces.
-    from metafast import graph_break
+    from metafast.transforms import graph_break
 
     result: R = graph_break.call(name, function, args, keywords)
     return result

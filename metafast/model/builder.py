@@ -1,4 +1,4 @@
-"""What a handler of :mod:`metafast.layers` builds a Program with.
+"""What a handler of :mod:`metafast.model.layers` builds a Program with.
 
 Memory is modelled too. torch code may overwrite a tensor (``nn.ReLU(inplace=True)``, ``x += y``) that has other names;
 a Program has values that never change. So names map to Places, a Place maps to a value, and writing in place changes
@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from metafast.program import ABSENT, Parameter, Role, Shape, Step
+from metafast.model.program import ABSENT, Parameter, Role, Shape, Step
 
 
 def called(where: str) -> str:

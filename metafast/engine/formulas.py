@@ -3,7 +3,7 @@
 torch's first derivative of each is right. Its second or third is missing or, for some normalisations, wrong without a
 word: the fused backward takes the mean, the deviation or the norm that it saved for constants. Plain operations have
 every derivative. Arguments are those of the function of the same name in ``torch`` or ``torch._C._nn``;
-:mod:`metafast.higher_order` says which function is replaced by which.
+:mod:`metafast.engine.higher_order` says which function is replaced by which.
 """
 
 from __future__ import annotations

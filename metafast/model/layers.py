@@ -1,9 +1,9 @@
 """Which torch layers, functions and methods have a native form: one small handler each.
 
-A handler receives the :class:`~metafast.builder.Builder` and then exactly the arguments of the torch function it stands
-for; it appends Steps and returns the :class:`~metafast.builder.Place` of the result. To support another layer, write
-one handler, name the torch functions and methods it stands for in ``@lowers(...)`` and its module in ``MODULES``.
-Handlers refuse with a predicate: the name of the layer is put before it.
+A handler receives the :class:`~metafast.model.builder.Builder` and then exactly the arguments of the torch function it
+stands for; it appends Steps and returns the :class:`~metafast.model.builder.Place` of the result. To support another
+layer, write one handler, name the torch functions and methods it stands for in ``@lowers(...)`` and its module in
+``MODULES``. Handlers refuse with a predicate: the name of the layer is put before it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metafast.builder import BATCH, Builder, Place, batched, described
+from metafast.model.builder import BATCH, Builder, Place, batched, described
 
 Handler = Callable[..., Any]
 H = TypeVar("H", bound=Handler)

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from metafast.watch import Watch, is_fixed, same
+from metafast.tracking.watch import Watch, is_fixed, same
 
 #: Code that uses one of these may read attributes whose names are nowhere written.
 _DYNAMIC = frozenset(

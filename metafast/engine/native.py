@@ -1,7 +1,7 @@
 """The only Python file that knows addresses, workspaces and threads: tensors in, tensors out.
 
-Everything that reaches this file has been checked; nothing here is differentiable. :mod:`metafast.ops` puts autograd
-around it.
+Everything that reaches this file has been checked; nothing here is differentiable. :mod:`metafast.engine.ops` puts
+autograd around it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metafast import _native, device, transforms
+from metafast import _native, transforms
 from metafast.call import Batch, Call, Hyper, InnerLoop
+from metafast.engine import device
 from metafast.estimators import HESSIAN_VECTOR, Checkpoint, Exact
-from metafast.facts import facts
-from metafast.program import Program
+from metafast.model.program import Program
+from metafast.tracking.facts import facts
 
 build_info = _native.build_info
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from metafast import formulas, recurrent
+from metafast.engine import formulas, recurrent
 
 Function = Callable[..., Any]
 

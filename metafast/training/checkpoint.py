@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, and read without executing anything from the file.
 
 A checkpoint is a dictionary of plain values and tensors in torch's zip format, read with ``weights_only=True``. It says
-which network it holds by name (:mod:`metafast.networks`), so no class is ever looked up by what a file says.
+which network it holds by name (:mod:`metafast.training.networks`), so no class is ever looked up by what a file says.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metafast import networks
 from metafast.files import replacing
 from metafast.learner import MAML
-from metafast.outer_adam import Adam
+from metafast.training import networks
+from metafast.training.outer_adam import Adam
 
 FORMAT = "metafast-checkpoint"
 VERSION = 1
@@ -34,7 +34,7 @@ class CheckpointError(Exception):
 class Checkpoint:
     """Everything a run needs to continue, and an evaluation to begin."""
 
-    network: str  # a name of metafast.networks.NETWORKS
+    network: str  # a name of metafast.training.networks.NETWORKS
     arguments: Settings  # its keyword arguments
     task: Settings  # "name", and the settings of the task distribution
     learner: Settings  # keyword arguments of the learner: lr, steps, loss, ...

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from metafast.learner import MAML
-from metafast.outer_adam import Adam
 from metafast.tasks.episode import Episode
+from metafast.training.outer_adam import Adam
 
 Schedule = Literal["constant", "cosine"]
 

@@ -1,9 +1,9 @@
 """Which engine runs a model, and with what: decided once per structure, found again in a few microseconds.
 
 A :class:`Planner` belongs to one model, one loss and one choice of adapted parameters. Its :class:`Plan` for a kind of
-example holds for as long as the model stays as it was (:class:`metafast.snapshot.Snapshot`): whatever a user changes
-between two calls is noticed by the next one. A plan is shared with other planners of the same model and settings
-(:mod:`metafast.shared`). One that depends on what cannot be watched serves one call.
+example holds for as long as the model stays as it was (:class:`metafast.tracking.snapshot.Snapshot`): whatever a user
+changes between two calls is noticed by the next one. A plan is shared with other planners of the same model and
+settings (:mod:`metafast.planning.shared`). One that depends on what cannot be watched serves one call.
 
 Planning leaves the model and every random generator of the process as they are. Where the model is native, nothing is
 computed; where it is not, its forward runs once on one task's examples.
@@ -24,13 +24,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from metafast import arguments, losses, lowering, reference, shared, transforms
-from metafast.builder import called
+from metafast import arguments, losses, transforms
 from metafast.call import Batch, Hyper
-from metafast.facts import facts
-from metafast.program import Parameter, Program, Shape, Step
-from metafast.reads import Reads, Undone
-from metafast.snapshot import Snapshot
+from metafast.engine import reference
+from metafast.model import lowering
+from metafast.model.builder import called
+from metafast.model.program import Parameter, Program, Shape, Step
+from metafast.planning import shared
+from metafast.tracking.facts import facts
+from metafast.tracking.reads import Reads, Undone
+from metafast.tracking.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from metafast._native import Product
@@ -50,7 +53,7 @@ PADDED = (
 class Plan:
     """What a call needs: the engine, what it runs, and the model's tensors."""
 
-    engine: Any  # metafast.ops or metafast.reference
+    engine: Any  # metafast.engine.ops or metafast.engine.reference
     program: Any  # Program, or reference.Model
     loss: Any  # program.Loss, or None for a function of the user's own
     out: Shape  # of one example
@@ -308,8 +311,8 @@ class Planner:
         example = tuple(x.shape[1:])
         program = lowering.lower(self.model, example, adapted=self.adapts, loss=self.loss, dtype=dtype, reads=reads)
         try:
-            from metafast import device as devices
-            from metafast import ops
+            from metafast.engine import device as devices
+            from metafast.engine import ops
         except ImportError as error:
             raise lowering.Unsupported("metafast", f"was installed without its native engine ({error})") from error
         if devices.takes(x) and (why := devices.obstacle(program)):

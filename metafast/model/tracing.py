@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from metafast import draws, transforms
-from metafast.builder import Unsupported
-from metafast.layers import MODULES
-from metafast.reads import Reads, Undone
-from metafast.snapshot import GLOBAL_HOOKS, HOOKS, Snapshot
+from metafast import transforms
+from metafast.model.builder import Unsupported
+from metafast.model.layers import MODULES
+from metafast.tracking import draws
+from metafast.tracking.reads import Reads, Undone
+from metafast.tracking.snapshot import GLOBAL_HOOKS, HOOKS, Snapshot
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 #: torch.fx patches nn.Module while it traces, so one trace at a time.

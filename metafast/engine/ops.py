@@ -1,4 +1,4 @@
-"""The native engine behind autograd: the same four functions as :mod:`metafast.reference`.
+"""The native engine behind autograd: the same four functions as :mod:`metafast.engine.reference`.
 
 Eager sweep: with gradients enabled, the forward of :func:`unroll` computes the loss and its whole meta-gradient in one
 native call while everything is in cache; backward then only scales it. A cotangent on any other output, or a second
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from metafast import native, transforms
+from metafast import transforms
 from metafast.call import Batch, Call, Hyper, InnerLoop, Structure, Unrolled
-from metafast.native import NOTHING, PARAMETERS_ONLY, Cotangents, Wanted
-from metafast.program import Program
+from metafast.engine import native
+from metafast.engine.native import NOTHING, PARAMETERS_ONLY, Cotangents, Wanted
+from metafast.model.program import Program
 
 TWICE = (
     "metafast's native gradients are differentiable once. For higher derivatives make the learner with "

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, get_num_threads, nn
 
-from metafast import _native, arguments, native, ops
+from metafast import _native, arguments
 from metafast.call import Batch, Call
-from metafast.facts import facts
-from metafast.plan import Plan
+from metafast.engine import native, ops
+from metafast.planning.plan import Plan
+from metafast.tracking.facts import facts
 
 _plain = operator.itemgetter("adapt_params", "backend", "strict", "steps", "rule", "estimator", "memory", "reduction")
 

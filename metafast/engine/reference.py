@@ -1,7 +1,7 @@
 """The meaning of any module in plain torch: the fallback engine, differentiable any number of times.
 
-The four functions mirror those of :mod:`metafast.ops` and take a :class:`Model` where those take a Program. Everything
-is written once on parameters with a leading task axis; only the forward pass knows how the tasks are run:
+The four functions mirror those of :mod:`metafast.engine.ops` and take a :class:`Model` where those take a Program.
+Everything is written once on parameters with a leading task axis; only the forward pass knows how the tasks are run:
 
 * one after another, each with its own parameters in the module. This is the rule, and right for any module:
   normalisation uses the task's own batch, random layers draw per task, control flow may follow the data; a loss of the
@@ -10,8 +10,8 @@ is written once on parameters with a leading task axis; only the forward pass kn
   pass is vmapped and autograd differentiates what it leaves behind, so no derivative is ever taken under vmap: there,
   second derivatives of normalisation layers are silently wrong.
 
-The model and the loss run inside :mod:`metafast.higher_order`, which writes out what torch itself differentiates by
-fused formulas, and computes in the parameters' dtype whatever autocast says. The model's own state stays as it is:
+The model and the loss run inside :mod:`metafast.engine.higher_order`, which writes out what torch itself differentiates
+by fused formulas, and computes in the parameters' dtype whatever autocast says. The model's own state stays as it is:
 what forward writes into, it writes into copies.
 """
 
@@ -27,14 +27,16 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from metafast import custom_loss, draws, losses, transforms
-from metafast.builder import called
+from metafast import losses, transforms
 from metafast.call import Batch, Call, InnerLoop, Unrolled
+from metafast.engine import custom_loss
+from metafast.engine.higher_order import WrittenOut, in_own_dtype, without_checkpoints
+from metafast.engine.swap import SWAPPING as SWAPPING
+from metafast.engine.swap import Slot, slots, swapped
 from metafast.estimators import FirstOrder, Truncated
-from metafast.higher_order import WrittenOut, in_own_dtype, without_checkpoints
-from metafast.program import Loss, Parameter, Shape
-from metafast.swap import SWAPPING as SWAPPING
-from metafast.swap import Slot, slots, swapped
+from metafast.model.builder import called
+from metafast.model.program import Loss, Parameter, Shape
+from metafast.tracking import draws
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -118,7 +120,7 @@ def describe(
     """Run ``module`` once on one task's examples ``x`` [N, *example] to learn its output's shape and its operations.
 
     It runs on numbers, as its control flow may follow them. What it draws at random comes from a generator of its own
-    (:mod:`metafast.draws`): those of the process, which other threads use, are left alone.
+    (:mod:`metafast.tracking.draws`): those of the process, which other threads use, are left alone.
 
     Raises:
         ValueError, TypeError: the module cannot take ``x``, which the error calls ``name``, or its dtype; or it does

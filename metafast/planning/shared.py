@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 if TYPE_CHECKING:
-    from metafast.plan import Plan
+    from metafast.planning.plan import Plan
 
 #: Plans kept for one model and one choice of settings: train and eval mode, kinds of examples, structures in turn.
 KEPT = 32

@@ -5,7 +5,7 @@ A Snapshot compares their attributes, children and hooks, tensors by ``is``, and
 change inside a parameter by its shape, dtype, device and requires_grad. Most often every object is the one it was,
 which C++ sees at once; if not, equal attributes are as good.
 
-Where :class:`metafast.reads.Reads` says what forward reads, its Snapshot also compares what is inside mutable
+Where :class:`metafast.tracking.reads.Reads` says what forward reads, its Snapshot also compares what is inside mutable
 attributes (``model.config["depth"] = 3``), classes (``Net.forward = ...``), functions, closures and global variables,
 which takes about a microsecond each in Python. Models made of torch's modules have none. Values of parameters and
 buffers are none of its business.
@@ -20,9 +20,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from metafast.facts import Contents, facts
-from metafast.reads import Reads, own_classes
-from metafast.watch import Watch
+from metafast.tracking.facts import Contents, facts
+from metafast.tracking.reads import Reads, own_classes
+from metafast.tracking.watch import Watch
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
@@ -42,7 +42,7 @@ class Snapshot:
         reads: what forward reads; None compares the attributes themselves and no more.
         assigned: which attributes forward assigns (number of the module, name): they are not compared.
         written: things that forward itself changes.
-        versions: see :class:`metafast.watch.Watch`.
+        versions: see :class:`metafast.tracking.watch.Watch`.
     """
 
     def __init__(

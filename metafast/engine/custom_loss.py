@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metafast.snapshot import HOOKS
+from metafast.tracking.snapshot import HOOKS
 
 #: Builtins by which a function reaches what its code does not name.
 _REACHING = frozenset({"eval", "exec", "globals", "locals", "vars", "getattr", "compile", "__import__"})

@@ -3,7 +3,7 @@
 Python code may decide by anything: an entry of a dict, an element of a list, a global variable, a class attribute, what
 a closure holds. A :class:`Watch` keeps copies of the mutable things that it is given and compares them. What can be
 neither copied nor compared makes it ``blind``; a plan that depends on such a thing must not be kept.
-:mod:`metafast.reads` says which things a model depends on.
+:mod:`metafast.tracking.reads` says which things a model depends on.
 """
 
 from __future__ import annotations

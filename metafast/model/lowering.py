@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from metafast.builder import Builder, Place, Unsupported, batched, described
-from metafast.layers import FUNCTIONS, METHODS, MODULES
-from metafast.program import Loss, Program, Shape, Step
-from metafast.reads import Reads
-from metafast.tracing import trace
+from metafast.model.builder import Builder, Place, Unsupported, batched, described
+from metafast.model.layers import FUNCTIONS, METHODS, MODULES
+from metafast.model.program import Loss, Program, Shape, Step
+from metafast.model.tracing import trace
+from metafast.tracking.reads import Reads
 
 __all__ = ["Unsupported", "check_output", "evaluate", "interpret", "lower"]
 

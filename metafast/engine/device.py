@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metafast import _native
-from metafast.program import Program
+from metafast.model.program import Program
 
 STYLES = {"auto": 0, "persistent": 1, "batched": 2}
 

@@ -1,0 +1,1 @@
+"""The two engines: native code behind autograd, and plain torch, which runs any module."""

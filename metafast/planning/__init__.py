@@ -1,0 +1,1 @@
+"""Which engine runs a call, decided once and found again."""

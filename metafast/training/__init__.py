@@ -1,0 +1,1 @@
+"""Meta-training with its checkpoints, evaluation and networks."""

@@ -1,0 +1,84 @@
+"""Arrows point downwards: who may include or import whom, in csrc and in metafast."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: From the bottom to the top; those of one line do not know each other.
+CSRC = ["core", "formulas", "program rules estimators", "engine", "cpu cuda", "python"]
+METAFAST = [
+    "tracking files",
+    "transforms model.program estimators",
+    "call",
+    "rules arguments",
+    "losses",
+    "model",
+    "engine",
+    "planning",
+    "explain learner functional",
+    "judge",
+    "verification tasks",
+    "training",
+    "cli",
+]
+
+
+def ranks(levels: list[str]) -> dict[str, int]:
+    return {name: rank for rank, level in enumerate(levels) for name in level.split()}
+
+
+def includes() -> Iterator[tuple[str, str, str]]:
+    for path in sorted((ROOT / "csrc").rglob("*")):
+        if path.suffix not in (".h", ".cpp", ".cu", ".cuh"):
+            continue
+        folder = path.relative_to(ROOT / "csrc").parts[0]
+        for target in re.findall(r'^#include "([^"]+)"', path.read_text(), re.MULTILINE):
+            yield folder, target.split("/")[0], f"{path.relative_to(ROOT)} includes {target}"
+
+
+def is_for_types(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if not is_for_types(node):
+            yield node
+            yield from statements(node)
+
+
+def imports() -> Iterator[tuple[str, str, str]]:
+    known = ranks(METAFAST)
+
+    def place(module: str) -> str:
+        parts = module.split(".")
+        return next((name for name in (".".join(parts[:2]), parts[0]) if name in known), "")
+
+    for path in sorted((ROOT / "metafast").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT / "metafast").with_suffix("").parts)
+        for node in statements(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("metafast"):
+                base = node.module.removeprefix("metafast").strip(".")
+                for alias in node.names:
+                    target = f"{base}.{alias.name}".strip(".")
+                    if place(name) and place(target):
+                        yield place(name), place(target), f"metafast.{name} imports metafast.{target}"
+
+
+@pytest.mark.parametrize(("levels", "arrows"), [(CSRC, includes), (METAFAST, imports)], ids=["csrc", "metafast"])
+def test_no_arrow_points_upwards(levels: list[str], arrows: object) -> None:
+    rank = ranks(levels)
+    found = list(arrows())  # type: ignore[operator]
+    assert len(found) > 100
+    assert not {folder for folder, _, _ in found} - rank.keys()
+    upwards = [why for source, target, why in found if rank[target] > rank[source]]
+    sideways = [w for s, t, w in found if rank[t] == rank[s] and t != s]
+    assert not upwards and not sideways
