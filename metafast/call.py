@@ -50,6 +50,12 @@ class Structure(NamedTuple):
     support: bool
     query: bool
 
+    @property
+    def leaves(self) -> int:
+        """How many there are."""
+        hypers = sum([1 + len(each) for each in self.hypers])
+        return self.parameters + hypers + 3 * (self.support + self.query)
+
     def call(self, leaves: Sequence[Any]) -> Call:
         """``leaves`` in their places."""
         rest = iter(leaves)

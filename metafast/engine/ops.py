@@ -70,6 +70,7 @@ class Node:
     needs: Sequence[bool] = ()
     made: native.Run | None = None  # what running it eagerly came to; from forward to unroll
     ready: native.Prepared | None = None  # the session that serves tensors like those
+    others: tuple[None, ...] = ()  # of a ready session, which makes gradients of the parameters alone
     eager: Call | None = None  # gradients, from forward to setup_context
 
     def run(self, call: Call, sweep: Wanted | None, cotangents: Cotangents = NOTHING) -> native.Result:
@@ -82,13 +83,19 @@ class Node:
             cotangents=cotangents,
         )
 
-    def run_eagerly(self, tensors: Sequence[Any], call: Call) -> tuple[Tensor | None, ...]:
+    def be_ready(self, prepared: native.Prepared) -> None:
+        """From now on ``prepared`` serves the tensors, of which the parameters alone want gradients."""
+        leaves = self.structure.leaves
+        self.ready, self.others = prepared, (None,) * (leaves - self.structure.parameters)
+
+    def run_ready(self, tensors: Sequence[Any]) -> tuple[Tensor | None, ...]:
+        assert self.ready is not None
+        support_loss, task_loss, loss, logits, *made = native.Run(self.ready, [*tensors, None, None]).again()
+        self.eager = PARAMETERS_ONLY._replace(parameters=made[: self.ready.gradients - 4])
+        return loss, task_loss, logits, support_loss
+
+    def run_eagerly(self, call: Call) -> tuple[Tensor | None, ...]:
         """The outputs; the gradients of the loss are left in ``eager``."""
-        if self.ready is not None:
-            support_loss, task_loss, loss, logits, *made = native.Run(self.ready, [*tensors, None, None]).again()
-            nothing = self.structure.call([None] * len(tensors))
-            self.eager = nothing._replace(parameters=made[: self.ready.gradients - 4])
-            return loss, task_loss, logits, support_loss
         result = self.run(call, self.wanted(self.needs), Cotangents(loss=1.0 / call.first.x.shape[0]))
         self.made, self.eager = result.run, result.gradients
         return result.loss, result.task_loss, result.logits, result.support_loss
@@ -106,11 +113,15 @@ class Node:
         parameters: list[Tensor | None] = [None] * self.structure.parameters
         for i, gradient in zip(known.learnt, gradients.parameters, strict=True):
             parameters[i] = gradient
-        hypers = gradients.hypers
-        if known.unused:
-            unused = known.unused - {i for i, t in zip(known.adapted, adapted, strict=False) if t is not None}
+        unused = known.unused
+        if unused:
+            unused = unused - {i for i, t in zip(known.adapted, adapted, strict=False) if t is not None}
             for i in unused:
                 parameters[i] = None
+        if gradients.support is None and gradients.query is None:
+            return [*parameters, *self.others]
+        hypers = gradients.hypers
+        if unused:
             idle = {a for a, i in enumerate(known.adapted) if i in unused}
             hypers = [
                 Hyper(h.table, tuple([(a, None if a in idle else t) for a, t in h.elementwise]))  # type: ignore[misc]
@@ -122,9 +133,11 @@ class Node:
 class _Unroll(Function):
     @staticmethod
     def forward(call: Node, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+        if call.ready is not None:
+            return call.run_ready(tensors)
         given = call.structure.call(tensors)
         if given.query is not None and given.query.y is not None and not call.want_adapted:
-            return call.run_eagerly(tensors, given)
+            return call.run_eagerly(given)
         result = call.run(given, None)
         return (result.loss, result.task_loss, result.logits, result.support_loss, *(result.adapted or ()))
 

@@ -75,7 +75,8 @@ class Repeat:
         ]
         self.node = None
         if node is not None and not _any_requires_grad(data):
-            self.node, node.ready = node, run.prepared
+            self.node = node
+            node.be_ready(run.prepared)
 
     @staticmethod
     def possible(learner: nn.Module, run: native.Run, call: Call) -> bool:
