@@ -47,6 +47,7 @@ struct Machine : TaskData<T> {
     job.estimator.visit([&](auto estimator) {
       for (int32_t i = begin; i < end; ++i) decltype(estimator)::stage(*this, i);
     });
+    if (pending_) add(pending_, job.adapted_size, lambda);
     if (end < job.estimator.stages(job.steps, job.sweep) || !job.sweep) return;
     if (has_first() && job.second_order) first().finish(lambda + plan(job.first.parameter).offset);
     if (job.uses_start) add(start_bar(), job.adapted_size, lambda);
@@ -106,7 +107,9 @@ struct Machine : TaskData<T> {
     if (job.descent) {
       if (job.want_hyper_gradient) add_rate_gradient(f_, k);
     } else {
-      rule().adjoint(k, point(k), lambda, base + job.layout.state_bar, base + job.layout.vector, start_bar());
+      rule().adjoint(k, point(k),
+                     {lambda, base + job.layout.state_bar, base + job.layout.vector, start_bar(), pending_});
+      pending_ = nullptr;
     }
   }
 
@@ -153,8 +156,9 @@ struct Machine : TaskData<T> {
   }
 
  private:
-  Frame<T> f_{};          // of the step at work
-  const T* result_ = {};  // where the gradients stand that the user wants for each task
+  Frame<T> f_{};           // of the step at work
+  const T* pending_ = {};  // what is still to be added to lambda of the adapted parameters: the next adjoint does it
+  const T* result_ = {};   // where the gradients stand that the user wants for each task
 
   const ParameterPlan& plan(int32_t p) const { return job.parameters[p]; }
   bool left(int32_t p) const { return job.estimator.is_hessian_vector() && job.support_plan->parameters[p].left; }
@@ -177,7 +181,9 @@ struct Machine : TaskData<T> {
   T* theta_after(int32_t k) const {
     return base + job.layout.trajectory + job.kept.theta_slot(k) * job.layout.trajectory_stride;
   }
-  T* state_after(int32_t k) const { return theta_after(k) + job.adapted_size; }
+  T* state_after(int32_t k) const {
+    return job.kept.states ? theta_after(k) + job.adapted_size : base + job.layout.state;
+  }
   const T* theta_at(int32_t k) const { return k == 0 ? initial : theta_after(k - 1); }
 
   T* gradient_of(int32_t k) const {
@@ -438,7 +444,8 @@ struct Machine : TaskData<T> {
     const TargetGradients<T> out = target_gradients(job.support);
     f_.vector = base + job.layout.vector;
     support_tangent_pass(f_, k, out);
-    for (int32_t p = 0; p < job.learnt_count; ++p) {
+    if (!job.descent) pending_ = f_.gradient_dot;
+    for (int32_t p = job.descent ? 0 : job.adapted_count; p < job.learnt_count; ++p) {
       if (p == job.first.parameter) {
         first().reverse(k, T(-1), f_.cotangent_dot(job.first.output));
         continue;

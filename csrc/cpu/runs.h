@@ -88,9 +88,11 @@ class Runs {
     l.tape_stride = support_ ? aligned(support_->tape_size) : 0;
     const KeptSteps& kept = job_.kept = keep_steps(call_, l.tape_stride * tasks_.width * int64_t(sizeof(T)));
     l.initial = take(job_.own_initial || tasks_.width > 1 ? job_.parameter_size : 0);
-    l.trajectory_stride = (1 + job_.state_count) * job_.adapted_size;
+    const int64_t states = job_.state_count * job_.adapted_size;
+    l.trajectory_stride = job_.adapted_size + (kept.states ? states : 0);
+    l.state = take(kept.states ? 0 : states);
     l.trajectory = take(kept.theta_count(job_.steps) * l.trajectory_stride);
-    l.state_bar = take(job_.state_count * job_.adapted_size);
+    l.state_bar = take(states);
     l.start_bar = take(job_.uses_start ? job_.adapted_size : 0);
     l.link = take(job_.link_count > 1 ? 2 * job_.link_count * job_.adapted_size : 0);
     l.gradient_stride = job_.learnt_size;

@@ -37,7 +37,7 @@ struct TaskLayout {
   // As in ThreadLayout (engine/job.h).
   Region trajectory;
   int64_t trajectory_stride;
-  Region state_bar, start_bar, link;
+  Region state, state_bar, start_bar, link;
   Region gradient;
   int64_t gradient_stride;
   Region gradient_dot, vector;

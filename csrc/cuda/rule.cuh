@@ -126,8 +126,8 @@ struct RuleAdjoint : PhaseDefaults {
     const TaskLayout& l = task.job.layout;
     const DeviceWalk<T> walk{block, WalkedBy(i.argument)};
     rule_of(task, walk)
-        .adjoint(i.k, rule_point(task, i.k), task.lambda(), task.at(l.state_bar), task.at(l.vector),
-                 task.at(l.start_bar));
+        .adjoint(i.k, rule_point(task, i.k),
+                 {task.lambda(), task.at(l.state_bar), task.at(l.vector), task.at(l.start_bar), nullptr});
   }
 };
 

@@ -231,9 +231,11 @@ class DeviceSession final : public Session {
       const bool grows = level > 0;
       hot = cold = 0;
       l.initial = take(n.shared_initial ? 0 : n.parameter_size, false);
-      l.trajectory_stride = (1 + n.state_count) * n.adapted_size;
+      const int64_t states = n.state_count * n.adapted_size;
+      l.trajectory_stride = n.adapted_size + (n.kept.states ? states : 0);
+      l.state = take(n.kept.states ? 0 : states, false);
       l.trajectory = take(n.kept.theta_count(n.steps) * l.trajectory_stride, grows);
-      l.state_bar = take(n.state_count * n.adapted_size, false);
+      l.state_bar = take(states, false);
       l.start_bar = take(n.uses_start ? n.adapted_size : 0, false);
       l.link = take(call.links.size() > 1 ? 2 * int64_t(call.links.size()) * n.adapted_size : 0, false);
       l.gradient_stride = n.learnt_size;

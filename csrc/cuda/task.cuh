@@ -27,7 +27,9 @@ struct Task {
   __device__ T* theta_after(int32_t k) const {
     return at(job.layout.trajectory) + job.kept.theta_slot(k) * job.layout.trajectory_stride;
   }
-  __device__ T* state_after(int32_t k) const { return theta_after(k) + job.adapted_size; }
+  __device__ T* state_after(int32_t k) const {
+    return job.kept.states ? theta_after(k) + job.adapted_size : at(job.layout.state);
+  }
   __device__ const T* theta_at(int32_t k) const { return k == 0 ? initial() : theta_after(k - 1); }
 
   __device__ T* gradient(int32_t k) const {

@@ -40,8 +40,9 @@ struct FirstLayerPlan {
 // Where what one task needs is kept: offsets in its place in the workspace.
 struct ThreadLayout {
   int64_t initial;  // all parameters at step 0, if some differ per task
-  // Adapted parameters, then the rule's states, after each step that is kept; and the bars of the states.
-  int64_t trajectory, trajectory_stride, state_bar;
+  // Adapted parameters, then the rule's states if they are kept, after each step that is kept; states that are not; and the
+  // bars of the states.
+  int64_t trajectory, trajectory_stride, state, state_bar;
   int64_t start_bar;  // the bar of theta_0 that links leave
   int64_t link;       // of a rule with several links: what each of them found
   int64_t gradient;   // of the support loss; one for each step of a segment if the rule's adjoint reads it
@@ -80,6 +81,7 @@ struct HyperPlan {
 // between them is made again, a segment at a time. `thetas`, `tapes`, `gradients`: how many of each are kept, besides.
 struct KeptSteps {
   int32_t every, thetas, tapes, gradients;
+  bool states;  // with each theta; else those of the last step alone
 
   // Where theta_{k+1} stands among all that are kept: those between checkpoints first.
   MF_HD int64_t theta_slot(int32_t k) const {

@@ -21,6 +21,16 @@ bool reads_gradients(const Call& call) {
                         std::any_of(call.links.begin(), call.links.end(), reads));
 }
 
+// The same of what the states were before a step.
+bool reads_states(const Call& call) {
+  const auto reads = [](const LinkPlan& link) { return link_info(link.kind).reads_state; };
+  const bool has_states = std::any_of(call.links.begin(), call.links.end(),
+                                      [](const LinkPlan& link) { return link_info(link.kind).states > 0; });
+  return call.sweep && has_states &&
+         (call.wants_hyper_gradient() || call.links.size() > 1 ||
+          std::any_of(call.links.begin(), call.links.end(), reads));
+}
+
 }  // namespace
 
 KeptSteps keep_steps(const Call& call, int64_t tape_bytes) {
@@ -35,6 +45,7 @@ KeptSteps keep_steps(const Call& call, int64_t tape_bytes) {
                      (call.memory != Memory::kRecompute && call.sweep && call.is_second_order() && fits);
   kept.tapes = keeps ? segment : 1;
   kept.gradients = reads_gradients(call) ? segment : 0;
+  kept.states = kept.every > 0 || reads_states(call);
   return kept;
 }
 

@@ -53,9 +53,15 @@ struct RuleLoops {
     }
   }
 
-  // The adjoint of the same step: turns the bars of what it left, lambda of theta and sigma of the states, into those of what
-  // it found, and writes that of the gradient. start_bar, that of theta_0, is added to.
-  MF_HD void adjoint(int32_t k, const RulePoint<T>& at, T* lambda, T* sigma, T* gradient_bar, T* start_bar) const {
+  // Bars of what a step leaves, which become those of what it finds: lambda of theta, sigma of the states. That of the gradient
+  // is written, that of theta_0 added to. `pending`, unless null, is still to be added to that of theta.
+  struct Bars {
+    T *theta, *state, *g, *start;
+    const T* pending;
+  };
+
+  // The adjoint of the same step.
+  MF_HD void adjoint(int32_t k, const RulePoint<T>& at, const Bars& bars) const {
     const T* theta_of[kMostLinks] = {at.theta};
     const T* g_of[kMostLinks] = {at.gradient};
     replay(k, at, theta_of, g_of);
@@ -63,20 +69,20 @@ struct RuleLoops {
       const bool last = l + 1 == link_count;
       with_link(links[l].kind, [&](auto is) {
         using Link = typename decltype(is)::Type;
-        if (last) clear(gradient_bar);  // nobody reads the g that the last link leaves
-        if constexpr (Link::kScales)
-          scale_adjoint<Link>(links[l], k, g_of[l], gradient_bar);
-        else
-          run_back<Link>(links[l], k, at, theta_of[l], g_of[l], {lambda, sigma, gradient_bar, start_bar});
+        if constexpr (Link::kScales) {
+          // What the last link leaves of g is read by nobody, and it leaves theta alone.
+          if (last) everywhere([&](int64_t i) { begin_bars(bars, i); });
+          scale_adjoint<Link>(links[l], k, g_of[l], bars.g);
+        } else if (last) {
+          run_back<Link, true>(links[l], k, at, theta_of[l], g_of[l], bars);
+        } else {
+          run_back<Link, false>(links[l], k, at, theta_of[l], g_of[l], bars);
+        }
       });
     }
   }
 
  private:
-  struct Bars {
-    T *theta, *state, *g, *start;
-  };
-
   template <class Link>
   MF_HD LinkElement<S, Link> element(const LinkPlan& link, const RulePoint<T>& at, const T* theta, const T* g,
                                      int64_t i) const {
@@ -144,8 +150,13 @@ struct RuleLoops {
     }
   }
 
-  // One link backwards, from what it found.
-  template <class Link>
+  MF_HD void begin_bars(const Bars& bars, int64_t i) const {
+    Walk::put(bars.g + i, S(0));
+    if (bars.pending) Walk::put(bars.theta + i, Walk::get(bars.theta + i) + Walk::get(bars.pending + i));
+  }
+
+  // One link backwards, from what it found; the last one comes first.
+  template <class Link, bool kLast>
   MF_HD void run_back(const LinkPlan& link, int32_t k, const RulePoint<T>& at, const T* theta, const T* g,
                       const Bars& bars) const {
     constexpr int kHypers = Link::kHypers > 0 ? Link::kHypers : 1;
@@ -155,7 +166,9 @@ struct RuleLoops {
         const auto before = element<Link>(link, at, theta, g, i);
         T* const states = bars.state + link.state * adapted_size + i;
         LinkElement<S, Link> bar{};
-        bar.theta = Walk::get(bars.theta + i), bar.g = Walk::get(bars.g + i);
+        bar.theta = Walk::get(bars.theta + i);
+        if (kLast && bars.pending) bar.theta = bar.theta + Walk::get(bars.pending + i);
+        if (!kLast) bar.g = Walk::get(bars.g + i);
         for (int j = 0; j < Link::kStates; ++j) bar.state[j] = Walk::get(states + j * adapted_size);
         if (hyper_bars) {
           S hyper_bar[kHypers] = {};
@@ -222,10 +235,6 @@ struct RuleLoops {
     });
     return S(sums.total(walk, 0));
   }
-  MF_HD void clear(T* array) const {
-    everywhere([&](int64_t i) { Walk::put(array + i, S(0)); });
-  }
-
   // Runs all links but the last once more and leaves what the next one finds.
   MF_HD void replay(int32_t k, const RulePoint<T>& at, const T** theta_of, const T** g_of) const {
     T* room = found;

@@ -15,16 +15,26 @@ namespace METAFAST_ISA {
 
 template <bool kAmsgrad>
 struct AdamLink : LinkDefaults {
-  static constexpr int kStates = kAmsgrad ? 3 : 2, kHypers = 5, kDerived = 2;
+  static constexpr int kStates = kAmsgrad ? 3 : 2, kHypers = 5, kDerived = 5;
   enum { kLr, kBeta1, kBeta2, kEps, kWeightDecay };
   // Detached: no derivative through the denominator.
   enum Flags { kDecoupled = 1, kDetached = 2 };
 
-  // b1^k and b2^k
+  // Divisions are slow, and most are of numbers that are the same for all elements.
+  enum {
+    kPower1,
+    kPower2,
+    kInverse1,
+    kInverse2,
+    kRate
+  };  // b1^k, b2^k, 1 / (1 - b1^(k+1)), the same of b2, a times the third
   template <class S>
   MF_HD static void derive(LinkSettings<S, AdamLink>& s) {
-    s.derived[0] = power(s.hyper[kBeta1], s.k);
-    s.derived[1] = power(s.hyper[kBeta2], s.k);
+    s.derived[kPower1] = power(s.hyper[kBeta1], s.k);
+    s.derived[kPower2] = power(s.hyper[kBeta2], s.k);
+    s.derived[kInverse1] = S(1) / (S(1) - s.derived[kPower1] * s.hyper[kBeta1]);
+    s.derived[kInverse2] = S(1) / (S(1) - s.derived[kPower2] * s.hyper[kBeta2]);
+    s.derived[kRate] = s.hyper[kLr] * s.derived[kInverse1];
   }
 
   template <class S>
@@ -37,10 +47,10 @@ struct AdamLink : LinkDefaults {
     const S v = b2 * e.state[1] + (S(1) - b2) * d * d;
     S largest = v;
     if constexpr (kAmsgrad) e.state[2] = largest = if_positive(v - e.state[2], v, e.state[2]);
-    const S root = sqrt_or_zero(largest / (S(1) - s.derived[1] * b2));
+    const S root = sqrt_or_zero(largest * s.derived[kInverse2]);
     const S below = s.flags & kDetached ? detached(root + s.hyper[kEps]) : root + s.hyper[kEps];
     const S quotient = if_positive(below, m / if_positive(below, below, S(1)), S(0) * m);
-    e.theta = e.theta - lr / (S(1) - s.derived[0] * b1) * quotient;
+    e.theta = e.theta - s.derived[kRate] * quotient;
     e.state[0] = m, e.state[1] = v;
   }
 
@@ -55,18 +65,15 @@ struct AdamLink : LinkDefaults {
     const S v = b2 * before.state[1] + (one - b2) * d * d;
     S largest = v;
     if constexpr (kAmsgrad) largest = if_positive(v - before.state[2], v, before.state[2]);
-    const S power1 = s.derived[0], power2 = s.derived[1];
-    const S fresh1 = one - power1 * b1, fresh2 = one - power2 * b2;  // the corrections of bias
-    const S root = sqrt_or_zero(largest / fresh2);
+    const S inverse1 = s.derived[kInverse1], inverse2 = s.derived[kInverse2], rate = s.derived[kRate];
+    const S root = sqrt_or_zero(largest * inverse2);
     const S below = root + s.hyper[kEps];
     const S safe = if_positive(below, below, one);
     const S inverse = if_positive(below, one / safe, zero);
-    const S rate = lr / fresh1;
-
     const S quotient_bar = -(rate * bar.theta);
     const S m_bar = bar.state[0] + quotient_bar * inverse;
     const S below_bar = detached ? zero : -(quotient_bar * m * inverse * inverse);
-    const S root_slope = if_positive(root, one / (S(2) * if_positive(root, root, one) * fresh2), zero);
+    const S root_slope = if_positive(root, S(0.5) * inverse2 / if_positive(root, root, one), zero);
     S v_bar = bar.state[1] + below_bar * root_slope;
     if constexpr (kAmsgrad) {
       const S largest_bar = bar.state[2] + below_bar * root_slope, rising = v - before.state[2];
@@ -76,12 +83,13 @@ struct AdamLink : LinkDefaults {
     const S d_bar = (one - b1) * m_bar + S(2) * (one - b2) * d * v_bar;
     if (hyper_bar) {
       const S quotient = m * inverse, rate_bar = -(bar.theta * quotient);
-      hyper_bar[kLr] = hyper_bar[kLr] + rate_bar / fresh1 - (decoupled ? bar.theta * decay * before.theta : zero);
+      hyper_bar[kLr] = hyper_bar[kLr] + rate_bar * inverse1 - (decoupled ? bar.theta * decay * before.theta : zero);
       hyper_bar[kEps] = hyper_bar[kEps] + below_bar;
       const S steps = S(s.k + 1);
-      hyper_bar[kBeta1] = hyper_bar[kBeta1] + m_bar * (before.state[0] - d) + rate_bar * rate / fresh1 * steps * power1;
+      hyper_bar[kBeta1] =
+          hyper_bar[kBeta1] + m_bar * (before.state[0] - d) + rate_bar * rate * inverse1 * steps * s.derived[kPower1];
       hyper_bar[kBeta2] = hyper_bar[kBeta2] + v_bar * (before.state[1] - d * d) +
-                          below_bar * root_slope * largest / fresh2 * steps * power2;
+                          below_bar * root_slope * largest * inverse2 * steps * s.derived[kPower2];
       hyper_bar[kWeightDecay] =
           hyper_bar[kWeightDecay] + (decoupled ? -(bar.theta * lr * before.theta) : d_bar * before.theta);
     }

@@ -30,7 +30,7 @@ struct LinkInfo {
   const char* name;
   LinkKind kind;
   int states, hypers;
-  bool reads_gradient;  // its adjoint
+  bool reads_gradient, reads_state;  // its adjoint
   bool uses_start, scales;
 };
 constexpr LinkInfo kLinks[] = {
@@ -40,6 +40,7 @@ constexpr LinkInfo kLinks[] = {
    METAFAST_ISA::NAME::kStates,        \
    METAFAST_ISA::NAME::kHypers,        \
    METAFAST_ISA::NAME::kReadsGradient, \
+   METAFAST_ISA::NAME::kReadsState,    \
    METAFAST_ISA::NAME::kUsesStart,     \
    METAFAST_ISA::NAME::kScales},
     METAFAST_LINKS(METAFAST_INFO)

@@ -41,6 +41,7 @@ struct LinkDefaults {
   static constexpr int kDerived = 0;
   static constexpr bool kUsesStart = false;     // reads `start`
   static constexpr bool kScales = false;        // see scale below
+  static constexpr bool kReadsState = true;     // its adjoint, though no hyper-parameter wants a gradient
   static constexpr bool kReadsGradient = true;  // its adjoint, though no hyper-parameter wants a gradient
   template <class Settings>
   MF_HD static void derive(Settings&) {}

@@ -26,7 +26,7 @@ struct Descent : LinkDefaults {
 //   d = g + w theta,   b' = mu b + (1 - tau) d   (b' = d at the first step),   theta' = theta - a (d + mu b' or b')
 struct Momentum : LinkDefaults {
   static constexpr int kStates = 1, kHypers = 4;
-  static constexpr bool kReadsGradient = false;
+  static constexpr bool kReadsGradient = false, kReadsState = false;
   enum { kLr, kMomentum, kDampening, kWeightDecay };
   enum Flags { kNesterov = 1 };
 
