@@ -37,14 +37,23 @@ struct Products {
   double plain, by_gram, all;
 };
 
+// Whether the rule moves coordinates as it moves what they stand for, and nothing is asked that needs more than that.
+bool runs_on_coordinates(const Call& call) {
+  if (call.is_descent()) return true;
+  return call.links.size() == 1 && link_info(call.links[0].kind).affine && call.is_second_order() &&
+         !call.wants_hyper_gradient();
+}
+
 Products first_layer_products(const Call& call, const Program& program) {
   const Step* step = program.first_layer_step();
   if (!step || !call.support || !call.query || call.steps == 0 || call.is_hessian_vector()) return {};
-  if (!call.is_descent() || call.memory == Memory::kCheckpoint) return {};
+  if (!runs_on_coordinates(call)) return {};
   const bool needs_weight = call.support->dx || call.query->dx || !call.adapted.empty() ||
                             !call.adapted_cotangent.empty() || (!call.is_second_order() && call.wants_hyper_gradient());
-  const std::vector<Tensor>& rates = call.hypers[0].elementwise;
-  const bool moves = call.support->stepwise || (!rates.empty() && rates[size_t(step->parameter[0])].data);
+  const auto differs = [&](const HyperTensors& h) {
+    return !h.elementwise.empty() && h.elementwise[size_t(step->parameter[0])].data;
+  };
+  const bool moves = call.support->stepwise || std::any_of(call.hypers.begin(), call.hypers.end(), differs);
   if (needs_weight || moves) return {};
 
   const Shape &in = program.value_shape(0), &out = program.value_shape(step->output);

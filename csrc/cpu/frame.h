@@ -30,11 +30,11 @@ struct FusedStep {
   int32_t count;
 };
 
-// X W of a kFirstLinear, or its tangent: factor * (start + change).
+// X W of a kFirstLinear, or its tangent: factor * (weight * start + change).
 template <class T>
 struct FirstProduct {
   const T *start, *change;
-  T factor;
+  T weight, factor;
 };
 
 template <class T>

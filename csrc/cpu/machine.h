@@ -47,7 +47,8 @@ struct Machine : TaskData<T> {
     job.estimator.visit([&](auto estimator) {
       for (int32_t i = begin; i < end; ++i) decltype(estimator)::stage(*this, i);
     });
-    if (pending_) add(pending_, job.adapted_size, lambda);
+    for (int32_t a = 0; pending_ && a < job.adapted_count; ++a)
+      if (a != job.first.parameter) add(pending_ + plan(a).offset, plan(a).size, lambda + plan(a).offset);
     if (end < job.estimator.stages(job.steps, job.sweep) || !job.sweep) return;
     if (has_first() && job.second_order) first().finish(lambda + plan(job.first.parameter).offset);
     if (job.uses_start) add(start_bar(), job.adapted_size, lambda);
@@ -72,7 +73,10 @@ struct Machine : TaskData<T> {
       each_task([&](int64_t t, int lane) { job.support_loss[t * job.steps + k] = lane_of(loss, lane); });
   }
 
-  void step(int32_t k) { job.descent ? descend(k) : rule().step(k, point(k), theta_after(k), state_after(k)); }
+  void step(int32_t k) {
+    if (has_first()) first().step(k, f_.cotangent(job.first.output));
+    job.descent ? descend(k) : rule().step(k, point(k), theta_after(k), state_after(k));
+  }
 
   // Between the inner steps and the reverse sweep.
   void query() const {
@@ -89,11 +93,13 @@ struct Machine : TaskData<T> {
   }
 
   METAFAST_OUTLINED void replay(int32_t k) {
-    if (job.kept.ends_segment(k, job.steps))
+    if (job.kept.ends_segment(k, job.steps)) {
+      if (has_first()) first().restore(job.kept.segment_begin(k));
       for (int32_t j = job.kept.segment_begin(k); j <= k; ++j) {
         linearise(j);
         if (j < k) step(j);
       }
+    }
     f_ = support_frame(k);
     if (!job.kept.gradients) f_.gradient = nullptr;
     if (!job.second_order || job.kept.has_tape(k, job.steps)) return;
@@ -107,6 +113,7 @@ struct Machine : TaskData<T> {
     if (job.descent) {
       if (job.want_hyper_gradient) add_rate_gradient(f_, k);
     } else {
+      if (has_first()) f_.first_dot = first().adjoint(k);
       rule().adjoint(k, point(k),
                      {lambda, base + job.layout.state_bar, base + job.layout.vector, start_bar(), pending_});
       pending_ = nullptr;
@@ -198,6 +205,7 @@ struct Machine : TaskData<T> {
             job.link_count,
             job.adapted_count,
             job.adapted_size,
+            has_first() ? job.first.parameter : -1,
             job.parameters,
             job.hypers,
             kWalk,
@@ -211,7 +219,7 @@ struct Machine : TaskData<T> {
     const auto rows = [&](const Examples<E>& set) {  // packs never take this way
       return reinterpret_cast<const T*>(set.x + task * set.x_task_stride);
     };
-    return {job.first, base, rows(job.support), rows(job.query), share};
+    return {job, job.first, base, rows(job.support), rows(job.query), share};
   }
 
   void gather_initial(bool begins) {
@@ -299,11 +307,7 @@ struct Machine : TaskData<T> {
     const Frame<T>& f = f_;
     T* next = theta_after(k);
     for (int32_t a = 0; a < job.adapted_count; ++a) {
-      if (a == job.first.parameter) {
-        first().step(k, rate_of(a, k), f.cotangent(job.first.output));
-        continue;
-      }
-      if (f.takes_step(a)) continue;
+      if (a == job.first.parameter || f.takes_step(a)) continue;
       const int64_t at = plan(a).offset, n = plan(a).size;
       const T* __restrict theta = f.theta + at, * __restrict g = f.gradient + at;
       T* __restrict out = next + at;
@@ -409,7 +413,7 @@ struct Machine : TaskData<T> {
     for (int32_t p = 0; p < job.learnt_count; ++p) {
       if (f_.takes_step(p)) continue;
       if (p == job.first.parameter) {
-        first().reverse(k, rate, f_.cotangent_dot(job.first.output));
+        first().reverse(k, -rate, f_.cotangent_dot(job.first.output));
         continue;
       }
       const T* __restrict h = f_.gradient_dot + plan(p).offset;
@@ -444,12 +448,10 @@ struct Machine : TaskData<T> {
     const TargetGradients<T> out = target_gradients(job.support);
     f_.vector = base + job.layout.vector;
     support_tangent_pass(f_, k, out);
+    if (has_first()) first().reverse(k, T(1), f_.cotangent_dot(job.first.output));
     if (!job.descent) pending_ = f_.gradient_dot;
     for (int32_t p = job.descent ? 0 : job.adapted_count; p < job.learnt_count; ++p) {
-      if (p == job.first.parameter) {
-        first().reverse(k, T(-1), f_.cotangent_dot(job.first.output));
-        continue;
-      }
+      if (p == job.first.parameter) continue;
       add(f_.gradient_dot + plan(p).offset, plan(p).size, lambda + plan(p).offset);
     }
     add_data_gradients(f_, job.support, k, job.support.dx ? f_.cotangent_dot(0) : nullptr, out, T(1));

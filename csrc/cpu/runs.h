@@ -105,9 +105,13 @@ class Runs {
       first.gram = take(first.support_rows * first.support_rows);
       first.cross = take(first.query_rows * first.support_rows);
       first.steps = call_.steps;
-      first.changes = kept.tapes > 1 || call_.steps == 1 ? 1 : call_.steps;
+      first.changes = kept.tapes > 1 || call_.steps == 1 ? 1 : kept.every ? kept.every : call_.steps;
       first.change = take(first.changes * size);
       for (int64_t* array : {&first.query_start, &first.query_change}) *array = take(first.query_rows * first.ld);
+      first.states = take(2 * job_.state_count * size);
+      first.direction = take(job_.descent ? 0 : size);
+      first.checkpoints = take(kept.every ? call_.steps / kept.every * (1 + job_.state_count) * size : 0);
+      first.numbers = take((call_.steps + 2) * (1 + job_.state_count));
       for (int64_t* array : {&first.start, &first.moved, &first.mu_start, &first.mu_change, &first.swept})
         *array = take(size);
     }

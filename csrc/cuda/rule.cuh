@@ -96,6 +96,7 @@ static __device__ RuleLoops<DeviceWalk<T>> rule_of(const Task<T>& task, const De
           job.link_count,
           job.adapted_count,
           job.adapted_size,
+          -1,
           job.parameters,
           job.hypers,
           walk,

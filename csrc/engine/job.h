@@ -33,8 +33,9 @@ struct FirstLayerPlan {
   int32_t inputs, ld, steps;
   int32_t changes;  // X (W_k - W_0) that are kept: of all steps, or one where tapes hold what is made of them
   int64_t support_rows, query_rows;
-  int64_t gram, cross;                                                                  // -X X', -X_q X'
+  int64_t gram, cross;                                                                  // X X', X_q X'
   int64_t start, change, moved, query_start, query_change, mu_start, mu_change, swept;  // see there
+  int64_t states, direction, numbers, checkpoints;  // of a rule with states; v; c, e, p, q; S and E
 };
 
 // Where what one task needs is kept: offsets in its place in the workspace.

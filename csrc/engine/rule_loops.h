@@ -33,6 +33,7 @@ struct RuleLoops {
   const LinkPlan* links;
   const int32_t link_count, adapted_count;
   const int64_t adapted_size;
+  const int32_t skipped;  // the adapted parameter that somebody else moves, or -1
   const ParameterPlan* parameters;
   const HyperPlan<E>* hypers;
   const Walk& walk;
@@ -100,6 +101,7 @@ struct RuleLoops {
   MF_HD void each_parameter(const LinkPlan& link, int32_t k, Body body) const {
     const HyperPlan<E>* own = hypers + link.hyper;
     walk.each_parameter(adapted_count, [&](int32_t a) {
+      if (a == skipped) return;
       const int64_t begin = parameters[a].offset, size = parameters[a].size;
       LinkSettings<S, Link> s{};
       s.flags = link.flags, s.k = k;

@@ -31,7 +31,7 @@ struct LinkInfo {
   LinkKind kind;
   int states, hypers;
   bool reads_gradient, reads_state;  // its adjoint
-  bool uses_start, scales;
+  bool uses_start, scales, affine;
 };
 constexpr LinkInfo kLinks[] = {
 #define METAFAST_INFO(NAME, TEXT)      \
@@ -42,7 +42,8 @@ constexpr LinkInfo kLinks[] = {
    METAFAST_ISA::NAME::kReadsGradient, \
    METAFAST_ISA::NAME::kReadsState,    \
    METAFAST_ISA::NAME::kUsesStart,     \
-   METAFAST_ISA::NAME::kScales},
+   METAFAST_ISA::NAME::kScales,        \
+   METAFAST_ISA::NAME::kAffine},
     METAFAST_LINKS(METAFAST_INFO)
 #undef METAFAST_INFO
 };

@@ -40,6 +40,7 @@ struct LinkSettings {
 struct LinkDefaults {
   static constexpr int kDerived = 0;
   static constexpr bool kUsesStart = false;     // reads `start`
+  static constexpr bool kAffine = false;        // linear in theta, g and state, all together
   static constexpr bool kScales = false;        // see scale below
   static constexpr bool kReadsState = true;     // its adjoint, though no hyper-parameter wants a gradient
   static constexpr bool kReadsGradient = true;  // its adjoint, though no hyper-parameter wants a gradient

@@ -10,7 +10,7 @@ namespace METAFAST_ISA {
 // The machines know this link by name: a product may take the step for it, or be scaled instead of its vector.
 struct Descent : LinkDefaults {
   static constexpr int kStates = 0, kHypers = 1;
-  static constexpr bool kReadsGradient = false;
+  static constexpr bool kReadsGradient = false, kAffine = true;
   template <class S>
   MF_HD static void step(const LinkSettings<S, Descent>& s, LinkElement<S, Descent>& e) {
     e.theta = e.theta - s.hyper[0] * e.g;
@@ -26,7 +26,7 @@ struct Descent : LinkDefaults {
 //   d = g + w theta,   b' = mu b + (1 - tau) d   (b' = d at the first step),   theta' = theta - a (d + mu b' or b')
 struct Momentum : LinkDefaults {
   static constexpr int kStates = 1, kHypers = 4;
-  static constexpr bool kReadsGradient = false, kReadsState = false;
+  static constexpr bool kReadsGradient = false, kReadsState = false, kAffine = true;
   enum { kLr, kMomentum, kDampening, kWeightDecay };
   enum Flags { kNesterov = 1 };
 

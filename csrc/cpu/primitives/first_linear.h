@@ -14,7 +14,7 @@ struct FirstLinear {
     for (int64_t r = 0; r < rows; ++r) {
       const T* __restrict start = z.start + r * ld, * __restrict change = z.change + r * ld;
       T* __restrict y = out + r * ld;
-      for (int64_t c = 0; c < ld; ++c) y[c] = z.factor * (start[c] + change[c]) + (bias ? bias[c] : T(0));
+      for (int64_t c = 0; c < ld; ++c) y[c] = z.factor * (z.weight * start[c] + change[c]) + (bias ? bias[c] : T(0));
     }
   }
   static void bias_gradient(const Frame<T>& f, const Step& s, const T* dy, T* gradient) {
