@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted(ROOT.glob("docs/*.md"))
 BLOCK = re.compile(r"^(?:<!-- needs: (?P<package>\w+) -->\n)?```python\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)(?P<target>[^)#]+)")
-PATH = re.compile(r"`(?P<path>(?:csrc|metafast|tests|docs|\.ci)/[\w./*]+)`")
+FENCED = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+#: Paths within the repository, in prose, tables and pictures of folders; not those of other places (build/cuda/lib).
+PATH = re.compile(r"(?<![\w./-])(?P<path>(?:csrc|metafast|tests|docs|benchmarks|cmake|\.ci)/[\w./*-]*[\w*/])")
 
 
 def blocks(document: Path) -> list[re.Match[str]]:
@@ -47,8 +49,38 @@ def test_examples_run(document: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_links_and_paths_exist(document: Path) -> None:
     text = document.read_text()
     missing = [m["target"] for m in LINK.finditer(text) if not (document.parent / m["target"]).exists()]
-    missing += [m["path"] for m in PATH.finditer(text) if not list(ROOT.glob(m["path"]))]
-    assert not missing
+    assert not missing + missing_paths(text)
+
+
+def missing_paths(text: str) -> list[str]:
+    """Paths of the repository that a document mentions outside of its examples, and that are not there."""
+    mentioned = {m["path"] for m in PATH.finditer(FENCED.sub("", text))}
+    return sorted(path for path in mentioned if not list(ROOT.glob(path)))
+
+
+def test_a_path_that_is_not_there_is_found() -> None:
+    text = (
+        "See `csrc/none.h`, metafast/gone.py, [it](docs/absent.md), `csrc/core/plan.h`.\n\n    csrc/nowhere/  a folder"
+    )
+    assert missing_paths(text) == ["csrc/none.h", "csrc/nowhere/", "docs/absent.md", "metafast/gone.py"]
+
+
+@pytest.mark.parametrize("tree", ["csrc", "metafast"])
+def test_the_picture_of_the_house_shows_every_folder(tree: str) -> None:
+    picture = (ROOT / "docs/design.md").read_text().split("\n## ")[1]
+    sources = [*ROOT.glob(f"{tree}/*/*.h"), *ROOT.glob(f"{tree}/*/__init__.py")]
+    shown = re.findall(rf"^ +({tree}/\w+/) ", picture, re.MULTILINE)
+    assert sources
+    assert sorted(shown) == sorted({f"{path.parent.relative_to(ROOT)}/" for path in sources})
+
+
+def test_readme_begins_with_ten_lines_and_a_small_table() -> None:
+    text = (ROOT / "README.md").read_text()
+    code = [line for line in blocks(ROOT / "README.md")[0]["code"].splitlines() if line]
+    table = [line for line in text.split("\n## ")[0].splitlines() if line.startswith("|")]
+    assert len(code) <= 10
+    assert len(table) <= 2 + 6
+    assert all(len(line.strip("|").split("|")) <= 5 for line in table)
 
 
 def test_equations_are_numbered_in_order() -> None:
