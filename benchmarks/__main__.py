@@ -1,4 +1,8 @@
-"""Time metafast beside its rivals, every gradient checked first; print the table and draw the picture.
+"""Time metafast, every gradient checked first; print a table.
+
+rivals  metafast beside its rivals, with a picture; the default
+rules   what momentum and Adam cost, and inner steps of the last layer alone
+steps   memory and time of many inner steps, with checkpoints and without
 
 Rivals that are not installed are left out, with the reason. What takes minutes is left out unless --all is given.
 Runs in a source checkout of metafast, whose folder benchmarks/ is not installed.
@@ -15,16 +19,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cuda, machine, rivals, timing, workloads
+from benchmarks import cuda, machine, rivals, rules, steps, timing, workloads
 from benchmarks.run import Options, measure
-from benchmarks.table import table
+from benchmarks.table import Result, table
 from metafast.cli.options import at_least
 from metafast.files import replacing
+
+#: Tables of metafast's own figures, each a module here.
+TABLES: dict[str, Any] = {"rules": rules, "steps": steps}
 
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument(
+        "what",
+        nargs="?",
+        choices=("rivals", *TABLES),
+        default="rivals",
+        help="the table (default %(default)s)",
     )
     made.add_argument("--only", metavar="W1,W2", help="workloads to run (default all; W6 is all of its sizes)")
     made.add_argument("--rivals", metavar="jax,...", help="rivals to run (default all that are installed)")
@@ -48,21 +62,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     usage = parser()
     args = usage.parse_args(arguments)
+    command = shlex.join(["python", "-m", "benchmarks", *arguments])
     try:
-        options = chosen(args)
+        result = alone(args, command) if args.what in TABLES else beside_rivals(args, command)
     except ValueError as error:
         usage.error(str(error))
-    machine.confine(args.threads)
-    command = shlex.join(["python", "-m", "benchmarks", *arguments])
-    result = measure(options, command, lambda line: print(line, file=sys.stderr, flush=True))
-    print(table(result))
-    write(result, args.out)
+    save(result, args.out, args.what)
     return 0
+
+
+def alone(args: argparse.Namespace, command: str) -> Result:
+    """A table of metafast's own figures, printed; ValueError for options that it has not."""
+    if args.only or args.rivals or args.all or args.device != "cpu":
+        raise ValueError(f"{args.what} has no --only, --rivals, --all and --device")
+    machine.confine(args.threads)
+    module = TABLES[args.what]
+    result: Result = module.measure(effort(args), command, say)
+    print(module.table(result))
+    return result
+
+
+def beside_rivals(args: argparse.Namespace, command: str) -> Result:
+    """The table of rivals, printed; ValueError names what does not exist."""
+    options = chosen(args)
+    machine.confine(args.threads)
+    result = measure(options, command, say)
+    print(table(result))
+    return result
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def effort(args: argparse.Namespace) -> timing.Effort:
+    return timing.QUICK if args.quick else timing.FULL
 
 
 def chosen(args: argparse.Namespace) -> Options:
     """What to measure; ValueError names what does not exist."""
-    choice: dict[str, Any] = {"slow": args.all, "effort": timing.QUICK if args.quick else timing.FULL}
+    choice: dict[str, Any] = {"slow": args.all, "effort": effort(args)}
     if args.device != "cpu":
         cuda.prepare()
         choice |= {"device": args.device, "patience": 900, "workloads": list(workloads.on(args.device).values())}
@@ -73,18 +112,18 @@ def chosen(args: argparse.Namespace) -> Options:
     return Options(**choice)
 
 
-def write(result: dict[str, Any], folder: Path) -> None:
-    """The result as JSON, and its picture where matplotlib is installed."""
+def save(result: Result, folder: Path, what: str) -> None:
+    """The result as JSON and, of the table of rivals, its picture where matplotlib is installed."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "bench.json") as file:
+    with replacing(folder / ("bench.json" if what == "rivals" else f"{what}.json")) as file:
         file.write(json.dumps(result, indent=2).encode() + b"\n")
-    if importlib.util.find_spec("matplotlib") is None:
-        print("no picture without matplotlib (pip install matplotlib)", file=sys.stderr)
-    else:
+    if what == "rivals" and importlib.util.find_spec("matplotlib") is None:
+        say("no picture without matplotlib (pip install matplotlib)")
+    elif what == "rivals":
         from benchmarks.picture import draw
 
         draw(result, folder / "bench.png")
-    print(f"written to {folder}", file=sys.stderr)
+    say(f"written to {folder}")
 
 
 if __name__ == "__main__":

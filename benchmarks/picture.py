@@ -1,4 +1,4 @@
-"""A run's result as a picture: how many times as long as metafast, and how W6 grows with its tasks."""
+"""A run's result as a picture: how many times as long as metafast, and how time grows with tasks (W6)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from benchmarks.rivals import OURS, RIVALS
 from benchmarks.table import Result, ratio
+from benchmarks.workloads import W1
 
 #: Libraries of one kind in shades of one colour: loops over tasks, torch.func, JAX; ours apart.
 COLOURS = {
@@ -105,7 +106,7 @@ def _curve(axes: Any, lines: list[dict[str, Any]]) -> None:
         if points:
             style = dict(linewidth=2.4, zorder=3) if rival == OURS else dict(linewidth=1.4)
             axes.plot(*zip(*points, strict=True), "o-", color=COLOURS[rival], markersize=4, **style)
-    axes.set(xscale="log", yscale="log", xlabel="tasks in the meta-batch (W6)")
+    axes.set(xscale="log", yscale="log", xlabel=f"tasks of {W1.title} (W6)")
     axes.set_title("microseconds per task", fontsize=10)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}".replace(",", " ")))

@@ -7,7 +7,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,25 +16,31 @@ from benchmarks import cuda, floors, limits, machine, memory, overhead, scaling
 from benchmarks.check import LOOP, Judge, Wrong
 from benchmarks.rivals import OURS, RIVALS, Step, Unable, prepare
 from benchmarks.timing import FULL, QUICK, Effort, in_turns, summary, turn
-from benchmarks.workloads import W6, WORKLOADS, Workload
+from benchmarks.workloads import LONG, W1, W6, WORKLOADS, Workload
 
 #: The form of a result; a reader of old files goes by it.
-SCHEMA = 1
+SCHEMA = 2
 #: A rival that has not answered once by then is given up.
 PATIENCE = 240
-#: Workloads on which speed-up from one to two threads is measured, and the one whose memory is.
-SCALED, REMEMBERED = ("W2", "W3", "W3-1", "W4", "W5"), "W5"
+#: Workloads on which speed-up from one to two threads is measured, and those whose memory is.
+SCALED = ("W2", "W3", "W3-1", "W4", "W5")
+REMEMBERED = ("W5", *(w.name for w in LONG))
 #: One library of the loop's kind is timed on every workload, the others where that takes seconds.
 LIKE_THE_LOOP = "the loop stands for it here; --all times it"
 COMPILES = "compiles for minutes; --all waits for it"
+MINUTES = "takes many seconds a call; --all times it"
+LONGEST = tuple(w.name for w in LONG)
+#: Where a loop over tasks in Python takes seconds, or compiles nothing that the loop does not.
+AS_THE_LOOP = ("W1-adam", "W2", "W2-momentum", "W3", "W3-1", "W4", "W5", *LONGEST, "W6-100", "W6-1000", "W6-10000")
 SLOW: dict[str, dict[str, str]] = {
-    "higher": dict.fromkeys(("W2", "W3", "W3-1", "W4", "W5", "W6-100", "W6-1000", "W6-10000"), LIKE_THE_LOOP),
-    "torchopt": dict.fromkeys(("W2", "W3", "W3-1", "W4", "W5", "W6-100", "W6-1000", "W6-10000"), LIKE_THE_LOOP),
-    "learn2learn": dict.fromkeys(("W6-1000", "W6-10000"), LIKE_THE_LOOP),
-    LOOP: dict.fromkeys(("W6-1000", "W6-10000"), "takes many seconds a step; --all times it"),
+    "higher": dict.fromkeys(AS_THE_LOOP, LIKE_THE_LOOP),
+    "torchopt": dict.fromkeys(AS_THE_LOOP, LIKE_THE_LOOP),
+    "learn2learn": dict.fromkeys((*LONGEST, "W6-1000", "W6-10000"), LIKE_THE_LOOP),
+    LOOP: dict.fromkeys((*LONGEST, "W6-1000", "W6-10000"), MINUTES),
+    "torch.func": dict.fromkeys(LONGEST, MINUTES),
     "torch.compile": dict.fromkeys((n for n in WORKLOADS if n not in ("W1", "W7")), COMPILES),
     "jax": {
-        **dict.fromkeys(("W4", "W3-fo"), "takes seconds a step; --all times it"),
+        **dict.fromkeys(("W4", "W3-fo"), MINUTES),
         "W3-1": "compiles as long as W3; --all waits for it",
     },
 }
@@ -45,7 +50,8 @@ SLOW_ON_GPU: dict[str, dict[str, str]] = {
         rival: dict.fromkeys((*SLOW["higher"], "W3-fo", "W3-32", "W3-256", "W4-32"), LIKE_THE_LOOP)
         for rival in ("higher", "torchopt", "learn2learn")
     },
-    LOOP: dict.fromkeys(("W6-10000", "W3-256"), "takes long; --all times it"),
+    LOOP: dict.fromkeys((*LONGEST, "W6-10000", "W3-256"), MINUTES),
+    "torch.func": dict.fromkeys(LONGEST, MINUTES),
 }
 #: Seconds beyond which preparing is not done twice: the formula in float64 is then left to the tests' small networks.
 #: Nor is another form tried after a call as long, of which two of one form differ more than forms do.
@@ -87,11 +93,15 @@ def measure(options: Options, command: str = "", say: Callable[[str], None] = pr
     result["workloads"] = []
     for workload in options.workloads:
         result["workloads"].append(_workload(workload, options, peak, say))
-    if options.extras and options.device == "cpu" and REMEMBERED in (w.name for w in options.workloads):
-        say(f"memory of {REMEMBERED}")
-        result["memory"] = {"workload": REMEMBERED, "growth_bytes": _memory(WORKLOADS[REMEMBERED])}
+    remembered = [w for w in options.workloads if w.name in REMEMBERED]
+    if options.extras and options.device == "cpu" and remembered:
+        result["memory"] = []
+        for workload in remembered:
+            say(f"memory of {workload.name} ({workload.title})")
+            growth = memory.of_all(workload, options.slow, options.patience)
+            result["memory"].append({"name": workload.name, "title": workload.title, "growth_bytes": growth})
     if options.extras and options.device == "cpu" and {w.name for w in W6} <= {w.name for w in options.workloads}:
-        say("W6, its sizes in turns")
+        say(f"W6 ({W1.title}), its sizes in turns")
         steps = {w.tasks: next(iter(prepare(OURS, w.problem()).values())) for w in W6}
         result["growth"] = scaling.over_tasks(steps, options.effort)
     result["seconds"] = time.time() - begin
@@ -150,7 +160,7 @@ def _workload(workload: Workload, options: Options, peak: float | None, say: Cal
     others = (row for row in rows if "ratio" in row and not row["rival"].startswith(OURS))
     fastest = min(others, key=lambda row: row["ratio"], default=None)
     rest = f", {fastest['rival']} {fastest['ratio']:.2f} times that" if fastest else ""
-    say(f"{workload.name}: metafast {our_row['ms']:.3g} ms{rest}")
+    say(f"{workload.name} ({workload.title}): metafast {our_row['ms']:.3g} ms{rest}")
     return line
 
 
@@ -243,16 +253,3 @@ def _patience(seconds: int) -> Iterator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _memory(workload: Workload) -> list[dict[str, Any]]:
-    """Side by side, for it is not time that is measured, each in a process of its own."""
-
-    def row(rival: str, policy: str) -> dict[str, Any]:
-        try:
-            return {"rival": rival, "policy": policy, "bytes": memory.growth(rival, workload, policy)}
-        except Unable as reason:
-            return {"rival": rival, "policy": policy, "skipped": str(reason)}
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as at_once:
-        return [*at_once.map(row, *zip(*memory.CONTESTANTS, strict=True))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.rivals import OURS
+from benchmarks.workloads import W1
 
 Result = dict[str, Any]
 
@@ -25,20 +26,39 @@ def table(result: Result) -> str:
     for line in result["workloads"]:
         by_rival = {row["rival"]: row for row in line["results"]}
         floor = line.get("floor_ms")
-        cells = [line["name"], number(by_rival[OURS]["ms"])]
+        cells = [label(line), number(by_rival[OURS]["ms"])]
         cells += [number(floor), f"{line['over_floor']:.1f}"] if floor else ["", ""]
         cells += [
             f"{number(by_rival[r]['ms'])} ({ratio(by_rival[r]['ratio'])})" if "ms" in by_rival[r] else "-"
             for r in rivals
         ]
         rows.append(cells)
-    parts = ["Milliseconds for one gradient; in brackets, times metafast's.", "", *columns(rows), "", *notes(result)]
-    return "\n".join(parts)
+    parts = ["Milliseconds for one gradient; in brackets, times metafast's.", "", *columns(rows)]
+    if "memory" in result:
+        parts += ["", "Peak growth of resident memory, MB", "", *columns(memory(result["memory"]))]
+    return "\n".join([*parts, *notes(result), "", *conditions(result)])
+
+
+def label(line: Result) -> str:
+    """A workload's code and what it stands for."""
+    return f"{line['name']:<11} {line['title']}"
+
+
+def memory(lines: list[Result]) -> list[list[str]]:
+    """A row for each workload, a column for each rival in each of its forms."""
+    heads = dict.fromkeys((row["rival"], row["policy"]) for line in lines for row in line["growth_bytes"])
+    rows = [["", *(", ".join(filter(None, head)) for head in heads)]]
+    for line in lines:
+        found = {(row["rival"], row["policy"]): row.get("bytes") for row in line["growth_bytes"]}
+        cells = [found.get(head) for head in heads]
+        rows.append([label(line), *("-" if cell is None else f"{cell / 1e6:.1f}" for cell in cells)])
+    return rows
 
 
 def notes(result: Result) -> list[str]:
-    lines = [f"{line['name']:<9} {line['title']}" for line in result["workloads"]]
-    lines += ["", "Skipped:", *skipped(result)] if skipped(result) else []
+    lines = ["", "Skipped:", *skipped(result)] if skipped(result) else []
+    if slow := once(result):
+        lines += ["", f"Timed in one call, which took long: {slow}"]
     if scaling := [line for line in result["workloads"] if "scaling" in line]:
         shown = ", ".join(f"{line['name']} {line['scaling']['efficiency']:.2f}" for line in scaling)
         lines += ["", f"Efficiency of {scaling[0]['scaling']['threads']} threads: {shown}"]
@@ -47,14 +67,7 @@ def notes(result: Result) -> list[str]:
             f"{us:.3g} with {tasks}"
             for tasks, us in zip(result["growth"]["tasks"], result["growth"]["us_per_task"], strict=True)
         )
-        lines += ["", f"W6, microseconds per task, in turns: {shown}"]
-    if "memory" in result:
-        shown = ", ".join(
-            f"{row['rival']}{' ' + row['policy'] if row['policy'] else ''} "
-            + (f"{row['bytes'] / 1e6:.1f} MB" if "bytes" in row else f"- ({row['skipped']})")
-            for row in result["memory"]["growth_bytes"]
-        )
-        lines += ["", f"Peak growth of resident memory on {result['memory']['workload']}: {shown}"]
+        lines += ["", f"{W1.title} (W6), microseconds per task, in turns: {shown}"]
     if "overhead_us" in result:
         us = result["overhead_us"]
         lines += ["", "An empty model, microseconds: " + ", ".join(f"{name} {value:.0f}" for name, value in us.items())]
@@ -67,17 +80,23 @@ def notes(result: Result) -> list[str]:
         }
         shown = ", ".join(f"{names[key]} {value:.0f}" for key, value in sorted(result["limits"].items(), reverse=True))
         lines += [f"The machine's limits in this run: {shown}"]
+    if "gpu" in result["machine"]:
+        lines += [device_note(line) for line in result["workloads"] if "host_us" in line]
+    return lines
+
+
+def conditions(result: Result) -> list[str]:
+    """Where, when and by which command."""
     m = result["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in m["packages"].items())
+    lines = []
     if "gpu" in m:
-        lines += [device_note(line) for line in result["workloads"] if "host_us" in line]
         lines += [f"{m['gpu']}, CUDA {m['CUDA in torch']}, driver, clocks, power: {m['driver, clocks, power limit']}"]
     lines += [f"{m['cpu']}, {m['threads']} threads, {m['instruction set']}; Python {m['python']}, {versions}"]
-    conditions = f"load {m['load'][0]:.1f} at the start"
+    state = f"load {m['load'][0]:.1f} at the start"
     if "stolen" in result:
-        conditions += f", {result['stolen']:.0%} of the processors' time taken by their host"
-    lines += [f"{result['date']}, {conditions}, {result['seconds']:.0f} s: {result['command']}"]
-    return lines
+        state += f", {result['stolen']:.0%} of the processors' time taken by their host"
+    return [*lines, f"{result['date']}, {state}, {result['seconds']:.0f} s: {result['command']}"]
 
 
 def device_note(line: Result) -> str:
@@ -85,7 +104,7 @@ def device_note(line: Result) -> str:
     parts = [f"the call returns after {line['host_us']:.0f} us"]
     if "fraction" in line:
         parts += [f"{line['gflops']:.0f} GFLOP/s, {100 * line['fraction']:.1f} % of the float32 product's"]
-    return f"{line['name']:<9} {'; '.join(parts)}"
+    return f"{label(line)}: {'; '.join(parts)}"
 
 
 def skipped(result: Result) -> list[str]:
@@ -95,11 +114,25 @@ def skipped(result: Result) -> list[str]:
         for row in line["results"]:
             if "skipped" in row:
                 reasons.setdefault((row["rival"], row["skipped"]), []).append(line["name"])
+    for line in result.get("memory", []):
+        for row in line["growth_bytes"]:
+            if "skipped" in row:
+                reasons.setdefault((f"memory of {row['rival']}", row["skipped"]), []).append(line["name"])
     everywhere = len(result["workloads"])
     return [
         f"  {rival}{'' if len(names) == everywhere else ' on ' + ', '.join(names)}: {reason}"
         for (rival, reason), names in reasons.items()
     ]
+
+
+def once(result: Result) -> str:
+    """Whose time is that of a single call, and where."""
+    slow: dict[str, list[str]] = {}
+    for line in result["workloads"]:
+        for row in line["results"]:
+            if row.get("calls") == 1:
+                slow.setdefault(row["rival"], []).append(line["name"])
+    return ", ".join(f"{rival} on {', '.join(names)}" for rival, names in slow.items())
 
 
 def columns(rows: list[list[str]]) -> list[str]:

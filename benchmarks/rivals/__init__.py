@@ -2,8 +2,9 @@
 
 A module defines ``meta_gradient(problem)`` and, where it has one, ``hessian_vector(problem)``. Each returns its forms:
 name -> step, a function of no arguments that computes the result once, completely, and returns it as arrays in the
-order of ``problem.parameters``: d loss / d parameter [*shape], or H_t v_t [T, *shape]. Where there are several forms
-the fastest is the one that counts. Preparation is not timed. :class:`Unable` says why there is no answer.
+order of ``problem.parameters``: d loss / d parameter [*shape], or H_t v_t [T, *shape]; behind them, where rates are
+learnt, d loss / d rate [*shape] in the order of ``problem.rates``. Where there are several forms the fastest is the one
+that counts. Preparation is not timed. :class:`Unable` says why there is no answer.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ RIVALS = {
     "jax": "jax",
 }
 OURS = "metafast"
+#: JAX's forms of a long inner loop.
+SCANNED, SEGMENTED = "scanned", "checkpoints of 40 steps"
+#: Those whose module here can leave parameters out of the inner loop.
+PARTIAL = (OURS, "metafast autograd", "torch loop")
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -49,6 +54,8 @@ def prepare(rival: str, problem: Problem) -> Forms:
         module = importlib.import_module(f"benchmarks.rivals.{RIVALS[rival]}")
     except ImportError as error:
         raise Unable(f"not installed ({error})") from None
+    if problem.workload.adapts != "*" and rival not in PARTIAL:
+        raise Unable("its form here moves every parameter")
     name = "hessian_vector" if problem.workload.kind == HESSIAN_VECTOR else "meta_gradient"
     function = getattr(module, name, None)
     if function is None:

@@ -6,15 +6,21 @@ import higher
 import torch
 
 from benchmarks.rivals import Forms, Unable
-from benchmarks.workloads import Problem
+from benchmarks.updates import ADAM, FRICTION, MOMENTUM
+from benchmarks.workloads import ONE, Problem
 
 
 def meta_gradient(problem: Problem) -> Forms:
     w, model, loss = problem.workload, problem.model, problem.loss
     if w.first_order:
         raise Unable("without higher-order gradients it keeps no graph back to the initial parameters")
+    if w.rates != ONE:
+        raise Unable("takes one rate for all elements of a parameter")
     parameters = list(model.parameters())
-    optimiser = torch.optim.SGD(parameters, lr=w.lr)
+    momentum = FRICTION if w.rule == MOMENTUM else 0.0
+    optimiser: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=w.lr, momentum=momentum)
+    if w.rule == ADAM:
+        optimiser = torch.optim.Adam(parameters, lr=w.lr)
 
     def step() -> list[torch.Tensor]:
         model.zero_grad(set_to_none=True)

@@ -6,6 +6,8 @@ take five times as long there. Steps with them are scanned, which compiles in se
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,13 +16,16 @@ import torch
 from jax import lax
 from torch import nn
 
-from benchmarks.rivals import Forms, Step, Unable
-from benchmarks.workloads import Problem
+from benchmarks.rivals import SCANNED, SEGMENTED, Forms, Step, Unable
+from benchmarks.updates import ADAM, STATES, corrections, update
+from benchmarks.workloads import LEARNT, Problem
 
 jax.config.update("jax_enable_x64", True)  # arrays keep the dtype they come with
 
 #: Above this many inner steps an unrolled program takes minutes to compile.
 UNROLLED = 10
+#: Steps between two checkpoints, in the form that is tried where there are many: about the root of 2 000.
+SEGMENT = 40
 
 Params = list[dict[str, jax.Array]]
 
@@ -126,36 +131,74 @@ def images_last(x: torch.Tensor) -> jax.Array:
     return array(x.movedim(2, -1).contiguous() if x.dim() == 5 else x)
 
 
-def step(function: Callable[..., Any], problem: Problem, *arguments: Any) -> Step:
-    """Compiled now; every call waits for its result."""
+def step(function: Callable[..., Any], read: Callable[[Any], list[jax.Array]], *arguments: Any) -> Step:
+    """Compiled now; every call waits for its result, of which ``read`` makes a list."""
     compiled = jax.jit(function).lower(*arguments).compile()
-    return lambda: leaves(problem, jax.block_until_ready(compiled(*arguments)))
+    return lambda: read(jax.block_until_ready(compiled(*arguments)))
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A way to write the inner loop: so many steps of a scan in one body, and, where ``segment`` is not 0, the steps of
+    a segment of that length computed again in the reverse sweep."""
+
+    unroll: int = 1
+    segment: int = 0
+
+    def __call__(self, inner: Any, carry: Any, corrections: jax.Array) -> Any:
+        steps = len(corrections)
+        if not self.segment:
+            return lax.scan(inner, carry, corrections, unroll=self.unroll)[0]
+        segments = corrections.reshape(steps // self.segment, self.segment, -1)
+        return lax.scan(jax.checkpoint(lambda carry, part: lax.scan(inner, carry, part)), carry, segments)[0]
+
+
+def loops(problem: Problem) -> dict[str, Loop]:
+    """The forms that are tried, each of which takes a compilation. Ten steps of Adam are no quicker unrolled."""
+    w = problem.workload
+    by_product = w.device == "cpu" and any(isinstance(module, nn.Conv2d) for module in problem.model.children())
+    unrolled = 0 < w.steps <= UNROLLED and w.rule != ADAM and not by_product
+    forms = {"unrolled": Loop(w.steps)} if unrolled else {SCANNED: Loop()}
+    if w.steps > SEGMENT and w.steps % SEGMENT == 0:
+        forms[SEGMENTED] = Loop(segment=SEGMENT)
+    return forms
 
 
 def meta_gradient(problem: Problem) -> Forms:
     place(problem)
     w, value = problem.workload, evaluate(problem)
-    by_product = w.device == "cpu" and any(isinstance(module, nn.Conv2d) for module in problem.model.children())
-    unrolled = w.steps <= UNROLLED and not by_product
     stop = lax.stop_gradient if w.first_order else lambda gradients: gradients
 
-    def adapted_loss(params: Params, xs: Any, ys: Any, xq: Any, yq: Any) -> jax.Array:
-        def inner(params: Params, _: Any) -> tuple[Params, None]:
-            gradients = stop(jax.grad(value)(params, xs, ys))
-            return jax.tree.map(lambda p, g: p - w.lr * g, params, gradients), None
+    def adapted_loss(loop: Loop, params: Params, rates: Params, xs: Any, ys: Any, xq: Any, yq: Any) -> jax.Array:
+        start, structure = jax.tree.flatten(params)
+        of_each = jax.tree.leaves(rates) or [w.lr] * len(start)
 
-        params, _ = lax.scan(inner, params, None, length=w.steps, unroll=w.steps if unrolled else 1)
-        return value(params, xq, yq)
+        def inner(carry: Any, correction: jax.Array) -> tuple[Any, None]:
+            params, states = carry
+            gradients = stop(jax.grad(value)(structure.unflatten(params), xs, ys))
+            each = zip(params, jax.tree.leaves(gradients), states, of_each, strict=True)
+            moved = [update(jnp, w.rule, p, g, state, rate, correction) for p, g, state, rate in each]
+            return ([p for p, _ in moved], [state for _, state in moved]), None
 
-    batched = jax.vmap(adapted_loss, in_axes=(None, 0, 0, 0, 0))
+        states = [(jnp.zeros_like(p),) * STATES[w.rule] for p in start]
+        adapted, _ = loop(inner, (start, states), jnp.array(corrections(w.rule, w.steps), start[0].dtype))
+        return value(structure.unflatten(adapted), xq, yq)
+
+    learnt = w.rates == LEARNT
     parameters = tree(problem, dict(problem.parameters))
-    data = [
-        images_last(problem.support.x),
-        array(problem.support.y),
-        images_last(problem.query.x),
-        array(problem.query.y),
-    ]
-    return {"": step(jax.grad(lambda params, *data: batched(params, *data).mean()), problem, parameters, *data)}
+    rates = tree(problem, problem.rates) if problem.rates else []
+    data = [images_last(problem.support.x), array(problem.support.y)]
+    data += [images_last(problem.query.x), array(problem.query.y)]
+
+    def read(gradients: tuple[Params, ...]) -> list[jax.Array]:
+        return [leaf for group in gradients for leaf in leaves(problem, group)]
+
+    def form(loop: Loop) -> Step:
+        batched = jax.vmap(partial(adapted_loss, loop), in_axes=(None, None, 0, 0, 0, 0))
+        gradient = jax.grad(lambda *shared_and_data: batched(*shared_and_data).mean(), (0, 1) if learnt else (0,))
+        return step(gradient, read, parameters, rates, *data)
+
+    return {name: form(loop) for name, loop in loops(problem).items()}
 
 
 def hessian_vector(problem: Problem) -> Forms:
@@ -167,4 +210,5 @@ def hessian_vector(problem: Problem) -> Forms:
         return result
 
     trees = tree(problem, problem.per_task), tree(problem, problem.vectors)
-    return {"": step(jax.vmap(product), problem, *trees, images_last(problem.support.x), array(problem.support.y))}
+    read = partial(leaves, problem)
+    return {"": step(jax.vmap(product), read, *trees, images_last(problem.support.x), array(problem.support.y))}

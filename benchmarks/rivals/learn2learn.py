@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from learn2learn.algorithms import MAML
 
-from benchmarks.rivals import Forms
-from benchmarks.workloads import Problem
+from benchmarks.rivals import Forms, Unable
+from benchmarks.updates import SGD
+from benchmarks.workloads import ONE, Problem
 
 
 def meta_gradient(problem: Problem) -> Forms:
     w, loss = problem.workload, problem.loss
+    if (w.rule, w.rates) != (SGD, ONE):
+        raise Unable("MAML has plain gradient descent alone")
     maml = MAML(problem.model, lr=w.lr, first_order=w.first_order)
     parameters = list(maml.parameters())
 

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from benchmarks.rivals import Forms
-from benchmarks.rivals.torch_func import product, task_loss
+from benchmarks.rivals import Forms, Unable
+from benchmarks.rivals.torch_func import PER_TASK, product, task_loss, together, unknown
 from benchmarks.workloads import Problem
 
 #: Inductor's mode, by device.
 MODES = {"cpu": None, "cuda": "reduce-overhead"}
+#: Most inner steps in a graph that is worth waiting for.
+UNROLLED = 100
 
 
 def compiled_form(function: Any, problem: Problem) -> Any:
@@ -22,16 +24,18 @@ def compiled_form(function: Any, problem: Problem) -> Any:
 
 
 def meta_gradient(problem: Problem) -> Forms:
+    if problem.workload.steps > UNROLLED:
+        raise Unable(f"its graph holds every inner step, too large a one beyond {UNROLLED} steps")
     torch.compiler.reset()
-    batched = vmap(task_loss(problem), in_dims=(None, 0, 0, 0, 0))
+    batched = vmap(task_loss(problem), in_dims=PER_TASK)
     data = (*problem.support, *problem.query)
     fixed = {name: p.detach() for name, p in problem.parameters.items()}
 
-    def loss(params: dict[str, Tensor], *data: Tensor) -> Tensor:
-        return batched(params, *data).mean()
+    def loss(params: dict[str, Tensor], rates: dict[str, Tensor], *data: Tensor) -> Tensor:
+        return batched(params, rates, *data).mean()
 
-    whole = compiled_form(grad(loss), problem)
-    return {"grad of vmap": lambda: list(whole(fixed, *data).values())}
+    whole = compiled_form(grad(loss, argnums=unknown(problem)), problem)
+    return {"grad of vmap": lambda: together(whole(fixed, problem.rates, *data))}
 
 
 def hessian_vector(problem: Problem) -> Forms:

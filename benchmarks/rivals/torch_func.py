@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, jvp, vmap
 
 from benchmarks.rivals import Forms
-from benchmarks.workloads import Problem
+from benchmarks.updates import STATES, corrections, update
+from benchmarks.workloads import LEARNT, Problem
 
 Params = dict[str, Tensor]
 
@@ -36,40 +37,56 @@ def network(model: nn.Module) -> nn.Module:
     return written_out
 
 
-def task_loss(problem: Problem) -> Callable[[Params, Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """The query loss of one task after its inner loop, as a function of the initial parameters."""
+def task_loss(problem: Problem) -> Callable[[Params, Params, Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """The query loss of one task after its inner loop, as a function of the initial parameters and the rates."""
     w, model, loss = problem.workload, network(problem.model), problem.loss
 
     def evaluate(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return loss(functional_call(model, params, (x,)), y)
 
-    def adapted_loss(params: Params, xs: Tensor, ys: Tensor, xq: Tensor, yq: Tensor) -> Tensor:
-        for _ in range(w.steps):
+    def adapted_loss(params: Params, rates: Params, xs: Tensor, ys: Tensor, xq: Tensor, yq: Tensor) -> Tensor:
+        states = {name: (torch.zeros_like(p),) * STATES[w.rule] for name, p in params.items()}
+        for correction in corrections(w.rule, w.steps):
             gradients = grad(evaluate)(params, xs, ys)
             if w.first_order:
                 gradients = {name: g.detach() for name, g in gradients.items()}
-            params = {name: p - w.lr * gradients[name] for name, p in params.items()}
+            moved: Params = {}
+            for name, p in params.items():
+                rate = rates.get(name, w.lr)
+                moved[name], states[name] = update(torch, w.rule, p, gradients[name], states[name], rate, correction)
+            params = moved
         return evaluate(params, xq, yq)
 
     return adapted_loss
 
 
+#: The arguments of :func:`task_loss` that all tasks share are the first two.
+PER_TASK = (None, None, 0, 0, 0, 0)
+
+
+def unknown(problem: Problem) -> tuple[int, ...]:
+    """The arguments of :func:`task_loss` to differentiate for."""
+    return (0, 1) if problem.workload.rates == LEARNT else (0,)
+
+
+def together(gradients: tuple[Params, ...]) -> list[Tensor]:
+    return [g for group in gradients for g in group.values()]
+
+
 def meta_gradient(problem: Problem) -> Forms:
     data = (*problem.support, *problem.query)
-    loss = task_loss(problem)
-    batched = vmap(loss, in_dims=(None, 0, 0, 0, 0))
-    of_mean = grad(lambda params, *data: batched(params, *data).mean())
-    of_each = vmap(grad(loss), in_dims=(None, 0, 0, 0, 0))
-    parameters = problem.parameters
-    fixed = {name: p.detach() for name, p in parameters.items()}
-
-    def autograd() -> list[Tensor]:
-        return list(torch.autograd.grad(batched(parameters, *data).mean(), list(parameters.values())))
+    loss, arguments = task_loss(problem), unknown(problem)
+    batched = vmap(loss, in_dims=PER_TASK)
+    of_mean = grad(lambda *shared_and_data: batched(*shared_and_data).mean(), argnums=arguments)
+    of_each = vmap(grad(loss, argnums=arguments), in_dims=PER_TASK)
+    fixed = {name: p.detach() for name, p in problem.parameters.items()}, problem.rates
+    tracked = problem.parameters, {n: r.detach().requires_grad_(len(arguments) > 1) for n, r in problem.rates.items()}
+    wanted = [value for group in tracked[: len(arguments)] for value in group.values()]
 
     return {
-        "autograd of vmap": autograd,
-        "grad of vmap": lambda: list(of_mean(fixed, *data).values()),
-        "vmap of grad": lambda: [g.mean(0) for g in of_each(fixed, *data).values()],
+        "autograd of vmap": lambda: torch.autograd.grad(batched(*tracked, *data).mean(), wanted),
+        "grad of vmap": lambda: together(of_mean(*fixed, *data)),
+        "vmap of grad": lambda: [g.mean(0) for g in together(of_each(*fixed, *data))],
     }
 
 
