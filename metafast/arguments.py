@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metafast import losses
 from metafast.call import Batch
 from metafast.estimators import Checkpoint
 from metafast.model.program import Loss, Parameter, Shape
@@ -17,11 +18,8 @@ from metafast.tracking.facts import holds_classes, rows_add_up
 AdaptParams = str | Sequence[str] | Callable[[str], bool] | None
 BACKENDS = ("auto", "native", "torch")
 MEMORY = ("auto", "keep", "recompute")
-REDUCTIONS = ("weighted_mean", "mean", "sum")
 #: A sum of weights below this share of the sum of their magnitudes is what cancellation left.
 CANCELLED = 1e-3
-#: Losses whose targets may be class indices.
-CLASSIFICATION = ("cross_entropy", "multi_margin")
 
 
 def choice(name: str, value: Any, allowed: Sequence[str]) -> str:
@@ -173,7 +171,7 @@ def _targets(name: str, y: Tensor, lead: Shape, axes_: str, loss: Loss | None, o
         )
     if loss is None:
         return  # a function of the user's own says itself what its targets are
-    classes = loss.kind in CLASSIFICATION
+    classes = losses.NAMED[loss.kind].classes
     if classes and not out:
         raise ValueError(f"loss {loss.kind!r} needs outputs [N, C]; the model returns [N]")
     if classes and not y.is_floating_point():
@@ -182,8 +180,8 @@ def _targets(name: str, y: Tensor, lead: Shape, axes_: str, loss: Loss | None, o
         if shape != lead + out[1:]:
             raise ValueError(f"{name} has shape {list(shape)}; expected integer classes {list(lead + out[1:])}")
         return
-    if loss.kind == "multi_margin":
-        raise TypeError(f"{name} has dtype {y.dtype}; loss 'multi_margin' expects integer classes {list(lead)}")
+    if not losses.NAMED[loss.kind].numbers:
+        raise TypeError(f"{name} has dtype {y.dtype}; loss {loss.kind!r} expects integer classes {list(lead)}")
     if classes and shape != lead + out:
         raise TypeError(
             f"{name} has dtype {y.dtype} and shape {list(shape)}; expected integer classes {list(lead)}, "

@@ -15,6 +15,7 @@ from metafast import losses, transforms
 from metafast.arguments import AdaptParams, predicate
 from metafast.engine.reference import SWAPPING
 from metafast.model.builder import BATCH, Builder, Place, Unsupported, batched, called
+from metafast.model.layers import POINTWISE
 from metafast.model.lowering import check_output, evaluate, interpret
 from metafast.model.program import ABSENT, Shape, Step
 from metafast.model.tracing import trace
@@ -193,9 +194,6 @@ class _Walk:
         return Row(step.where, step.op, shape, weights, flops, size, "")
 
 
-_OF_ONE_ELEMENT = frozenset("relu leaky_relu elu silu gelu gelu_tanh tanh sigmoid softplus add".split())
-
-
 def _flops(step: Step, b: Builder) -> int:
     """Per element of the output. A function of one element counts as one."""
     if step.op in ("linear", "conv2d"):
@@ -210,7 +208,7 @@ def _flops(step: Step, b: Builder) -> int:
         return -(-math.prod(b.values[step.inputs[0]]) // math.prod(b.values[step.output]))
     if step.op == "flatten":
         return 0
-    if step.op in _OF_ONE_ELEMENT:
+    if step.op in POINTWISE or step.op == "add":
         return 1
     raise NotImplementedError(f"explain does not know the cost of {step.op!r}; add it to _flops")
 

@@ -222,11 +222,5 @@ def _per_example(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
         excess = (settings["margin"] - output.gather(1, target[:, None]) + output).clamp(min=0) ** settings["p"]
         each: Tensor = (excess * (F.one_hot(target, output.shape[1]) == 0)).sum(1) / output.shape[1]
         return each
-    functions: dict[str, Any] = {
-        "cross_entropy": F.cross_entropy,
-        "mse": F.mse_loss,
-        "bce_with_logits": F.binary_cross_entropy_with_logits,
-        "huber": F.huber_loss,
-    }
-    each = functions[loss.kind](output, target, reduction="none", **settings)
+    each = losses.NAMED[loss.kind].function(output, target, reduction="none", **settings)
     return each if each.ndim == 1 else each.flatten(1).mean(1)

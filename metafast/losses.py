@@ -13,23 +13,48 @@ multi_margin     sum_{c != y} max(0, margin - o_y + o_c)^p / C, p = 1 or 2
 
 Each is differentiable twice, targets included where they are real numbers. torch's own multi_margin_loss is not.
 :func:`reduced` makes the loss of a task of those of its examples.
+
+To add one: its formula, and an entry of ``NAMED``; csrc/formulas/losses/list.h lists the native ones.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metafast import arguments
 from metafast.model.program import Loss
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+REDUCTIONS = ("weighted_mean", "mean", "sum")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What is known of a loss that has a name.
+
+    Attributes:
+        each: the losses [N] of outputs [N, *output] and targets; settings are keywords.
+        module, function: torch's forms, which call the settings by the same names.
+        settings: their defaults.
+        classes, numbers: whether targets may be class indices [N], and real numbers [N, *output].
+        vectors: it is native for outputs [N, C] alone.
+        valid: what must hold of the settings, in words and as a predicate.
+    """
+
+    each: Callable[..., Tensor]
+    module: type[nn.Module]
+    function: Callable[..., Tensor]
+    settings: Mapping[str, float] = field(default_factory=dict)
+    classes: bool = False
+    numbers: bool = True
+    vectors: bool = False
+    valid: Mapping[str, Callable[[Mapping[str, float]], bool]] = field(default_factory=dict)
 
 
 def _cross_entropy(output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
@@ -62,35 +87,30 @@ def _mean(values: Tensor) -> Tensor:
     return values.flatten(1).mean(1) if values.ndim > 1 else values
 
 
-#: name -> the loss of every example, and its settings as torch's classes and functions call them, with their defaults.
-_NAMED: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {
-    "cross_entropy": (_cross_entropy, {"label_smoothing": 0.0}),
-    "mse": (_mse, {}),
-    "bce_with_logits": (_bce_with_logits, {}),
-    "huber": (_huber, {"delta": 1.0}),
-    "multi_margin": (_multi_margin, {"p": 1.0, "margin": 1.0}),
-}
-_MODULES: dict[type, str] = {
-    nn.CrossEntropyLoss: "cross_entropy",
-    nn.MSELoss: "mse",
-    nn.BCEWithLogitsLoss: "bce_with_logits",
-    nn.HuberLoss: "huber",
-    nn.MultiMarginLoss: "multi_margin",
-}
-_FUNCTIONS: dict[Any, str] = {
-    F.cross_entropy: "cross_entropy",
-    F.mse_loss: "mse",
-    F.binary_cross_entropy_with_logits: "bce_with_logits",
-    F.huber_loss: "huber",
-    F.multi_margin_loss: "multi_margin",
-}
+NAMED: dict[str, Named] = {
+    "cross_entropy": Named(
+        _cross_entropy, nn.CrossEntropyLoss, F.cross_entropy, {"label_smoothing": 0.0}, classes=True, vectors=True,
+        valid={"label_smoothing from 0 to 1": lambda s: 0 <= s["label_smoothing"] <= 1},
+    ),
+    "mse": Named(_mse, nn.MSELoss, F.mse_loss),
+    "bce_with_logits": Named(_bce_with_logits, nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits),
+    "huber": Named(
+        _huber, nn.HuberLoss, F.huber_loss, {"delta": 1.0}, valid={"delta > 0": lambda s: s["delta"] > 0}
+    ),
+    "multi_margin": Named(
+        _multi_margin, nn.MultiMarginLoss, F.multi_margin_loss, {"p": 1.0, "margin": 1.0},
+        classes=True, numbers=False, vectors=True, valid={"p = 1 or 2": lambda s: s["p"] in (1, 2)},
+    ),
+}  # fmt: skip
+_MODULES: dict[type, str] = {known.module: name for name, known in NAMED.items()}
+_FUNCTIONS: dict[Any, str] = {known.function: name for name, known in NAMED.items()}
 #: Settings of torch's modules that have no native form, unless they have the value that means nothing.
 _FOREIGN: dict[str, Any] = {"weight": None, "pos_weight": None, "ignore_index": -100}
 
 
 def per_example(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
     """The losses [N] of outputs [N, *output] against classes [N] or targets [N, *output]."""
-    return _NAMED[loss.kind][0](output, target, **dict(loss.attributes))
+    return NAMED[loss.kind].each(output, target, **dict(loss.attributes))
 
 
 def reduced(loss: Loss, each: Tensor, weights: Tensor | None) -> Tensor:
@@ -119,7 +139,8 @@ def resolve(loss: Any, reduction: str = "weighted_mean") -> tuple[Loss | None, L
             other than the default for a callable whose value per example is not known.
     """
     known, function = _resolve(loss)
-    arguments.choice("reduction", reduction, arguments.REDUCTIONS)
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; it is {reduction!r}")
     if reduction == "weighted_mean":
         return known, function
     if known is None:
@@ -134,20 +155,20 @@ def resolve(loss: Any, reduction: str = "weighted_mean") -> tuple[Loss | None, L
 
 def _resolve(loss: Any) -> tuple[Loss | None, LossFunction]:
     if isinstance(loss, str):
-        if loss not in _NAMED:
+        if loss not in NAMED:
             raise ValueError(f"loss {loss!r} is unknown; known are {_known()}, a torch.nn loss module and any function")
         return _named(loss)
     if isinstance(loss, functools.partial) and not loss.args and loss.func in _FUNCTIONS:
         name = _FUNCTIONS[loss.func]
         _check_reduction(loss.keywords.get("reduction", "mean"), name)
         settings = {key: value for key, value in loss.keywords.items() if key != "reduction"}
-        return _named(name, settings) if settings.keys() <= _NAMED[name][1].keys() else (None, loss)
+        return _named(name, settings) if settings.keys() <= NAMED[name].settings.keys() else (None, loss)
     if isinstance(loss, nn.Module):
         _check_reduction(getattr(loss, "reduction", "mean"), type(loss).__name__)
         if type(loss) not in _MODULES or why_not_native(loss):
             return None, loss
         name = _MODULES[type(loss)]
-        return _named(name, {key: getattr(loss, key) for key in _NAMED[name][1]})
+        return _named(name, {key: getattr(loss, key) for key in NAMED[name].settings})
     if not callable(loss):
         raise ValueError(f"loss must be one of {_known()}, a torch.nn loss module or a function; it is {loss!r}")
     return _named(_FUNCTIONS[loss]) if loss in _FUNCTIONS else (None, loss)
@@ -174,9 +195,10 @@ def why_not_native(loss: Any) -> str:
 
 
 def _named(kind: str, settings: dict[str, float] | None = None) -> tuple[Loss, LossFunction]:
-    settings = _NAMED[kind][1] | (settings or {})
-    if kind == "multi_margin" and settings["p"] not in (1, 2):
-        raise ValueError(f"multi_margin needs p = 1 or 2; it is {settings['p']}")
+    settings = {**NAMED[kind].settings, **(settings or {})}
+    for words, holds in NAMED[kind].valid.items():
+        if not holds(settings):
+            raise ValueError(f"{kind} needs {words}; it has {', '.join(f'{n}={v}' for n, v in settings.items())}")
     loss = Loss(kind, tuple((name, float(value)) for name, value in settings.items()))
     return loss, functools.partial(unweighted, loss)
 
@@ -190,4 +212,4 @@ def _check_reduction(reduction: str, name: str) -> None:
 
 
 def _known() -> str:
-    return ", ".join(map(repr, _NAMED))
+    return ", ".join(map(repr, NAMED))

@@ -8,6 +8,7 @@ judges. No vmap (its second derivatives through norms are wrong), no batching, n
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -44,19 +45,21 @@ def multi_margin(output: Tensor, target: Tensor, p: int, margin: float) -> Tenso
 
 def example_losses(loss: LossName, output: Tensor, target: Tensor) -> Tensor:
     """[N, *out] -> [N]: the loss of each example, a regression's being its mean over the output's elements."""
-    kind = loss if isinstance(loss, str) else type(loss).__name__
-    if kind in ("cross_entropy", "CrossEntropyLoss"):
-        smoothing = getattr(loss, "label_smoothing", 0.0)
-        return F.cross_entropy(output, target, reduction="none", label_smoothing=smoothing)
-    if kind in ("multi_margin", "MultiMarginLoss"):
+    if loss == "multi_margin" or isinstance(loss, nn.MultiMarginLoss):
         return multi_margin(output, target, getattr(loss, "p", 1), getattr(loss, "margin", 1.0))
-    elements = {
-        "mse": lambda: F.mse_loss(output, target, reduction="none"),
-        "bce_with_logits": lambda: F.binary_cross_entropy_with_logits(output, target, reduction="none"),
-        "huber": lambda: F.huber_loss(output, target, reduction="none", delta=getattr(loss, "delta", 1.0)),
-    }
-    names = {"MSELoss": "mse", "BCEWithLogitsLoss": "bce_with_logits", "HuberLoss": "huber"}
-    return elements[names.get(kind, kind)]().flatten(1).mean(1)
+    if isinstance(loss, str):
+        each = torch_loss(loss)(output, target, reduction="none")
+    else:
+        single = copy.copy(loss)
+        single.reduction = "none"
+        each = single(output, target)
+    return each if each.dim() == 1 else each.flatten(1).mean(1)
+
+
+def torch_loss(name: str) -> Callable[..., Tensor]:
+    """mse -> F.mse_loss, cross_entropy -> F.cross_entropy, bce_with_logits -> F.binary_cross_entropy_with_logits"""
+    name = name.replace("bce", "binary_cross_entropy")
+    return getattr(F, name, None) or getattr(F, f"{name}_loss")
 
 
 def task_loss(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from metafast import losses
 from models import (
     Functional,
     Methods,
@@ -62,8 +63,8 @@ class Row:
     @property
     def classes(self) -> bool:
         """Targets are class indices."""
-        kind = self.loss if isinstance(self.loss, str) else type(self.loss).__name__
-        return not self.soft and kind in ("cross_entropy", "multi_margin", "CrossEntropyLoss", "MultiMarginLoss")
+        known, _ = losses.resolve(self.loss)
+        return known is not None and losses.NAMED[known.kind].classes and not self.soft
 
 
 # ---------------------------------------------------------------------- shorthands
@@ -77,7 +78,12 @@ def pool(name: str, build: Callable[[], nn.Module], example: tuple[int, ...] = (
     return Row(f"pool/{name}", lambda: around(build()), example, smooth=smooth)
 
 
+#: The layers of the rows act/..., by the names of primitives.
+POINTWISE: dict[str, Callable[[], nn.Module]] = {}
+
+
 def act(name: str, build: Callable[[], nn.Module], smooth: bool = True, **options: Any) -> Row:
+    POINTWISE[name.replace("-", "_")] = build
     return Row(f"act/{name}", lambda: mlp(act=build), smooth=smooth, **options)
 
 

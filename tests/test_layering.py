@@ -16,9 +16,8 @@ CSRC = ["core", "formulas", "program rules estimators", "engine", "cpu cuda", "p
 METAFAST = [
     "tracking files",
     "transforms model.program estimators",
-    "call",
+    "call losses",
     "rules arguments",
-    "losses",
     "model",
     "engine",
     "planning",

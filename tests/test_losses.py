@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metafast import losses
+from metafast import _native, losses
 from metafast.model.program import Loss
+from oracle import torch_loss
 
 
 def outputs(*shape: int) -> Tensor:
@@ -44,13 +44,6 @@ CASES: dict[str, Case] = {
     "multi_margin, squared": (nn.MultiMarginLoss(p=2, margin=0.8), Loss("multi_margin", (("p", 2.0), ("margin", 0.8))),
                               (6, 4), classes(6, 4)),
 }  # fmt: skip
-TORCH: dict[str, Callable[..., Tensor]] = {
-    "cross_entropy": F.cross_entropy,
-    "mse": F.mse_loss,
-    "bce_with_logits": F.binary_cross_entropy_with_logits,
-    "huber": F.huber_loss,
-    "multi_margin": F.multi_margin_loss,
-}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -63,11 +56,11 @@ def test_value_and_two_derivatives(case: Case) -> None:
     settings = {key: int(value) if key == "p" else value for key, value in loss.attributes}
     each = losses.per_example(loss, output, target)
     expected = torch.stack(
-        [TORCH[loss.kind](o[None], t[None], **settings) for o, t in zip(output, target, strict=True)]
+        [torch_loss(loss.kind)(o[None], t[None], **settings) for o, t in zip(output, target, strict=True)]
     )
     torch.testing.assert_close(each, expected, rtol=1e-13, atol=1e-13)
     torch.testing.assert_close(
-        function(output, target), TORCH[loss.kind](output, target, **settings), rtol=1e-13, atol=0
+        function(output, target), torch_loss(loss.kind)(output, target, **settings), rtol=1e-13, atol=0
     )
     inputs = [t.clone().requires_grad_() for t in (output, target) if t.is_floating_point()]
     fixed = [] if len(inputs) == 2 else [target]
@@ -77,6 +70,22 @@ def test_value_and_two_derivatives(case: Case) -> None:
 
     assert torch.autograd.gradcheck(run, inputs)
     assert torch.autograd.gradgradcheck(run, inputs)
+
+
+def test_both_lists_say_the_same() -> None:
+    """metafast/losses.py and csrc/formulas/losses/list.h."""
+    assert _native.losses() == {
+        name: (dict(known.settings), known.classes, known.numbers) for name, known in losses.NAMED.items()
+    }
+
+
+@pytest.mark.parametrize("name", losses.NAMED)
+def test_the_forms_of_torch_have_these_settings_with_these_defaults(name: str) -> None:
+    known = losses.NAMED[name]
+    module = known.module()
+    assert {key: getattr(module, key) for key in known.settings} == known.settings
+    assert known.function is torch_loss(name)
+    assert losses.resolve(module)[0] == losses.resolve(known.function)[0] == losses.resolve(name)[0]
 
 
 def test_bce_keeps_its_precision_far_out() -> None:
@@ -124,7 +133,9 @@ def test_others_stay_what_they_are(loss: Any, reason: str) -> None:
         (nn.MSELoss(reduction="sum"), "MSELoss has reduction='sum'; expected 'mean'"),
         (nn.L1Loss(reduction="none"), "L1Loss has reduction='none'"),
         (functools.partial(F.mse_loss, reduction="sum"), "mse has reduction='sum'"),
-        (functools.partial(F.multi_margin_loss, p=3), "multi_margin needs p = 1 or 2"),
+        (functools.partial(F.multi_margin_loss, p=3), "multi_margin needs p = 1 or 2; it has p=3"),
+        (nn.HuberLoss(delta=0.0), "huber needs delta > 0; it has delta=0.0"),
+        (nn.CrossEntropyLoss(label_smoothing=1.5), "needs label_smoothing from 0 to 1; it has label_smoothing=1.5"),
     ],
 )
 def test_errors(loss: Any, message: str) -> None:

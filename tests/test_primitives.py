@@ -19,7 +19,7 @@ from metafast._native import primitives
 from metafast.engine import native
 from metafast.explain import _flops
 from metafast.model.program import Step
-from rows import Row
+from rows import POINTWISE, Row
 
 
 class Sum(nn.Module):
@@ -41,18 +41,7 @@ LAYERS: dict[str, tuple[Layer, Layer]] = {
     "flatten": (nn.Flatten, None),
     "add": (Sum, Sum),
 }
-POINTWISE: dict[str, Callable[[], nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "silu": nn.SiLU,
-    "gelu": nn.GELU,
-    "gelu_tanh": lambda: nn.GELU("tanh"),
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-    "softplus": nn.Softplus,
-}
-LAYERS |= {name: (build, build) for name, build in POINTWISE.items()}
+LAYERS |= {name: (build, build) for name, build in POINTWISE.items() if name in primitives()}
 
 
 def pair(first: str, second: str) -> Row | None:

@@ -15,7 +15,13 @@ namespace metafast {
 
 enum class Op : int32_t;  // program/primitives.h
 
-enum class LossKind : int32_t { kNone, kCrossEntropy, kMse, kBceWithLogits, kHuber, kMultiMargin };
+enum class LossKind : int32_t;  // formulas/losses/list.h; 0 is none
+
+// A setting of a pointwise function or a loss: what Python calls it, and its value where Python names none.
+struct Attribute {
+  const char* name;
+  double otherwise;
+};
 
 // What a batch's weighted sum of losses is divided by: the sum of its weights, the number of its examples, or nothing.
 enum class Reduction : int32_t { kWeightedMean, kMean, kSum };
@@ -101,7 +107,7 @@ struct LossPlan {
   LossKind kind;
   Reduction reduction;
   double attribute[2];
-  int64_t saved, kept;  // offsets in the tape: loss of each example; what cross-entropy keeps of each
+  int64_t saved, kept;  // offsets in the tape: loss of each example; what some losses keep of each
 };
 
 // A Program for batches of `examples`.

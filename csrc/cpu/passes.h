@@ -144,17 +144,31 @@ METAFAST_OUTLINED static void tangent_backward(const Frame<T>& f) {
 }
 
 // Calls body(passes of the plan's loss) on scalars.
-template <class E, class Body>
-static void with_loss(const BatchPlan& plan, const Value& z, const LossArrays<E>& arrays, const Targets<E>& targets,
+template <class T, class Body>
+static void with_loss(const BatchPlan& plan, const Value& z, const LossArrays<T>& arrays, const Targets<T>& targets,
                       Body body) {
-  using T = E;
   switch (plan.loss.kind) {
-#define METAFAST_LOSS(KIND, ...)                                                                                      \
-  case LossKind::KIND:                                                                                                \
-    body(LossPasses<E, __VA_ARGS__>{__VA_ARGS__(plan.loss), plan.loss.reduction, z, plan.examples, arrays, targets}); \
+#define METAFAST_CASE(NAME, ...) \
+  case LossKind::k##NAME:        \
+    return body(LossPasses<T, NAME<T>>{NAME<T>(plan.loss), plan.loss.reduction, z, plan.examples, arrays, targets});
+    METAFAST_LOSSES(METAFAST_CASE)
+#undef METAFAST_CASE
+    case LossKind::kNone: break;
+  }
+}
+
+// The same on packs, for the losses that are nothing but arithmetic.
+template <class T, class Body>
+static void with_arithmetic_loss(const BatchPlan& plan, const Value& z, const LossArrays<T>& arrays,
+                                 const Targets<T>& targets, Body body) {
+  switch (plan.loss.kind) {
+#define METAFAST_CASE(NAME, ...)                                                                                \
+  case LossKind::k##NAME:                                                                                       \
+    if constexpr (has(LossKind::k##NAME, kArithmetic))                                                          \
+      body(LossPasses<T, NAME<T>>{NAME<T>(plan.loss), plan.loss.reduction, z, plan.examples, arrays, targets}); \
     break;
-    METAFAST_LOSSES(METAFAST_LOSS)
-#undef METAFAST_LOSS
+    METAFAST_LOSSES(METAFAST_CASE)
+#undef METAFAST_CASE
     case LossKind::kNone: break;
   }
 }
@@ -175,8 +189,8 @@ struct AllLanes {
 };
 
 // The loss of a task is scalar code for packs too, on copies of each lane that are padded as they are where tasks run one
-// by one: so it comes to the same bits, and is a small part of all. But squares are nothing but arithmetic, of which the
-// smallest networks have so little that the copies would show.
+// by one: so it comes to the same bits, and is a small part of all. But the smallest networks have so little arithmetic that
+// the copies would show where a loss needs none.
 template <class T>
 struct LossOnLanes {
   using E = Element<T>;
@@ -197,11 +211,9 @@ struct LossOnLanes {
     if constexpr (kWidth == 1) {
       with_loss<E>(plan, own, {f.activation(plan.output), z_dot, each, kept}, targets.lane[0],
                    [&](const auto& passes) { body(passes, OneLane<T>{0}, dz, out); });
-    } else if (plan.loss.kind == LossKind::kMse && !out.dy && !out.dw) {
-      using Squares = Elementwise<T, Square<T>>;
-      const LossArrays<T> arrays{f.activation(plan.output), z_dot, each, kept};
-      const LossPasses<T, Squares> passes{Squares(plan.loss), plan.loss.reduction, own, n, arrays, targets.all};
-      body(passes, AllLanes<T>(), dz, out);
+    } else if (has(plan.loss.kind, kArithmetic) && !out.dy && !out.dw) {
+      with_arithmetic_loss<T>(plan, own, {f.activation(plan.output), z_dot, each, kept}, targets.all,
+                              [&](const auto& passes) { body(passes, AllLanes<T>(), dz, out); });
     } else {
       Value z = own;
       z.ld = z.cold = int32_t((own.channels + kLanes<E> - 1) / kLanes<E> * kLanes<E>);
@@ -209,7 +221,7 @@ struct LossOnLanes {
       E* const room = reinterpret_cast<E*>(f.scratch);
       E *const y = room, *const y_dot = y + size, *const p = y_dot + size, *const dy = p + size;
       E *const dt = dy + size, *const l = dt + size, *const dw = l + n;
-      const bool keeps = plan.loss.kind == LossKind::kCrossEntropy;
+      const bool keeps = has(plan.loss.kind, kKeepsProbabilities);
       memset(room, 0, size_t(3 * size) * sizeof(E));
       const TargetGradients<E> lane_out{out.dy ? dt : nullptr, out.dw ? dw : nullptr};
       for (int lane = 0; lane < kWidth; ++lane) {

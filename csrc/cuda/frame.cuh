@@ -35,7 +35,7 @@
 #include "core/scalar.h"
 #include "cuda/job.h"
 #include "cuda/launch.h"
-#include "formulas/functions.h"
+#include "formulas/functions/list.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -1,10 +1,10 @@
-// The loss of a batch: value, cotangents and their tangents (csrc/formulas/losses.h). One block per task; a
+// The loss of a batch: value, cotangents and their tangents (formulas/losses/list.h). One block per task; a
 // class that does not exist makes the task NaN.
 #pragma once
 
 #include "cuda/loss_flags.h"
 #include "cuda/task.cuh"
-#include "formulas/losses.h"
+#include "formulas/losses/list.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -156,10 +156,10 @@ template <class T>
 struct Loss : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
     switch (task.plan(i.which)->loss.kind) {
-#define METAFAST_LOSS(KIND, ...) \
-  case LossKind::KIND: return run_loss<T, __VA_ARGS__>(task, i, block);
-      METAFAST_LOSSES(METAFAST_LOSS)
-#undef METAFAST_LOSS
+#define METAFAST_CASE(NAME, ...) \
+  case LossKind::k##NAME: return run_loss<T, NAME<T>>(task, i, block);
+      METAFAST_LOSSES(METAFAST_CASE)
+#undef METAFAST_CASE
       case LossKind::kNone: break;
     }
   }
@@ -169,10 +169,10 @@ template <class T>
 struct LossTangent : PhaseDefaults {
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
     switch (task.plan(i.which)->loss.kind) {
-#define METAFAST_LOSS(KIND, ...) \
-  case LossKind::KIND: return run_loss_tangent<T, __VA_ARGS__>(task, i, block);
-      METAFAST_LOSSES(METAFAST_LOSS)
-#undef METAFAST_LOSS
+#define METAFAST_CASE(NAME, ...) \
+  case LossKind::k##NAME: return run_loss_tangent<T, NAME<T>>(task, i, block);
+      METAFAST_LOSSES(METAFAST_CASE)
+#undef METAFAST_CASE
       case LossKind::kNone: break;
     }
   }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "formulas/losses/list.h"
+
 namespace metafast {
 
 void check(const Call& call, const Program& program) {
@@ -21,6 +23,10 @@ void check(const Call& call, const Program& program) {
                     none_or(call.adapted_cotangent.size(), adapted) && (call.sweep || call.gradients.empty()) &&
                     (!call.is_hessian_vector() || !call.vectors.empty());
   if (!fits) throw std::invalid_argument("native call: inconsistent sizes");
+  for (const auto* set : {&call.support, &call.query})
+    if (*set && (*set)->y && program.loss() != LossKind::kNone &&
+        !has(program.loss(), (*set)->y_is_class ? kTakesClasses : kTakesReals))
+      throw std::invalid_argument("native call: the loss takes no such targets");
 }
 
 bool Call::wants_hyper_gradient() const {

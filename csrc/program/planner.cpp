@@ -1,6 +1,7 @@
 // Plans of a Program for batches of examples: fusions chosen, arrays laid out.
 #include <algorithm>
 
+#include "formulas/losses/list.h"
 #include "program/nodes.h"
 
 namespace metafast {
@@ -8,7 +9,7 @@ namespace {
 
 int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Does it work in place: is its slope (formulas/functions.h) the same where the output stands for the input too?
+// Does it work in place: is its slope (formulas/functions) the same where the output stands for the input too?
 bool slope_from_output(const Step& s) {
   return has(s.op, kSlopeFromOutput) || (has(s.op, kSlopeFromRising) && s.attribute[0] >= 0);
 }
@@ -237,7 +238,7 @@ void Program::Planner::place_values() {
   }
   const Value& z = value(b_.output);
   b_.loss.saved = take(b_.tape_size, examples_);
-  if (b_.loss.kind == LossKind::kCrossEntropy) b_.loss.kept = take(b_.tape_size, examples_ * z.cold);
+  if (has(b_.loss.kind, kKeepsProbabilities)) b_.loss.kept = take(b_.tape_size, examples_ * z.cold);
   if (in_packs_) b_.scratch_size = examples_ * (5 * z.channels + 7);  // copies of one lane, padded: LossOnLanes
 }
 

@@ -1,5 +1,6 @@
 // The list of primitives: what the nodes of a Program can be, and what each promises. The enum, the names, the dispatch on
-// both machines and every question that the planner asks about a kind of node come from here.
+// both machines and every question that the planner asks about a kind of node come from here. Pointwise functions have a
+// list of their own (formulas/functions/list.h).
 //
 // To add one: a line here and the files that CONTRIBUTING.md names. A trait that is not given means no: whoever forgets one
 // loses speed, never a right result.
@@ -8,18 +9,7 @@
 #include <stdint.h>
 
 #include "core/plan.h"
-
-// X(member of Op and function of formulas/functions.h, name, traits, {attribute, default}...)
-#define METAFAST_POINTWISE(X)                                                      \
-  X(Relu, "relu", kSlopeFromOutput | kPiecewiseLinear)                             \
-  X(LeakyRelu, "leaky_relu", kSlopeFromRising | kPiecewiseLinear, {"slope", 0.01}) \
-  X(Elu, "elu", kSlopeFromRising, {"alpha", 1})                                    \
-  X(Silu, "silu", 0)                                                               \
-  X(Gelu, "gelu", 0)                                                               \
-  X(GeluTanh, "gelu_tanh", 0)                                                      \
-  X(Tanh, "tanh", kSlopeFromOutput)                                                \
-  X(Sigmoid, "sigmoid", kSlopeFromOutput)                                          \
-  X(Softplus, "softplus", 0, {"beta", 1}, {"threshold", 20})
+#include "formulas/functions/list.h"
 
 // X(member of Op and primitive of the CPU, name, inputs, parameters at most, traits)
 #define METAFAST_STRUCTURED(X)                                                       \

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "formulas/losses/list.h"
 #include "program/nodes.h"
 
 namespace metafast {
@@ -32,30 +33,30 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
   for (const StepDescription& step : steps) add_step(step);
   output_ = steps.empty() ? 0 : steps.back().output;
 
-  const std::pair<const char*, LossKind> kinds[] = {
-      {"", LossKind::kNone},       {"cross_entropy", LossKind::kCrossEntropy},
-      {"mse", LossKind::kMse},     {"bce_with_logits", LossKind::kBceWithLogits},
-      {"huber", LossKind::kHuber}, {"multi_margin", LossKind::kMultiMargin}};
-  bool known = false;
-  for (const auto& kind : kinds)
-    if (loss == kind.first) loss_.kind = kind.second, known = true;
-  require(known, "unknown loss " + loss);
+  if (!loss.empty()) set_loss(loss, loss_attributes);
   const std::pair<const char*, Reduction> reductions[] = {
       {"weighted_mean", Reduction::kWeightedMean}, {"mean", Reduction::kMean}, {"sum", Reduction::kSum}};
-  known = false;
+  bool known = false;
   for (const auto& r : reductions)
     if (reduction == r.first) loss_.reduction = r.second, known = true;
   require(known, "unknown reduction " + reduction);
-  const char* names[][2] = {{"label_smoothing", ""}, {"delta", ""}, {"p", "margin"}};
-  const auto& name = names[loss_.kind == LossKind::kCrossEntropy ? 0 : loss_.kind == LossKind::kHuber ? 1 : 2];
-  for (int i = 0; i < 2; ++i) {
-    const auto found = loss_attributes.find(name[i]);
-    if (found != loss_attributes.end()) loss_.attribute[i] = found->second;
-  }
   drop_dead_steps();
   drop_leading_flatten();
   fuse_norm_pools();
   find_rows();
+}
+
+void Program::set_loss(const std::string& name, const std::map<std::string, double>& attributes) {
+  const auto info = std::find_if(std::begin(kLosses), std::end(kLosses),
+                                 [&](const LossInfo& candidate) { return name == candidate.name; });
+  require(info != std::end(kLosses), "unknown loss " + name);
+  loss_.kind = info->kind;
+  for (int i = 0; i < 2; ++i) {
+    const Attribute& setting = info->attributes[i];
+    if (!setting.name) continue;
+    const auto given = attributes.find(setting.name);
+    loss_.attribute[i] = given == attributes.end() ? setting.otherwise : given->second;
+  }
 }
 
 void Program::use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where) {

@@ -68,6 +68,7 @@ class Program {
   // Position in storage order of a parameter of the description, and back.
   int stored_at(int parameter) const { return stored_at_[size_t(parameter)]; }
 
+  LossKind loss() const { return loss_.kind; }
   int64_t input_size() const;
   int64_t output_size() const;
 
@@ -81,6 +82,7 @@ class Program {
   class Planner;  // program/planner.cpp
 
   void add_step(const StepDescription& description);
+  void set_loss(const std::string& name, const std::map<std::string, double>& attributes);
   void drop_dead_steps();
   void drop_leading_flatten();
   void fuse_norm_pools();

@@ -9,6 +9,7 @@
 #include "cpu/threads/relay.h"
 #include "cuda/session.h"
 #include "engine/call.h"
+#include "formulas/losses/list.h"
 #include "program/nodes.h"
 #include "python/links.h"
 #include "python/prepared.h"
@@ -217,6 +218,18 @@ std::map<std::string, bool> primitives() {
   return packable;
 }
 
+// The names of all losses, and of each its settings with their defaults, whether targets may be classes, and numbers.
+std::map<std::string, std::tuple<std::map<std::string, double>, bool, bool>> losses() {
+  std::map<std::string, std::tuple<std::map<std::string, double>, bool, bool>> all;
+  for (const LossInfo& info : kLosses) {
+    std::map<std::string, double> settings;
+    for (const Attribute& setting : info.attributes)
+      if (setting.name) settings[setting.name] = setting.otherwise;
+    all[info.name] = {settings, has(info.kind, kTakesClasses), has(info.kind, kTakesReals)};
+  }
+  return all;
+}
+
 // For tests: (run, begin, end, after, handed) of each thread's legs.
 auto legs_of_threads(int threads, int64_t runs, const std::vector<double>& stages, double rest) {
   const Legs found = legs(threads, runs, stages, rest);
@@ -274,6 +287,7 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
            py::arg("holds"), py::arg("threads"), py::arg("workspace"))
       .def("run", &Product::run, py::arg("params"), py::arg("batch"), py::arg("v"));
   m.def("primitives", &primitives);
+  m.def("losses", &losses);
   m.def("links", &links);
   m.def("link_step", &link_step, py::arg("name"), py::arg("flags"), py::arg("k"), py::arg("hypers"),
         py::arg("element"));

@@ -24,6 +24,8 @@ Handler = Callable[..., Any]
 H = TypeVar("H", bound=Handler)
 FUNCTIONS: dict[Any, Handler] = {}
 METHODS: dict[str, Handler] = {}
+#: Names of the primitives that are functions of one element.
+POINTWISE: set[str] = set()
 
 
 def lowers(*names: Any) -> Callable[[H], H]:
@@ -45,6 +47,7 @@ def _pointwise(op: str, *names: Any, in_place: tuple[Any, ...] = ()) -> Handler:
     def handler(b: Builder, input: Place, inplace: bool = False) -> Place:
         return b.emit(op, (input,), getattr(input, "shape", ()), overwrite=inplace)
 
+    POINTWISE.add(op)
     lowers(*names)(handler)
     lowers(*in_place)(partial(handler, inplace=True))
     return handler
@@ -54,6 +57,7 @@ relu = _pointwise("relu", F.relu, torch.relu, "relu", in_place=(torch.relu_, "re
 tanh = _pointwise("tanh", torch.tanh, "tanh", in_place=(torch.tanh_, "tanh_"))
 sigmoid = _pointwise("sigmoid", torch.sigmoid, "sigmoid", in_place=(torch.sigmoid_, "sigmoid_"))
 silu = _pointwise("silu", F.silu)
+POINTWISE |= {"gelu", "gelu_tanh", "leaky_relu", "elu", "softplus"}  # with settings
 
 
 @lowers(F.gelu)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from metafast import losses
 from metafast.model.builder import Builder, Place, Unsupported, batched, described
 from metafast.model.layers import FUNCTIONS, METHODS, MODULES
 from metafast.model.program import Loss, Program, Shape, Step
@@ -50,7 +51,7 @@ def lower(
 
 def check_output(loss: Loss, shape: Shape) -> None:
     """Raise Unsupported if the loss is not native for examples' outputs of this shape."""
-    if loss.kind in ("cross_entropy", "multi_margin") and len(shape) != 1:
+    if losses.NAMED[loss.kind].vectors and len(shape) != 1:
         raise Unsupported("loss", f"{loss.kind} is native for outputs [N, C], not for {batched(shape)}")
 
 

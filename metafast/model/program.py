@@ -43,10 +43,7 @@ class Step:
     linear         weight, bias?
     conv2d         weight, bias?                             stride_h stride_w pad_h pad_w dilation_h dilation_w
     batch_norm     weight?, bias?, running_mean?, running_var?  eps training
-    relu tanh sigmoid silu gelu gelu_tanh
-    leaky_relu                                               slope
-    elu                                                      alpha
-    softplus                                                 beta threshold
+    (pointwise functions)                                    as csrc/formulas/functions/list.h lists them
     max_pool2d                                               kernel_h kernel_w stride_h stride_w pad_h pad_w
                                                              dilation_h dilation_w
     avg_pool2d                                               kernel_h kernel_w stride_h stride_w pad_h pad_w
@@ -67,8 +64,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss by name, with its settings: ``cross_entropy`` (label_smoothing), ``mse``, ``bce_with_logits``,
-    ``huber`` (delta) or ``multi_margin`` (p, margin).
+    """A loss by name, with its settings, as :mod:`metafast.losses` lists them.
 
     ``reduction`` makes the loss of a task of its N examples' losses l and weights w, 1 where none are given:
     ``weighted_mean`` is sum(w l) / sum(w), ``mean`` sum(w l) / N, ``sum`` sum(w l).

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/frame.h"
-#include "formulas/functions.h"
+#include "program/primitives.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
@@ -42,6 +42,15 @@ struct Pointwise {
       for (int64_t i = 0; i < n; ++i) dx_dot[i] = tangent(i);
   }
 };
+
+// Whether the slope is constant between kinks.
+template <class Function>
+constexpr bool kStraight = false;
+#define METAFAST_STRAIGHT(NAME, TEXT, TRAITS, ...) \
+  template <>                                      \
+  constexpr bool kStraight<NAME> = ((TRAITS) & kPiecewiseLinear) != 0;
+METAFAST_POINTWISE(METAFAST_STRAIGHT)
+#undef METAFAST_STRAIGHT
 
 template <class T, class Function>
 struct Activation {

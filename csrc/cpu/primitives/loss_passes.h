@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cpu/frame.h"
-#include "formulas/losses.h"
+#include "formulas/losses/list.h"
 
 namespace metafast {
 namespace METAFAST_ISA {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/frame.cuh"
-#include "formulas/functions.h"
+#include "formulas/functions/list.h"
 #include "program/primitives.h"
 
 namespace metafast {

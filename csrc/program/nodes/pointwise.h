@@ -1,15 +1,10 @@
-// y = f(x), element by element. Attributes and traits stand in the list of primitives.
+// y = f(x), element by element. Attributes and traits stand in formulas/functions/list.h.
 #pragma once
 
 #include "program/node_check.h"
 #include "program/node_plan.h"
 
 namespace metafast {
-
-struct Attribute {
-  const char* name;
-  double otherwise;
-};
 
 struct PointwiseNode {
   static bool fits(const NodeCheck& c, std::initializer_list<Attribute> attributes) {

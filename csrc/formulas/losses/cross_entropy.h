@@ -1,0 +1,82 @@
+// Cross-entropy with a class or with probabilities, and label smoothing.
+//
+//   l = log sum_c exp z_c - sum_c q_c z_c with the wanted distribution q
+//
+// exp(z - max) / sum is computed once, in forward, and kept: p' = p (z' - sum_c p_c z'_c).
+#pragma once
+
+#include "formulas/losses/loss.h"
+
+namespace metafast {
+namespace METAFAST_ISA {
+
+template <class T>
+struct CrossEntropy {
+  T smoothing;
+  METAFAST_HD explicit CrossEntropy(const LossPlan& plan) : smoothing(T(plan.attribute[0])) {}
+
+  METAFAST_HD T wanted_probability(const Target<T>& y, int64_t c, int64_t n) const {
+    const T q = y.label >= 0 ? (c == y.label ? T(1) : T(0)) : y[c];
+    return (T(1) - smoothing) * q + smoothing / T(n);
+  }
+  METAFAST_HD T wanted_total(const Target<T>& y, int64_t n) const {
+    if (y.label >= 0) return T(1);
+    T total = T(0);
+    METAFAST_LOOP for (int64_t c = 0; c < n; ++c) total += wanted_probability(y, c, n);
+    return total;
+  }
+
+  // Fills the kept probabilities and returns log sum exp.
+  METAFAST_HD T normalise(const Outputs<T>& z) const {
+    T highest = z.value[0];
+    METAFAST_LOOP for (int64_t c = 1; c < z.count; ++c) highest = z.value[c] > highest ? z.value[c] : highest;
+    T* __restrict p = z.kept;
+    const T* __restrict in = z.value;
+    METAFAST_LOOP for (int64_t c = 0; c < z.ld; ++c) p[c] =
+        exp(in[c] - highest);  // whole vectors; nobody reads the pads
+    T sum = T(0);
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) sum += p[c];
+    METAFAST_LOOP for (int64_t c = 0; c < z.ld; ++c) p[c] /= sum;
+    return log(sum) + highest;
+  }
+  METAFAST_HD void log_sum_exp(const Outputs<T>& z, T& out) const { out = normalise(z); }
+  METAFAST_HD void log_sum_exp(const Outputs<T>& z, Dual<T>& out) const { out = Dual<T>(normalise(z), mean_dot(z)); }
+  METAFAST_HD T mean_dot(const Outputs<T>& z) const {
+    T sum = T(0);
+    if (z.dot) METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) sum += z.kept[c] * z.dot[c];
+    return sum;
+  }
+
+  template <class S>
+  METAFAST_HD S value(const Outputs<T>& z, const Target<T>& y) const {
+    S all, zc;
+    log_sum_exp(z, all);
+    if (y.label >= 0 && smoothing == T(0)) return z.get(y.label, zc), all - zc;
+    S loss(0);
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc),
+        loss += S(wanted_probability(y, c, z.count)) * (all - zc);
+    return loss;
+  }
+  template <class S, class Put>
+  METAFAST_HD void gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
+    const T total = wanted_total(y, z.count), mean = mean_dot(z);
+    S zc;
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) {
+      z.get(c, zc);
+      put(c, probability(z.kept[c], zc, mean) * S(total) - S(wanted_probability(y, c, z.count)));
+    }
+  }
+  template <class S, class Put>
+  METAFAST_HD void target_gradient(const Outputs<T>& z, const Target<T>&, Put put) const {
+    S all, zc;
+    log_sum_exp(z, all);
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, S(T(1) - smoothing) * (all - zc));
+  }
+
+ private:
+  METAFAST_HD static T probability(T p, T, T) { return p; }
+  METAFAST_HD static Dual<T> probability(T p, Dual<T> z, T mean) { return {p, p * (z.d - mean)}; }
+};
+
+}  // namespace METAFAST_ISA
+}  // namespace metafast
