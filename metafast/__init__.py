@@ -1,28 +1,13 @@
 """metafast: exact meta-gradients through an inner training loop, in native code."""
 
-from metafast.estimators import Checkpoint, Exact, FirstOrder, Truncated
+from metafast import estimators, rules
+from metafast.estimators import *  # noqa: F403
 from metafast.explain import explain
 from metafast.functional import grad, hvp
 from metafast.learner import MAML
-from metafast.rules import SGD, Adam, AdamW, chain, clip_norm, clip_value, proximal, soft_threshold
+from metafast.rules import *  # noqa: F403
 from metafast.verification import verify
 
-__all__ = [
-    "MAML",
-    "SGD",
-    "Adam",
-    "AdamW",
-    "Checkpoint",
-    "Exact",
-    "FirstOrder",
-    "Truncated",
-    "chain",
-    "clip_norm",
-    "clip_value",
-    "explain",
-    "grad",
-    "hvp",
-    "proximal",
-    "soft_threshold",
-    "verify",
-]
+__all__ = ["MAML", "explain", "grad", "hvp", "verify"]
+__all__ += estimators.__all__
+__all__ += rules.__all__

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from metafast.estimators import Checkpoint, Estimator
-    from metafast.rules import Rule
+    from metafast.estimators import Checkpoint
+    from metafast.estimators.estimator import Estimator
+    from metafast.rules.rule import Rule
 
 
 class Batch(NamedTuple):

@@ -26,7 +26,6 @@ from metafast import arguments, losses, transforms
 from metafast.call import Batch
 from metafast.engine.higher_order import twice_differentiable
 from metafast.engine.reference import call
-from metafast.estimators import FirstOrder, Truncated
 from metafast.learner import MAML
 from metafast.model.program import Loss
 
@@ -115,8 +114,7 @@ class Loop:
     def __init__(self, learner: MAML, held: Held, state: Tensors, steps: int, stepwise: bool) -> None:
         self.learner, self.held, self.state = learner, held, state
         self.steps, self.stepwise, self.rule = steps, stepwise, learner.rule
-        estimator = learner.estimator
-        self.first_swept = max(0, steps - estimator.steps) if isinstance(estimator, Truncated) else 0
+        self.estimator = learner.estimator
         self.named, self.function = losses.resolve(learner.loss, learner.reduction)
         chosen = arguments.predicate(learner.adapt_params)
         own = dict(learner.model.named_parameters())
@@ -149,7 +147,7 @@ class Loop:
             adjoint = backward([loss], held, None)
             of_states = [torch.zeros_like(s) for s in _flat(states[-1])]
             of_start = {name: torch.zeros_like(p) for name, p in self.initial.items()}
-            for k in reversed(range(self.first_swept, self.steps)):
+            for k in reversed([k for k in range(self.steps) if self.estimator.sweeps(k, self.steps)]):
                 held, step = self._step(support, t, k, thetas[k], states[k], thetas[0])
                 outputs = [*step.theta, *_flat(step.state)]
                 cotangents = [*(a[None] for a in adjoint.values()), *of_states]
@@ -176,7 +174,7 @@ class Loop:
         gradients = torch.autograd.grad(
             loss, [held[name] for name in theta], create_graph=True, allow_unused=True, materialize_grads=True
         )
-        if isinstance(self.learner.estimator, FirstOrder):
+        if not self.estimator.second_order(k, self.steps):
             gradients = tuple(g.detach() for g in gradients)
         before = [[[s.detach().requires_grad_() for s in each] for each in link] for link in states]
         # Not what the model held: forward may have written into that.

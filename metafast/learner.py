@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metafast import arguments, transforms
+from metafast import arguments, estimators, transforms
 from metafast.call import Batch, Call, Hyper, InnerLoop
 from metafast.engine.reference import SWAPPING
-from metafast.estimators import Checkpoint, Estimator, Exact, FirstOrder, Truncated
+from metafast.estimators import Checkpoint, Exact, FirstOrder
+from metafast.estimators.estimator import Estimator
 from metafast.model.program import Parameter
 from metafast.planning.plan import Plan, Planner, one_kind
-from metafast.rules import SGD, HyperValue, Rule
+from metafast.rules import SGD
 from metafast.rules.hypers import Frame, LearntValues, hyper, hypers, learnt
+from metafast.rules.rule import HyperValue, Rule
 
 if TYPE_CHECKING:
     from metafast.planning.repeat import Repeat
@@ -58,16 +60,16 @@ class MAML(nn.Module):
             uses the buffers.
         lr: inner step size; its forms are those of :class:`metafast.SGD`.
         steps: inner steps K >= 0.
-        loss: ``"cross_entropy"``, ``"mse"``, ``"bce_with_logits"``, ``"huber"``, ``"multi_margin"``; the torch.nn
-            module or functional of one; or any function (output, target) -> mean, which runs on torch. It may read the
+        loss: a name that :mod:`metafast.losses` lists, such as ``"cross_entropy"`` or ``"mse"``; the torch.nn module
+            or functional of one; or any function (output, target) -> mean, which runs on torch. It may read the
             model (weight decay, activations): while it runs, ``model.parameters()`` are the task's theta_k. Parameters
             of a loss that is a module are meta-learnt, not adapted. A copy of the learner keeps a function as it is,
             reading the model that it was written for; a module or an object that holds the model is copied with it.
         first_order: take each inner gradient for a constant (FOMAML). The learning rate keeps its gradient; that of
             support data is zero.
-        rule: how parameters move: :func:`metafast.SGD`, :func:`metafast.Adam`, :func:`metafast.AdamW`, or a
-            :func:`metafast.chain` of several; None means SGD with ``lr``. Hyper-parameters that the rule's ``learn``
-            names are parameters of the learner under their own names.
+        rule: how parameters move: :func:`metafast.SGD`, :func:`metafast.Adam` or another that :mod:`metafast.rules`
+            lists, or a :func:`metafast.chain` of several; None means SGD with ``lr``. Hyper-parameters that the rule's
+            ``learn`` names are parameters of the learner under their own names.
         learn_lr: register the learning rate as parameters of the learner (Meta-SGD, Li et al. 2017, when it is a dict).
         adapt_params: what the inner loop moves: a glob over parameter names, a list of them, or a function of the
             name. The rest is meta-learnt only (ANIL, Raghu et al. 2020).
@@ -78,7 +80,7 @@ class MAML(nn.Module):
             ``"native"`` raises instead; ``"torch"`` asks for plain torch.
         strict: raise RuntimeError where ``backend="auto"`` would warn.
         estimator: which derivative is taken: :class:`metafast.Exact` (None), :class:`metafast.FirstOrder`, as
-            ``first_order=True`` says too, or :class:`metafast.Truncated`.
+            ``first_order=True`` says too, or another that :mod:`metafast.estimators` lists.
         reduction: what the loss of a task is of the losses l of its N examples and their weights w, 1 where none are
             given: ``"weighted_mean"``, sum(w l) / sum(w); ``"mean"``, sum(w l) / N; or ``"sum"``, sum(w l). Weights of
             both signs, whose sum may be near zero, and weights that are zero and want a gradient, as in learning to
@@ -354,9 +356,8 @@ class MAML(nn.Module):
     def extra_repr(self) -> str:
         lr = "learnt" if self.learn_lr else self.__dict__.get("lr")
         shown = lr if isinstance(lr, (float, int, str)) else type(lr).__name__
-        order = ", first_order=True" if self.first_order else ""
-        if isinstance(self.estimator, Truncated):
-            order = f", estimator={self.estimator}"
+        usual = {Exact(): "", FirstOrder(): ", first_order=True"}
+        order = usual.get(self.estimator, f", estimator={self.estimator}")
         rule = "" if self.rule.spec == PLAIN.spec else f", rule={self.rule}"
         reduction = f", reduction={self.reduction!r}" if self.reduction != "weighted_mean" else ""
         return f"lr={shown}, steps={self.steps}, loss={self.loss!r}{rule}{reduction}{order}"
@@ -373,10 +374,8 @@ def _estimator(estimator: Any, first_order: bool) -> Estimator:
     if estimator is None:
         return FirstOrder() if first_order else Exact()
     if not isinstance(estimator, Estimator):
-        raise TypeError(
-            "estimator must be metafast.Exact(), metafast.FirstOrder() or metafast.Truncated(steps); it is a "
-            f"{type(estimator).__name__}"
-        )
+        names = [f"metafast.{n}" for n in estimators.__all__ if issubclass(getattr(estimators, n), Estimator)]
+        raise TypeError(f"estimator must be one of {', '.join(names)}, called; it is a {type(estimator).__name__}")
     if first_order and not isinstance(estimator, FirstOrder):
         raise ValueError(f"first_order=True and estimator={estimator} contradict each other")
     return estimator

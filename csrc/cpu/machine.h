@@ -61,6 +61,7 @@ struct Machine : TaskData<T> {
   // ---- What an estimator asks for
 
   int32_t steps() const { return job.steps; }
+  int32_t argument() const { return job.estimator.argument; }
 
   METAFAST_OUTLINED void linearise(int32_t k) {
     f_ = support_frame(k);

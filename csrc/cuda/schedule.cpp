@@ -86,6 +86,7 @@ class Scheduler {
  public:
   // ---- What an estimator asks for
   int32_t steps() const { return n.steps; }
+  int32_t argument() const { return n.estimator.argument; }
 
   void linearise(int32_t k) {
     enter(Which::kSupport, k);

@@ -19,7 +19,8 @@ from torch import Tensor
 from metafast import _native, transforms
 from metafast.call import Batch, Call, Hyper, InnerLoop
 from metafast.engine import device
-from metafast.estimators import HESSIAN_VECTOR, Checkpoint, Exact
+from metafast.estimators import Checkpoint, Exact
+from metafast.estimators.estimator import HESSIAN_VECTOR
 from metafast.model.program import Program
 from metafast.tracking.facts import facts
 

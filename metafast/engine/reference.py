@@ -33,7 +33,6 @@ from metafast.engine import custom_loss
 from metafast.engine.higher_order import WrittenOut, in_own_dtype, without_checkpoints
 from metafast.engine.swap import SWAPPING as SWAPPING
 from metafast.engine.swap import Slot, slots, swapped
-from metafast.estimators import FirstOrder, Truncated
 from metafast.model.builder import called
 from metafast.model.program import Loss, Parameter, Shape
 from metafast.tracking import draws
@@ -327,7 +326,7 @@ def unroll(program: Model, call: Call, loop: InnerLoop, *, want_adapted: bool = 
     support, query = call.support, call.query
     assert support is not None
     tasks, steps = support.x.shape[0], loop.steps
-    first_kept = steps - loop.estimator.steps if isinstance(loop.estimator, Truncated) else 0
+    sweeps, second_order = loop.estimator.sweeps, loop.estimator.second_order
     adapted, dims = program.adapted, [len(program.parameters[i].shape) for i in program.adapted]
     history = []
     with _recording():
@@ -335,16 +334,16 @@ def unroll(program: Model, call: Call, loop: InnerLoop, *, want_adapted: bool = 
         start = [_per_task(values[i], program.parameters[i], tasks) for i in adapted]
         states = loop.rule.begin(start)
         for k in range(steps):
-            swept = tracked and k >= first_kept
+            swept = tracked and sweeps(k, steps)
+            begins = swept and k > 0 and not sweeps(k - 1, steps)
             x, y, w = (None if t is None else t[:, k] if loop.stepwise else t for t in support)
             for a, i in enumerate(adapted):
                 values[i] = _per_task(values[i] if swept else values[i].detach(), program.parameters[i], tasks)
-                if k == first_kept > 0:  # the sweep ends here, and hands on to the initial parameters
+                if begins:  # the sweep ends here, and hands on to the initial parameters
                     values[i] = values[i].detach() + (start[a] - start[a].detach())
             _, loss = _outputs_and_losses(program, values, Batch(x, y, w))  # type: ignore[arg-type]
             thetas = [values[i] for i in adapted]
-            second_order = swept and not isinstance(loop.estimator, FirstOrder)
-            gradients = _gradients(loss, thetas, create_graph=second_order)
+            gradients = _gradients(loss, thetas, create_graph=swept and second_order(k, steps))
             history.append(loss.detach())
             moved, states = loop.rule.step(k, thetas, gradients, start, states, _hypers(call, loop, k, dims, swept))
             if not swept:

@@ -4,16 +4,12 @@ from metafast.rules.adam import Adam, AdamW
 from metafast.rules.chaining import chain
 from metafast.rules.clip import clip_norm, clip_value
 from metafast.rules.penalty import proximal, soft_threshold
-from metafast.rules.rule import HyperValue, Link, Rule
 from metafast.rules.sgd import SGD
 
 __all__ = [
     "SGD",
     "Adam",
     "AdamW",
-    "HyperValue",
-    "Link",
-    "Rule",
     "chain",
     "clip_norm",
     "clip_value",
