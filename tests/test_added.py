@@ -27,6 +27,7 @@ class Rule(NamedTuple):
 
 RULES = {
     "sgd": Rule(mf.SGD, torch.optim.SGD, {"lr": 0.1}),
+    "adagrad": Rule(mf.Adagrad, torch.optim.Adagrad, {"lr": 0.1, "lr_decay": 0.3, "weight_decay": 0.02, "eps": 1e-3}),
     "adam": Rule(mf.Adam, torch.optim.Adam, {"lr": 0.1, "eps": 1e-3, "weight_decay": 0.02}),
 }
 

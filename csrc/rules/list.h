@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/plan.h"
+#include "rules/adagrad.h"
 #include "rules/adam.h"
 #include "rules/clip.h"
 #include "rules/penalty.h"
@@ -13,6 +14,7 @@
   X(Momentum, "momentum")    \
   X(Adam, "adam")            \
   X(Amsgrad, "amsgrad")      \
+  X(Adagrad, "adagrad")      \
   X(ClipNorm, "clip_norm")   \
   X(ClipValue, "clip_value") \
   X(Proximal, "proximal")    \
