@@ -136,6 +136,7 @@ STEPS: dict[str, Callable[..., Tensor]] = {
     "gelu_tanh": _pointwise(lambda x, a: _gelu_tanh(x)),
     "leaky_relu": _pointwise(lambda x, a: torch.where(x > 0, x, a["slope"] * x)),
     "elu": _pointwise(lambda x, a: torch.where(x > 0, x, a["alpha"] * torch.expm1(x))),
+    "softsign": _pointwise(lambda x, a: x / (1 + x.abs())),
     "softplus": _pointwise(
         lambda x, a: torch.where(a["beta"] * x > a["threshold"], x, torch.log1p(torch.exp(a["beta"] * x)) / a["beta"])
     ),

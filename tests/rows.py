@@ -248,6 +248,7 @@ ACTIVATIONS = [
     act("gelu-tanh", lambda: nn.GELU(approximate="tanh")),
     act("tanh", nn.Tanh),
     act("sigmoid", nn.Sigmoid),
+    act("softsign", nn.Softsign, smooth=False),  # its second derivative jumps
     act("softplus", nn.Softplus),
     act("softplus-beta2", lambda: nn.Softplus(beta=2.0)),
     act("softplus-threshold", lambda: nn.Softplus(beta=3.0, threshold=0.7), smooth=False),

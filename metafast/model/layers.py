@@ -57,6 +57,7 @@ relu = _pointwise("relu", F.relu, torch.relu, "relu", in_place=(torch.relu_, "re
 tanh = _pointwise("tanh", torch.tanh, "tanh", in_place=(torch.tanh_, "tanh_"))
 sigmoid = _pointwise("sigmoid", torch.sigmoid, "sigmoid", in_place=(torch.sigmoid_, "sigmoid_"))
 silu = _pointwise("silu", F.silu)
+softsign = _pointwise("softsign", F.softsign)
 POINTWISE |= {"gelu", "gelu_tanh", "leaky_relu", "elu", "softplus"}  # with settings
 
 
@@ -391,6 +392,7 @@ MODULES: dict[type[nn.Module], ModuleHandler] = {
     nn.GELU: lambda b, m, x: gelu(b, x, m.approximate),
     nn.Tanh: lambda b, m, x: tanh(b, x),
     nn.Sigmoid: lambda b, m, x: sigmoid(b, x),
+    nn.Softsign: lambda b, m, x: softsign(b, x),
     nn.Softplus: lambda b, m, x: softplus(b, x, m.beta, m.threshold),
     nn.MaxPool2d: lambda b, m, x: max_pool2d(
         b, x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices

@@ -13,6 +13,7 @@
 #include "formulas/functions/sigmoid.h"
 #include "formulas/functions/silu.h"
 #include "formulas/functions/softplus.h"
+#include "formulas/functions/softsign.h"
 #include "formulas/functions/tanh.h"
 
 // X(member of Op and struct, name, traits, {attribute, default}...)
@@ -24,5 +25,6 @@
   X(Gelu, "gelu", 0)                                                               \
   X(GeluTanh, "gelu_tanh", 0)                                                      \
   X(Tanh, "tanh", kSlopeFromOutput)                                                \
+  X(Softsign, "softsign", 0)                                                       \
   X(Sigmoid, "sigmoid", kSlopeFromOutput)                                          \
   X(Softplus, "softplus", 0, {"beta", 1}, {"threshold", 20})
