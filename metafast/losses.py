@@ -8,6 +8,7 @@ cross_entropy    -sum_c q_c log softmax(o)_c, with q = (1 - s) y + s / C for pro
 mse              mean (o - y)^2
 bce_with_logits  mean -y log sigmoid(o) - (1 - y) log sigmoid(-o)
 huber            mean of d^2 / 2 where d = |o - y| < delta, else delta (d - delta / 2)
+smooth_l1        mean of d^2 / (2 beta) where d = |o - y| < beta, else d - beta / 2
 multi_margin     sum_{c != y} max(0, margin - o_y + o_c)^p / C, p = 1 or 2
 ================ ===================================================================================================
 
@@ -76,6 +77,12 @@ def _huber(output: Tensor, target: Tensor, delta: float) -> Tensor:
     return _mean(torch.where(size < delta, difference.square() / 2, delta * (size - delta / 2)))
 
 
+def _smooth_l1(output: Tensor, target: Tensor, beta: float) -> Tensor:
+    difference = output - target
+    size = difference.abs()
+    return _mean(torch.where(size < beta, difference.square() / (2 * beta or 1), size - beta / 2))
+
+
 def _multi_margin(output: Tensor, target: Tensor, p: float, margin: float) -> Tensor:
     excess = F.relu(margin - output.gather(1, target[:, None]) + output)
     others = torch.arange(output.shape[1], device=output.device) != target[:, None]
@@ -96,6 +103,9 @@ NAMED: dict[str, Named] = {
     "bce_with_logits": Named(_bce_with_logits, nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits),
     "huber": Named(
         _huber, nn.HuberLoss, F.huber_loss, {"delta": 1.0}, valid={"delta > 0": lambda s: s["delta"] > 0}
+    ),
+    "smooth_l1": Named(
+        _smooth_l1, nn.SmoothL1Loss, F.smooth_l1_loss, {"beta": 1.0}, valid={"beta >= 0": lambda s: s["beta"] >= 0}
     ),
     "multi_margin": Named(
         _multi_margin, nn.MultiMarginLoss, F.multi_margin_loss, {"p": 1.0, "margin": 1.0},

@@ -356,6 +356,7 @@ LOSSES = [
     Row("loss/huber", mlp, loss="huber", smooth=False),
     Row("loss/huber-0.4", mlp, loss=nn.HuberLoss(delta=0.4), smooth=False),
     Row("loss/huber-weighted", mlp, loss=nn.HuberLoss(delta=0.7), weighted=True, smooth=False),
+    Row("loss/smooth-l1-0.4", mlp, loss=nn.SmoothL1Loss(beta=0.4), smooth=False),
     Row("loss/multi-margin", lambda: mlp(outputs=4), loss="multi_margin", smooth=False),
     Row("loss/multi-margin-2", lambda: mlp(outputs=4), loss=nn.MultiMarginLoss(p=2, margin=0.8), smooth=False),
     Row("loss/multi-margin-0.3", lambda: mlp(outputs=3), loss=nn.MultiMarginLoss(margin=0.3), smooth=False),

@@ -12,6 +12,7 @@
 #include "formulas/losses/huber.h"
 #include "formulas/losses/mse.h"
 #include "formulas/losses/multi_margin.h"
+#include "formulas/losses/smooth_l1.h"
 
 // X(member of LossKind and template of a scalar, name, traits, {setting, default}...)
 #define METAFAST_LOSSES(X)                                                                                    \
@@ -19,6 +20,7 @@
   X(Mse, "mse", kTakesReals | kArithmetic)                                                                    \
   X(BceWithLogits, "bce_with_logits", kTakesReals)                                                            \
   X(Huber, "huber", kTakesReals, {"delta", 1})                                                                \
+  X(SmoothL1, "smooth_l1", kTakesReals, {"beta", 1})                                                          \
   X(MultiMargin, "multi_margin", kTakesClasses, {"p", 1}, {"margin", 1})
 
 namespace metafast {
