@@ -35,6 +35,7 @@ RULES = {
 ESTIMATORS = {
     "exact": (mf.Exact(), "eeeee"),
     "first order": (mf.FirstOrder(), "ccccc"),
+    "annealed": (mf.Annealed(2), "cccee"),
     "truncated": (mf.Truncated(2), "...ee"),
 }
 STEPS = 5

@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "estimators/annealed.h"
 #include "estimators/exact.h"
 #include "estimators/first_order.h"
 #include "estimators/hessian_vector.h"
@@ -13,6 +14,7 @@ namespace metafast {
 // X(struct, name)
 #define METAFAST_ESTIMATORS(X) \
   X(Exact, "exact")            \
+  X(Annealed, "annealed")      \
   X(FirstOrder, "first_order") \
   X(Truncated, "truncated")    \
   X(HessianVector, "hessian_vector")
