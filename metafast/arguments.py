@@ -141,6 +141,13 @@ def axes(name: str, x: Tensor, stepwise: bool = False) -> None:
         raise ValueError(f"{name} has shape {list(x.shape)}: {empty}; expected [{lead}, ...] with T >= 1 and N >= 1")
 
 
+def first_of(tensor: Tensor, stepwise: bool = False) -> Tensor:
+    """What the first task has of x, y or weights, [N, ...]; where there is no step that could have any, zeros."""
+    if not stepwise:
+        return tensor[0]
+    return tensor[0, 0] if tensor.shape[1] else tensor.new_zeros(tensor.shape[2:])
+
+
 def examples(
     name: str, batch: Batch, loss: Loss | None, out: Shape, dtype: torch.dtype, device: torch.device, stepwise: bool
 ) -> None:
@@ -197,7 +204,7 @@ def _targets(name: str, y: Tensor, lead: Shape, axes_: str, loss: Loss | None, o
 
 def labels(name: str, y: Tensor, classes: int) -> None:
     """Class indices lie in 0 .. classes - 1. Only on the CPU, where looking costs nothing but microseconds."""
-    if holds_classes(y, classes):
+    if holds_classes(y, classes) or not y.numel():
         return
     low, high = torch.aminmax(y)
     if low.item() < 0 or high.item() >= classes:

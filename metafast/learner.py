@@ -127,7 +127,7 @@ class MAML(nn.Module):
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"rule must be a metafast rule such as metafast.SGD(); it is a {type(rule).__name__}")
         self.rule = PLAIN if rule is None else rule
-        if self.rule.lr is not None and not (isinstance(lr, float) and lr == DEFAULT_LR):
+        if self.rule.lr is not None and lr is not DEFAULT_LR:
             raise ValueError("lr is given twice: to the learner and to its rule")
         self.learn_lr = bool(learn_lr) or "lr" in self.rule.learn
         if self.rule.lr is not None:
@@ -148,8 +148,8 @@ class MAML(nn.Module):
             value = lr if name == "lr" else given
             hyper(name, value, self.rule.per_step, fit)
             if not (self.learn_lr if name == "lr" else name in self.rule.learn):
-                if name == "lr":
-                    self.__dict__["lr"] = lr  # not by setattr, which would register a Parameter of the user's own
+                if name == "lr":  # not by setattr, which would register a Parameter of the user's own
+                    self.__dict__["lr"] = lr if isinstance(lr, (Tensor, Mapping)) else float(lr)
             elif isinstance(value, Mapping):
                 self.add_module(name, LearntValues(value, dtype, device))
             else:
@@ -365,7 +365,7 @@ class MAML(nn.Module):
 
 def _start(plan: Plan, start: Mapping[str, Tensor] | None, train: Batch) -> Sequence[Tensor]:
     """The initial parameters: the model's own, but for those that ``start`` names."""
-    if not start:
+    if start is None:
         return plan.tensors
     return plan.replaced(plan.parameters("start", start, train.x.shape[0]))
 

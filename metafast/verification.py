@@ -206,7 +206,7 @@ def _error(a: Tensor, b: Tensor, scale: float) -> float:
 
 
 def _refuse_randomness(case: _Case) -> None:
-    x = case.support.x[0, 0] if case.stepwise else case.support.x[0]
+    x = arguments.first_of(case.support.x, case.stepwise)
     outputs = []
     with case.held.restored():  # and with gradients: some models differentiate in forward
         for _ in range(2):
@@ -226,7 +226,7 @@ def _refuse_recognition(case: _Case) -> None:
         return
 
     def loss_with(state: Tensors, batch: Batch) -> Tensor:
-        x, y = (t[0, 0] if case.stepwise else t[0] for t in batch[:2] if t is not None)
+        x, y = (arguments.first_of(t, case.stepwise) for t in batch[:2] if t is not None)
         with case.held.restored():
             case.held.put_copies(state)
             return function(call(case.maml.model, x), y).detach()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import metafast as mf
+from metafast.learner import DEFAULT_LR
 
 T, N, Q, STEPS, CLASSES = 3, 4, 2, 2, 5
 NAN, INF = float("nan"), float("inf")
@@ -190,7 +191,8 @@ MISTAKES = [
         r"lr\['0.bias'\] must be finite",
     ),
     Mistake("lr given twice", create(rule=mf.SGD(lr=0.2), lr=0.1), ValueError, r"lr is given twice"),
-    Mistake("per_step without a dict", create(rule=mf.SGD(lr=0.2, per_step=True), lr=0.4), TypeError, r"per_step=True"),
+    Mistake("lr given twice, as by default", create(rule=mf.SGD(lr=0.2), lr=0.4), ValueError, r"lr is given twice"),
+    Mistake("per_step without a dict", create(rule=mf.SGD(lr=0.2, per_step=True), lr=DEFAULT_LR), TypeError, r"per_step=True"),
     # ---- names
     Mistake("unknown loss", create(loss="cross-entropy"), ValueError, r"loss.*'cross-entropy'.*cross_entropy"),
     Mistake("loss is a number", create(loss=3), ValueError, r"loss must be one of 'cross_entropy'.*it is 3"),

@@ -193,9 +193,14 @@ struct RuleLoops {
     using D = Dual<S>;
     const LinkSettings<S, Link> s = settings_of_all<Link>(link, k);
     LinkSettings<D, Link> d{};
+    d.flags = s.flags, d.k = s.k;
     for (int h = 0; h < Link::kHypers; ++h) d.hyper[h] = D(s.hyper[h]);
+    const auto scale = [&](D squares) {
+      Link::derive(d);
+      return Link::scale(d, squares);
+    };
     const S squares = sum_of_products(g, g), of_factor = sum_of_products(bar, g);
-    const D factor = Link::scale(d, D(squares, S(1)));
+    const D factor = scale(D(squares, S(1)));
     everywhere([&](int64_t i) {
       Walk::put(bar + i, factor.v * Walk::get(bar + i) + S(2) * of_factor * factor.d * Walk::get(g + i));
     });
@@ -205,7 +210,7 @@ struct RuleLoops {
       if (!plan.wanted || !walk.is_first()) continue;
       d.hyper[h].d = S(1);
       T* const bars = hyper_bars + plan.table_offset + k * adapted_count;
-      bars[0] = Walk::one(of_factor * Link::scale(d, D(squares)).d);  // its value is that of the first parameter
+      bars[0] = Walk::one(of_factor * scale(D(squares)).d);  // its value is that of the first parameter
       for (int32_t a = 1; a < adapted_count; ++a) bars[a] = T(0);
       d.hyper[h].d = S(0);
     }

@@ -13,7 +13,7 @@ struct ClipNorm : LinkDefaults {
   template <class S>
   MF_HD static S scale(const LinkSettings<S, ClipNorm>& s, S sum_of_squares) {
     const S ratio = s.hyper[0] / (sqrt_or_zero(sum_of_squares) + S(1e-6));
-    return if_positive(S(1) - ratio, ratio, S(1));
+    return if_positive(ratio - S(1), S(1), ratio);  // the ratio where it is NaN, as torch has it
   }
 };
 

@@ -210,7 +210,7 @@ class Planner:
                 if plan.key == key and plan.snapshot.holds():
                     shared.keep(everybodys, plan)
                     return self._own(plan)
-            made = self._make(name, x[0, 0] if stepwise else x[0], key)
+            made = self._make(name, arguments.first_of(x, stepwise), key)
             if not made.snapshot.blind:
                 shared.keep(everybodys, self._anybodys(made))
                 shared.keep(self.plans, made)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from metafast.rules.rule import HyperValue, Link, Moving, Rule, number, sqrt_or_zero
+from metafast.rules.rule import HyperValue, Link, Moving, Rule, learnt_names, number, sqrt_or_zero
 
 _DECOUPLED, _DETACHED = 1, 2  # flags of csrc/rules/adam.h
 
@@ -77,24 +78,26 @@ def _adam(
 ) -> Rule:
     if not isinstance(betas, (tuple, list)) or len(betas) != 2:
         raise TypeError(f"betas must be a pair (b1, b2); it is {betas!r}")
-    if lr is not None:
-        number("lr", lr, least=-float("inf"))
-    for i, beta in enumerate(betas):
-        number(f"betas[{i}]", beta, below=1.0)
-    number("eps", eps)
-    number("weight_decay", weight_decay)
-    learn = (learn,) if isinstance(learn, str) else tuple(learn)
-    learn = tuple(part for one in learn for part in (("beta1", "beta2") if one == "betas" else (one,)))
+    hypers = {
+        "lr": lr if lr is None else number("lr", lr, least=-math.inf),
+        "beta1": number("betas[0]", betas[0], below=1.0),
+        "beta2": number("betas[1]", betas[1], below=1.0),
+        "eps": number("eps", eps),
+        "weight_decay": number("weight_decay", weight_decay),
+    }
+    learn = tuple(n for one in learnt_names(learn) for n in (("beta1", "beta2") if one == "betas" else (one,)))
     decoupled = name == "AdamW"
+    switches = {"amsgrad": bool(amsgrad), "detach_denominator": bool(detach_denominator)}
     link = Link(
         "amsgrad" if amsgrad else "adam",
-        {own: own for own in ("lr", "beta1", "beta2", "eps", "weight_decay")},
+        name,
+        {own: own for own in hypers},
         3 if amsgrad else 2,
-        decoupled * _DECOUPLED + bool(detach_denominator) * _DETACHED,
-        partial(_step, decoupled=decoupled, amsgrad=bool(amsgrad), detached=bool(detach_denominator)),
+        decoupled * _DECOUPLED + switches["detach_denominator"] * _DETACHED,
+        partial(_step, decoupled=decoupled, amsgrad=switches["amsgrad"], detached=switches["detach_denominator"]),
+        switches=tuple(switch for switch, on in switches.items() if on),
     )
-    hypers = {"lr": lr, "beta1": betas[0], "beta2": betas[1], "eps": eps, "weight_decay": weight_decay}
-    return Rule((link,), hypers, per_step, learn, default_lr=0.001, name=name)
+    return Rule((link,), hypers, per_step, learn, default_lr=0.001)
 
 
 def _step(m: Moving, h: Mapping[str, Tensor], k: int, decoupled: bool, amsgrad: bool, detached: bool) -> None:

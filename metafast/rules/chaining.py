@@ -15,6 +15,10 @@ def chain(*rules: Rule) -> Rule:
 
     What changes gradients stands in front of the optimiser, of which there is one; what changes parameters behind it.
     Hyper-parameters keep their names; a second one of a name gets a number (``clip_norm_2``).
+
+    Raises:
+        TypeError: an argument that is no rule.
+        ValueError: no optimiser, or several; a rule on the wrong side of it; more than eight rules.
     """
     links: list[Link] = []
     hypers: dict[str, HyperValue | None] = {}
@@ -34,6 +38,13 @@ def chain(*rules: Rule) -> Rule:
             f"chain needs one optimiser such as mf.SGD() or mf.Adam(); it got {len(optimisers)}: "
             f"{', '.join(map(repr, rules))}"
         )
+    places = [link.place for link in links]
+    for link in links[places.index(0) :]:
+        if link.place < 0:
+            raise ValueError(f"chain: {link.called} changes gradients, so it must stand in front of the optimiser")
+    for link in links[: places.index(0)]:
+        if link.place > 0:
+            raise ValueError(f"chain: {link.called} changes parameters, so it must stand behind the optimiser")
     if len(links) > MOST_LINKS:
         raise ValueError(f"chain takes at most {MOST_LINKS} rules; it got {len(links)}")
     return Rule(tuple(links), hypers, optimisers[0].per_step, tuple(learn), optimisers[0].default_lr)

@@ -20,21 +20,19 @@ def clip_norm(max_norm: HyperValue) -> Rule:
     """
     if isinstance(max_norm, Mapping):
         raise TypeError("max_norm bounds the gradient of all parameters together; it cannot be a dict")
-    number("max_norm", max_norm)
-    return Rule(
-        (Link("clip_norm", {"max_norm": "clip_norm"}, scale=_factor),), {"clip_norm": max_norm}, name="clip_norm"
-    )
+    link = Link("clip_norm", "clip_norm", {"max_norm": "clip_norm"}, scale=_factor, place=-1)
+    return Rule((link,), {"clip_norm": number("max_norm", max_norm)})
 
 
 def _factor(squares: Tensor, h: Mapping[str, Tensor]) -> Tensor:
     ratio = h["max_norm"] / (sqrt_or_zero(squares) + 1e-6)
-    return torch.where(ratio < 1, ratio, 1)
+    return torch.where(ratio > 1, 1, ratio)  # the ratio where it is NaN, as torch has it
 
 
 def clip_value(limit: HyperValue) -> Rule:
     """Clip every element of the gradient to [-c, c], as torch.nn.utils.clip_grad_value_ does."""
-    number("limit", limit)
-    return Rule((Link("clip_value", {"limit": "clip_value"}, map=_clip),), {"clip_value": limit}, name="clip_value")
+    link = Link("clip_value", "clip_value", {"limit": "clip_value"}, map=_clip, place=-1)
+    return Rule((link,), {"clip_value": number("limit", limit)})
 
 
 def _clip(m: Moving, h: Mapping[str, Tensor], k: int) -> None:

@@ -15,8 +15,8 @@ def proximal(strength: HyperValue) -> Rule:
 
     The meta-gradient is exact for theta_0 in both of its parts.
     """
-    number("strength", strength)
-    return Rule((Link("proximal", {"strength": "proximal"}, map=_pull),), {"proximal": strength}, name="proximal")
+    link = Link("proximal", "proximal", {"strength": "proximal"}, map=_pull, place=-1)
+    return Rule((link,), {"proximal": number("strength", strength)})
 
 
 def _pull(m: Moving, h: Mapping[str, Tensor], k: int) -> None:
@@ -27,9 +27,8 @@ def soft_threshold(strength: HyperValue) -> Rule:
     """After the step, move every element towards zero by s, and no further: the proximal step of s |theta|_1 (Beck and
     Teboulle 2009). For a penalty p |theta|_1 under gradient descent, s = lr p.
     """
-    number("strength", strength)
-    link = Link("soft_threshold", {"strength": "soft_threshold"}, map=_shrink)
-    return Rule((link,), {"soft_threshold": strength}, name="soft_threshold")
+    link = Link("soft_threshold", "soft_threshold", {"strength": "soft_threshold"}, map=_shrink, place=1)
+    return Rule((link,), {"soft_threshold": number("strength", strength)})
 
 
 def _shrink(m: Moving, h: Mapping[str, Tensor], k: int) -> None:

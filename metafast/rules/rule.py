@@ -9,8 +9,9 @@ Here it is written in plain torch, on tensors of any shape, for the torch engine
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -39,15 +40,20 @@ Scale = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 @dataclass(frozen=True)
 class Link:
-    """``kind`` is the native engine's name for it; ``hypers`` maps its own names, in the native order, to those that
-    the user knows them by."""
+    """``kind`` is the native engine's name for it, ``called`` the user's; ``hypers`` maps its own names, in the native
+    order, to those that the user knows them by."""
 
     kind: str
+    called: str
     hypers: Mapping[str, str]
     states: int = 0
     flags: int = 0
     map: Map | None = None
     scale: Scale | None = None  # instead of a map
+    place: int = (
+        0  # in a chain: 0 the optimiser, -1 in front of it (changes gradients), 1 behind it (changes parameters)
+    )
+    switches: tuple[str, ...] = ()  # those of its yes-or-no settings that are on
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +73,11 @@ class Rule:
     per_step: bool = False
     learn: tuple[str, ...] = ()
     default_lr: float | None = None
-    name: str = field(default="chain", repr=False)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.learn if name not in self.hypers]
         if unknown:
-            raise ValueError(f"learn names {unknown[0]!r}; {self.name} has {', '.join(self.hypers)}")
+            raise ValueError(f"learn names {unknown[0]!r}; {self.links[0].called} has {', '.join(self.hypers)}")
 
     @property
     def lr(self) -> HyperValue | None:
@@ -89,10 +94,21 @@ class Rule:
         return tuple(name for link in self.links for name in link.hypers.values())
 
     def __repr__(self) -> str:
-        shown = {
-            n: v if isinstance(v, (int, float)) else type(v).__name__ for n, v in self.hypers.items() if v is not None
-        }
-        return f"{self.name}({', '.join(f'{n}={v}' for n, v in shown.items())})"
+        shown = [f"{link.called}({', '.join(self._settings(link))})" for link in self.links]
+        return shown[0] if len(shown) == 1 else f"chain({', '.join(shown)})"
+
+    def _settings(self, link: Link) -> list[str]:
+        values = {own: self.hypers[name] for own, name in link.hypers.items()}
+        shown = [
+            f"{own}={value if isinstance(value, float) else type(value).__name__}"
+            for own, value in values.items()
+            if value is not None
+        ]
+        shown += [f"{switch}=True" for switch in link.switches]
+        if "lr" in link.hypers:
+            shown += ["per_step=True"] if self.per_step else []
+            shown += [f"learn={self.learn}"] if self.learn else []
+        return shown
 
     def begin(self, theta: Sequence[Tensor]) -> list[list[list[Tensor]]]:
         """States at step 0, for every link and parameter: zeros."""
@@ -140,12 +156,36 @@ def sqrt_or_zero(x: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0 * x)
 
 
-def number(name: str, value: Any, least: float = 0.0, below: float = float("inf")) -> None:
-    """Check a setting that is a plain number; tensors and dicts are checked against the model later."""
-    if isinstance(value, bool) or (
-        not isinstance(value, (int, float, Tensor, Mapping)) and not hasattr(value, "__float__")
-    ):
-        raise TypeError(f"{name} must be a float, a tensor, or a dict from parameter name to one; it is {value!r}")
-    if isinstance(value, (int, float)) and not least <= value < below:
-        limit = f" and < {below:g}" if below != float("inf") else ""
-        raise ValueError(f"{name} must be >= {least:g}{limit}; it is {value:g}")
+def number(name: str, value: Any, least: float = 0.0, below: float = math.inf) -> HyperValue:
+    """A setting whose values are in range; a plain number as a float. Whether tensors and dicts fit the model is seen
+    later."""
+    if isinstance(value, Mapping):
+        for key, one in value.items():
+            number(f"{name}[{key!r}]", one, least, below)
+        return value
+    wanted = f"{name} must be >= {least:g}" + (f" and < {below:g}" if below < math.inf else "")
+    if isinstance(value, Tensor):
+        values = value.detach()
+        if bool(((values < least) | (values >= below) & (values < math.inf)).any()):
+            raise ValueError(f"{wanted}; its values are from {values.min():g} to {values.max():g}")
+        return value
+    kinds = f"{name} must be a float, a tensor, or a dict from parameter name to one; it is {value!r}"
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(kinds)
+    try:
+        plain = float(value)
+    except (TypeError, ValueError) as error:  # an array of several
+        raise TypeError(kinds) from error
+    if not math.isfinite(plain):
+        raise ValueError(f"{name} must be finite; it is {plain}")
+    if not least <= plain < below:
+        raise ValueError(f"{wanted}; it is {plain:g}")
+    return plain
+
+
+def learnt_names(learn: Any) -> tuple[str, ...]:
+    """``learn`` as names of settings."""
+    names = (learn,) if isinstance(learn, str) else tuple(learn) if isinstance(learn, Iterable) else (learn,)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f'learn must be names of settings, such as ("lr", "momentum"); it is {learn!r}')
+    return names

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
 
-from metafast.rules.rule import HyperValue, Link, Moving, Rule, number
+from metafast.rules.rule import HyperValue, Link, Moving, Rule, learnt_names, number
 
 
 def SGD(
@@ -42,35 +43,41 @@ def SGD(
         per_step: every tensor in a dict has a leading axis of ``steps`` (MAML++, Antoniou et al. 2019).
         learn: names of the settings that the learner holds as parameters to optimise, such as ("lr", "momentum").
     """
-    for name, value in (("momentum", momentum), ("dampening", dampening), ("weight_decay", weight_decay)):
-        number(name, value)
-    if lr is not None:
-        number("lr", lr, least=-float("inf"))
-    learn = (learn,) if isinstance(learn, str) else tuple(learn)
+    lr = lr if lr is None else number("lr", lr, least=-math.inf)
+    momentum, dampening = number("momentum", momentum), number("dampening", dampening)
+    weight_decay, learn = number("weight_decay", weight_decay), learnt_names(learn)
     if nesterov and (_is_zero(momentum) or not _is_zero(dampening)):
         raise ValueError("nesterov=True needs momentum, and dampening = 0")
     if _is_zero(momentum) and _is_zero(weight_decay) and set(learn) <= {"lr"}:
-        return Rule((DESCENT,), {"lr": lr}, per_step, learn, name="SGD")
+        return Rule((DESCENT,), {"lr": lr}, per_step, learn)
     if _is_zero(momentum) and "momentum" not in learn:
         dampening = 0.0
     hypers = {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
-    return Rule((_momentum(nesterov),), hypers, per_step, learn, name="SGD")
+    return Rule((_momentum(bool(nesterov)),), hypers, per_step, learn)
 
 
 def _is_zero(value: HyperValue) -> bool:
-    return isinstance(value, (int, float)) and value == 0
+    return isinstance(value, float) and value == 0
 
 
 def _descend(m: Moving, h: Mapping[str, Tensor], k: int) -> None:
     m.theta = m.theta - h["lr"] * m.g
 
 
-DESCENT = Link("descent", {"lr": "lr"}, map=_descend)
+DESCENT = Link("descent", "SGD", {"lr": "lr"}, map=_descend)
 
 
 def _momentum(nesterov: bool) -> Link:
     names = ("lr", "momentum", "dampening", "weight_decay")
-    return Link("momentum", {name: name for name in names}, 1, int(nesterov), partial(_gather, nesterov=nesterov))
+    return Link(
+        "momentum",
+        "SGD",
+        {name: name for name in names},
+        1,
+        int(nesterov),
+        partial(_gather, nesterov=nesterov),
+        switches=("nesterov",) if nesterov else (),
+    )
 
 
 def _gather(m: Moving, h: Mapping[str, Tensor], k: int, nesterov: bool) -> None:
