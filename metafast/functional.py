@@ -44,6 +44,7 @@ def grad(
         TypeError, ValueError: an argument that does not fit, named with its shape and what was expected.
     """
     plan, given, data = _prepare(planner(model, loss, backend, strict, reduction), params, batch)
+    plan.refuse_constants("params", given)
     task_loss, gradients = plan.engine.gradient(plan.program, plan.replaced(given), data)
     return task_loss, _chosen(plan, given, gradients)
 

@@ -126,6 +126,8 @@ class MAML(nn.Module):
         self.reduction = reduction
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"rule must be a metafast rule such as metafast.SGD(); it is a {type(rule).__name__}")
+        if rule is not None and not rule.optimises:
+            raise ValueError(f"rule has no optimiser: it is {rule}; put it in a metafast.chain with metafast.SGD()")
         self.rule = PLAIN if rule is None else rule
         if self.rule.lr is not None and lr is not DEFAULT_LR:
             raise ValueError("lr is given twice: to the learner and to its rule")
@@ -279,6 +281,7 @@ class MAML(nn.Module):
         arguments.inputs("x", x, plan.dtype, plan.device)
         plan.check_norms("x", x, 1)
         given = plan.parameters("params", params, x.shape[0])
+        plan.refuse_constants("params", given)
         result: Tensor = plan.engine.predict(plan.program, plan.replaced(given), x)
         return result
 
@@ -367,7 +370,9 @@ def _start(plan: Plan, start: Mapping[str, Tensor] | None, train: Batch) -> Sequ
     """The initial parameters: the model's own, but for those that ``start`` names."""
     if start is None:
         return plan.tensors
-    return plan.replaced(plan.parameters("start", start, train.x.shape[0]))
+    given = plan.parameters("start", start, train.x.shape[0])
+    plan.refuse_constants("start", given)
+    return plan.replaced(given)
 
 
 def _estimator(estimator: Any, first_order: bool) -> Estimator:

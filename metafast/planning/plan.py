@@ -104,6 +104,18 @@ class Plan:
             self.accepted.add(key)
         return checked
 
+    def refuse_constants(self, name: str, given: Mapping[str, Tensor]) -> None:
+        """The native engine has no gradient for what the model holds constant; torch has."""
+        if not (self.native and torch.is_grad_enabled()):
+            return
+        for key, value in given.items():
+            if value.requires_grad and key not in self.learnt:
+                raise ValueError(
+                    f"{name}[{key!r}] requires grad, but the model's own does not, and the native engine would take it "
+                    "for a constant. Call requires_grad_() on the model's parameter, which adapt_params can keep out "
+                    "of the inner loop; or detach the tensor; or use backend='torch'"
+                )
+
     def check(self, name: str, batch: Batch, stepwise: bool = False, like: Tensor | None = None) -> Batch:
         """Every check of a batch; shapes and dtypes seen before are not looked at again, labels always are.
 

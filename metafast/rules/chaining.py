@@ -32,7 +32,7 @@ def chain(*rules: Rule) -> Rule:
         hypers |= {names[name]: value for name, value in rule.hypers.items()}
         learn += [names[name] for name in rule.learn]
         links += [replace(link, hypers={o: names[n] for o, n in link.hypers.items()}) for link in rule.links]
-    optimisers = [rule for rule in rules if "lr" in rule.hypers]
+    optimisers = [rule for rule in rules if rule.optimises]
     if len(optimisers) != 1:
         raise ValueError(
             f"chain needs one optimiser such as mf.SGD() or mf.Adam(); it got {len(optimisers)}: "

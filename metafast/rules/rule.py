@@ -84,6 +84,11 @@ class Rule:
         return self.hypers.get("lr")
 
     @property
+    def optimises(self) -> bool:
+        """Whether it moves parameters by their gradients, and is not only part of a chain."""
+        return any(link.place == 0 for link in self.links)
+
+    @property
     def spec(self) -> tuple[tuple[str, int], ...]:
         """What the native engine is told of the rule besides the values: kind and flags of each link."""
         return tuple((link.kind, link.flags) for link in self.links)
