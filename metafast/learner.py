@@ -243,7 +243,7 @@ class MAML(nn.Module):
             gradients = torch.autograd.grad(out.loss, wanted, materialize_grads=True)
             return Output(*(value.detach() for value in out)), gradients
         result = plan.engine.meta_gradient(plan.program, call, loop)
-        if as_set:
+        if as_set and result.run is not None:  # one native call, which can be repeated
             self._remember(plan, result.run, call)
         out = Output(result.loss, result.task_loss, result.logits, result.support_loss)
         return out, tuple(result.gradients.parameters)

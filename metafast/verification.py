@@ -35,7 +35,7 @@ class Report:
     is a module), and the gradients of ``lr``, ``xs``, ``xq`` and of targets and weights where they are floating.
     """
 
-    engine: str  # "native", or "torch" and why
+    engine: str  # "native", or "torch" and why, or both where torch runs the static prefix
     errors: dict[str, float]  # the engine in float64
     errors_float32: dict[str, float]  # the engine in float32
     torch_float32: dict[str, float]  # the loop in float32: how far rounding alone carries
@@ -111,7 +111,7 @@ class _Case:
             warnings.simplefilter("ignore")
             self.maml(_tuple(self.support), _tuple(self.query), self.steps, stepwise=self.stepwise)
             plan = self.maml._plans().plan("support x", self.support.x, self.stepwise)
-        return "native" if plan.native else f"torch ({plan.why})"
+        return plan.words
 
     def by_engine(self, dtype: torch.dtype) -> Tensors:
         """The loss and its gradients, by name."""

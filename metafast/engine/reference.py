@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar, cast
@@ -38,6 +38,7 @@ from metafast.model.program import Loss, Parameter, Shape
 from metafast.tracking import draws
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+R = TypeVar("R")
 
 #: Operations whose batched forward pass, differentiated twice, is tested against one task at a time. Not here on
 #: purpose: normalisation, randomness, anything that reads a value back to Python, and convolution (per-task weights
@@ -65,6 +66,7 @@ class Model:
     places: tuple[Slot, ...]  # where the module registers them
     written: frozenset[str]  # buffers, and the parameters that forward writes into
     differentiates: bool  # forward calls torch.autograd.grad itself
+    differentiated_once: bool = False  # no second derivative of it is ever taken, and torch's own formulas will do
 
     @cached_property
     def reading(self) -> bool:
@@ -163,6 +165,17 @@ def describe(
     return replace(model, batched=model.batched and _vmaps(model, list(own.values()), x, output.detach()))
 
 
+def observed(model: Model, run: Callable[[Tensor], R], x: Tensor, note: Callable[[str], Any]) -> R:
+    """``run(x)``, where the module holds copies of its own tensors and random numbers come from a generator apart;
+    ``note(name)`` hears of those."""
+    with _recording(), in_own_dtype(x.device):
+        (x,) = _plain([x.detach()])
+        copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in model.own]
+        with swapped(model.places, copies), draws.private(note), WrittenOut(), without_checkpoints():
+            with transforms.as_written(model.module):
+                return run(x)
+
+
 def _written(copy: Tensor, own: Tensor) -> bool:
     """Whether forward wrote into ``copy``, through ``copy.data`` even, which has a version of its own."""
     return copy._version > 0 or copy.shape != own.shape or not torch.equal(copy, own)
@@ -201,7 +214,8 @@ def _vmaps(model: Model, tensors: Sequence[Tensor], x: Tensor, output: Tensor) -
 def _run(model: Model, values: Sequence[Tensor], x: Tensor) -> Tensor:
     """One task's output; what forward writes into, a norm's statistics for instance, are copies."""
     copied = [v.clone() if p.name in model.written else v for p, v in zip(model.parameters, values, strict=True)]
-    with swapped(model.places, copied), WrittenOut(), without_checkpoints():
+    formulas = nullcontext() if model.differentiated_once else WrittenOut()
+    with swapped(model.places, copied), formulas, without_checkpoints():
         output: Tensor = call(model.module, x)
     return output
 

@@ -4,8 +4,9 @@ does not need. Whatever has no native form raises :class:`Unsupported`, naming t
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,12 +14,13 @@ from torch import fx, nn
 
 from metafast import losses
 from metafast.model.builder import Builder, Place, Unsupported, batched, described
+from metafast.model.cut import GraphCut, pruned
 from metafast.model.layers import FUNCTIONS, METHODS, MODULES
 from metafast.model.program import Loss, Program, Shape, Step
 from metafast.model.tracing import trace
 from metafast.tracking.reads import Reads
 
-__all__ = ["Unsupported", "check_output", "evaluate", "interpret", "lower"]
+__all__ = ["Unsupported", "check_output", "evaluate", "interpret", "lower", "lower_rest"]
 
 Adapted = Callable[[str], bool]
 #: What is called, resolved: a module, a function, or the name of a method. Returns what the call returns.
@@ -42,7 +44,27 @@ def lower(
     computed. Raises :class:`Unsupported`.
     """
     builder = Builder(model, tuple(example_shape), adapted, dtype)
-    output = interpret(trace(model, reads), model, builder)
+    return _program(builder, interpret(trace(model, reads), model, builder), loss)
+
+
+def lower_rest(
+    cut: GraphCut,
+    model: nn.Module,
+    example_shape: Sequence[int],
+    *,
+    adapted: Adapted,
+    loss: Loss,
+    dtype: torch.dtype,
+) -> Program:
+    """The Program of what stands behind a cut, on the cut's values [N, *example_shape], with the parameters that it
+    reads or adapts. Raises :class:`Unsupported`."""
+    builder = Builder(model, tuple(example_shape), adapted, dtype)
+    before: dict[fx.Node, Any] = {node: None for node in cut.before if node.op != "get_attr"}
+    output = interpret(cut.graph, model, builder, known=before | {**cut.known, cut.at: builder.input})
+    return pruned(_program(builder, output, loss))
+
+
+def _program(builder: Builder, output: int, loss: Loss | None) -> Program:
     if loss is not None:
         check_output(loss, builder.values[output])
     values, steps = _live(builder, output)
@@ -118,12 +140,20 @@ def _call_module(b: Builder, module: nn.Module, arguments: list[Any]) -> Any:
     return MODULES[type(module)](b, module, arguments[0])
 
 
-def interpret(graph: fx.Graph, model: nn.Module, b: Builder, evaluate: Evaluate = evaluate) -> int:
-    """Run the graph on Places; returns the number of the output's value."""
+def interpret(
+    graph: fx.Graph,
+    model: nn.Module,
+    b: Builder,
+    evaluate: Evaluate = evaluate,
+    known: Mapping[fx.Node, Any] = MappingProxyType({}),
+) -> int:
+    """Run the graph on Places, but for nodes that are ``known``; returns the number of the output's value."""
     modules = dict(model.named_modules())
     tensors = dict((*model.named_buffers(), *model.named_parameters()))
-    results: dict[fx.Node, Any] = {}
+    results: dict[fx.Node, Any] = {**known}
     for node in graph.nodes:
+        if node in known:
+            continue
         arguments, keywords = fx.node.map_arg((node.args, node.kwargs), results.__getitem__)
         b.where, b.subject = node.meta["where"], node.meta["type"]
         if node.op == "placeholder":

@@ -26,10 +26,13 @@ from torch import Tensor, nn
 
 from metafast import arguments, losses, transforms
 from metafast.call import Batch, Hyper
-from metafast.engine import reference
+from metafast.engine import reference, static
+from metafast.engine.static import Composed
 from metafast.model import lowering
 from metafast.model.builder import called
+from metafast.model.cut import split as split_program
 from metafast.model.program import Parameter, Program, Shape, Step
+from metafast.model.tracing import trace
 from metafast.planning import shared
 from metafast.tracking.facts import facts
 from metafast.tracking.reads import Reads, Undone
@@ -53,7 +56,7 @@ PADDED = (
 class Plan:
     """What a call needs: the engine, what it runs, and the model's tensors."""
 
-    engine: Any  # metafast.engine.ops or metafast.engine.reference
+    engine: Any  # metafast.engine.ops or metafast.engine.reference, or a static.Composed of them
     program: Any  # Program, or reference.Model
     loss: Any  # program.Loss, or None for a function of the user's own
     out: Shape  # of one example
@@ -72,7 +75,22 @@ class Plan:
 
     @property
     def native(self) -> bool:
-        return self.engine is not reference
+        """Whether the whole model has a native form."""
+        return isinstance(self.program, Program)
+
+    @property
+    def composed(self) -> Composed | None:
+        """Where the model is cut: what runs its static prefix, and the rest."""
+        return self.engine if isinstance(self.engine, Composed) else None
+
+    @property
+    def words(self) -> str:
+        """Which engine runs the inner loop, for reports."""
+        if self.native:
+            return "native"
+        if self.composed is not None and self.composed.by_torch:
+            return f"native behind {called(self.composed.where)}; torch runs what is before, because of {self.why}"
+        return f"torch ({self.why})"
 
     def replaced(self, given: dict[str, Tensor]) -> list[Tensor]:
         """The model's tensors, with ``given`` in the place of those it names."""
@@ -182,7 +200,9 @@ class Planner:
         backend: str = "auto",
         strict: bool = False,
         reduction: str = "weighted_mean",
+        unrolls: bool = True,
     ) -> None:
+        """``unrolls``: there is an inner loop, and what it does not move may run once."""
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module; it is a {type(model).__name__}")
         transforms.refuse_scripted(model)
@@ -190,6 +210,7 @@ class Planner:
         self.model = model
         self.backend = arguments.choice("backend", backend, arguments.BACKENDS)
         self.strict = strict
+        self.unrolls = unrolls
         self.adapt_params = adapt_params
         self.adapts = arguments.predicate(adapt_params)
         self.loss, self.function = losses.resolve(loss, reduction)
@@ -235,19 +256,27 @@ class Planner:
         chosen = None
         if self.adapt_params is not None:
             chosen = tuple(name for name, _ in self.model.named_parameters() if self.adapts(name))
-        return self.loss, why, chosen, backend, strict
+        return self.loss, why, chosen, backend, strict, self.unrolls
 
     def _anybodys(self, plan: Plan) -> Plan:
         """``plan`` without the model and the loss, which are not to be kept alive by those that share it."""
-        return plan if plan.native else replace(plan, program=replace(plan.program, module=None, loss=None))
+        if plan.native:
+            return plan
+        return self._of(plan, None, None)
+
+    @staticmethod
+    def _of(plan: Plan, model: nn.Module | None, loss: Any) -> Plan:
+        """A plan that is not wholly native, with this model and loss in it."""
+        engine = plan.engine if plan.composed is None else plan.composed.of(model, loss)
+        return replace(plan, engine=engine, program=replace(plan.program, module=model, loss=loss))
 
     def _own(self, plan: Plan) -> Plan:
         """The plan of another planner as one of this one's, which warns again."""
         plan = replace(plan, warned=self.warned)
         if not plan.native:
-            if self.backend != "torch":
+            if self.backend != "torch" and not (plan.composed is not None and plan.composed.by_torch):
                 self._warn_of_torch(plan.why)
-            plan = replace(plan, program=replace(plan.program, module=self.model, loss=self.loss or self.function))
+            plan = self._of(plan, self.model, self.loss or self.function)
         shared.keep(self.plans, plan)
         return plan
 
@@ -260,7 +289,7 @@ class Planner:
         dtype, device = one_kind(named)
         arguments.inputs(name, x, dtype, device)
         self._check_statistics()
-        engine: ModuleType = reference
+        engine: Any = reference
         program: Any
         why = "backend='torch'"
         reads, undone = Reads(self.model), Undone(self.model)
@@ -270,15 +299,18 @@ class Planner:
             except lowering.Unsupported as unsupported:
                 why = str(unsupported)
                 program, reads = self._describe(name, x, undone)  # what torch cannot run either is another error
-                if self.strict or self.backend == "native":
+                engine, reads = self._composed(program, x, dtype, device, undone, reads)
+                native = engine is not reference and engine.by_torch
+                if not native and (self.strict or self.backend == "native"):
                     asked = "strict=True" if self.strict else "backend='native'"
                     raise RuntimeError(
                         f"{asked}, but the native engine cannot be used, because of {why}"
                     ) from unsupported
-        if engine is reference:
-            if self.backend == "torch":
-                program, reads = self._describe(name, x, undone)
-            else:
+        if self.backend == "torch":
+            program, reads = self._describe(name, x, undone)
+            engine, reads = self._composed(program, x, dtype, device, undone, reads)
+        if not isinstance(program, Program):
+            if self.backend != "torch" and (engine is reference or not engine.by_torch):
                 self._warn_of_torch(why)
             out = program.out
         else:
@@ -314,22 +346,59 @@ class Planner:
         # One task after another if tasks leave something behind in the model: under vmap, that would be of all at once.
         return (replace(program, batched=False) if undone.changes else program), reads
 
-    def _native(self, x: Tensor, dtype: torch.dtype, device: torch.device, reads: Reads) -> tuple[ModuleType, Program]:
-        """The native engine and what it runs; raises Unsupported. ``reads`` notes what that depends on."""
-        if self.loss is None:
-            raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
+    def _composed(
+        self, whole: reference.Model, x: Tensor, dtype: torch.dtype, device: torch.device, undone: Undone, reads: Reads
+    ) -> tuple[Any, Reads]:
+        """What runs a model that torch can run, with what that depends on: torch, or a composition of its static prefix
+        with a rest that is native where it can be."""
+        if not self.unrolls or whole.reading or whole.differentiates:
+            return reference, reads
+        traced = Reads(self.model)
+        try:
+            graph = trace(self.model, traced)
+        except lowering.Unsupported:
+            return reference, reads
+        with Undone(self.model):
+            observed = static.observe(self.model, whole, graph, x, self.adapts)
+        if observed is None:
+            return reference, reads
+        made = None
+        if self.backend != "torch" and self.loss is not None:
+            try:
+                made = static.cut(self.model, whole, observed, self.adapts, dtype, self._ops(device))
+            except lowering.Unsupported:
+                pass
+        made = made or static.cut(self.model, whole, observed, self.adapts, dtype)
+        return (reference, reads) if made is None else (made, traced)
+
+    @staticmethod
+    def _ops(device: torch.device) -> ModuleType:
+        """The native engine; raises Unsupported where there is none."""
         if device.type not in ("cpu", "cuda"):
             raise lowering.Unsupported("", f"it is on {device}; the native engine runs on CPUs and CUDA devices")
-        example = tuple(x.shape[1:])
-        program = lowering.lower(self.model, example, adapted=self.adapts, loss=self.loss, dtype=dtype, reads=reads)
         try:
-            from metafast.engine import device as devices
             from metafast.engine import ops
         except ImportError as error:
             raise lowering.Unsupported("metafast", f"was installed without its native engine ({error})") from error
+        return ops
+
+    def _native(self, x: Tensor, dtype: torch.dtype, device: torch.device, reads: Reads) -> tuple[Any, Program]:
+        """The native engine and what it runs; raises Unsupported. ``reads`` notes what that depends on."""
+        if self.loss is None:
+            raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
+        example = tuple(x.shape[1:])
+        program = lowering.lower(self.model, example, adapted=self.adapts, loss=self.loss, dtype=dtype, reads=reads)
+        ops = self._ops(device)
+        self._check_device(x, program)
+        split = split_program(program) if self.unrolls else None
+        return (ops if split is None else static.composed(ops, split)), program
+
+    @staticmethod
+    def _check_device(x: Tensor, program: Program) -> None:
+        from metafast.engine import device as devices
+
         if devices.takes(x) and (why := devices.obstacle(program)):
-            raise lowering.Unsupported("", f"it is on {device}, but {why}")
-        return ops, program
+            raise lowering.Unsupported("", f"it is on {x.device}, but {why}")
 
     def _check_statistics(self) -> None:
         for name, module in self.model.named_modules():
@@ -400,4 +469,4 @@ def planner(model: nn.Module, loss: Any, backend: str, strict: bool, reduction: 
 
 @lru_cache(maxsize=8)
 def _planner(model: nn.Module, loss: Any, backend: str, strict: bool, reduction: str) -> Planner:
-    return Planner(model, loss, None, backend, strict, reduction)
+    return Planner(model, loss, None, backend, strict, reduction, unrolls=False)

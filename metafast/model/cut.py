@@ -1,0 +1,281 @@
+"""Where a model can be cut: a static prefix, which the inner loop does not move, and the rest.
+
+A value is static if neither it nor anything it is computed from reads an adapted parameter. With a fixed support set it
+is the same at every inner step. A cut is one static value through which all goes: behind it, nothing else of what stands
+before it is read. Cuts of a Program are found among its values (:func:`split`), those of a model without native form
+among the nodes of its traced graph (:func:`candidates`, :class:`Part`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from metafast.model import cost
+from metafast.model.builder import BATCH
+from metafast.model.program import ABSENT, Parameter, Program, Step
+
+
+# ---- Programs --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Split:
+    """``rest(prefix(x))`` is the whole Program. ``prefix_at`` and ``rest_at`` are their parameters' places in it."""
+
+    prefix: Program
+    rest: Program
+    prefix_at: tuple[int, ...]
+    rest_at: tuple[int, ...]
+    where: str  # the layer whose output is the cut
+    flops: int  # of the prefix, for one example
+
+
+def split(program: Program) -> Split | None:
+    """The whole as a prefix that the inner loop does not move and the rest, or None where no prefix has work to do."""
+    found = static_values(program.steps, program.parameters, program.output)
+    if found is None:
+        return None
+    cut, before = found
+    first = [step for step in program.steps if step.output in before]
+    last = [step for step in program.steps if step.output not in before]
+    flops = cost.total(first, program.values, program.parameters)
+    if not flops:
+        return None
+    prefix, prefix_at = _part(program, first, 0, False)
+    rest, rest_at = _part(program, last, cut, True)
+    return Split(replace(prefix, loss=None), rest, prefix_at, rest_at, first[-1].where, flops)
+
+
+def static_values(
+    steps: Sequence[Step], parameters: Sequence[Parameter], output: int
+) -> tuple[int, frozenset[int]] | None:
+    """The last value at which a Program can be cut, and all that it is computed from, itself included.
+
+    Cuts are nested, so the last one has the largest prefix.
+    """
+    live = _ancestors(steps, output)
+    steps = [step for step in steps if step.output in live]
+    moving: set[int] = set()
+    for step in steps:
+        reads = [parameters[i].role for i in step.parameters if i != ABSENT]
+        if "adapted" in reads or not moving.isdisjoint(step.inputs):
+            moving.add(step.output)
+    for cut in reversed([step.output for step in steps if step.output not in moving | {output}]):
+        before = _ancestors(steps, cut)
+        inputs = {i for step in steps if step.output not in before for i in step.inputs}
+        if inputs.isdisjoint(before - {cut}):
+            return cut, before
+    return None
+
+
+def _ancestors(steps: Sequence[Step], value: int) -> frozenset[int]:
+    """The values that ``value`` is computed from, and itself."""
+    found = {value}
+    for step in reversed(steps):
+        if step.output in found:
+            found.update(step.inputs)
+    return frozenset(found)
+
+
+def _part(program: Program, steps: Sequence[Step], source: int, adapts: bool) -> tuple[Program, tuple[int, ...]]:
+    """A Program of these steps whose input is the value ``source``, and the places of its parameters: those it reads
+    and, if it ``adapts``, those that the inner loop moves without reading them."""
+    used = {i for step in steps for i in step.parameters if i != ABSENT}
+    at = [i for i, p in enumerate(program.parameters) if i in used or (adapts and p.role == "adapted")]
+    number = {old: new for new, old in enumerate([source, *(step.output for step in steps)])}
+    place = {old: new for new, old in enumerate(at)} | {ABSENT: ABSENT}
+    moved = [
+        replace(
+            step,
+            inputs=tuple(number[i] for i in step.inputs),
+            output=number[step.output],
+            parameters=tuple(place[i] for i in step.parameters),
+        )
+        for step in steps
+    ]
+    values = tuple(program.values[i] for i in number)
+    parameters = tuple(program.parameters[i] for i in at)
+    return Program(values, parameters, tuple(moved), program.loss), tuple(at)
+
+
+def pruned(program: Program) -> Program:
+    """``program`` without the parameters that it neither reads nor adapts."""
+    return _part(program, program.steps, 0, True)[0]
+
+
+# ---- traced graphs ---------------------------------------------------------------------------------------------------
+
+
+def candidates(graph: fx.Graph, model: nn.Module, adapted: Callable[[str], bool]) -> Iterator[fx.Node]:
+    """The nodes after which the graph may be cut, the last first: no node up to one of them is moved.
+
+    What runs before a cut is a beginning of the graph as it stands, so that code which writes in place is run in the
+    order of its author.
+    """
+    modules = dict(model.named_modules())
+    moved = {n for n, p in model.named_parameters() if p.requires_grad and adapted(n)}
+    ids = {id(p) for n, p in model.named_parameters() if n in moved}
+
+    def moves(node: fx.Node) -> bool:
+        if node.op == "call_module" and any(id(p) in ids for p in modules[node.target].parameters()):  # type: ignore[index]
+            return True
+        return any(given.op == "get_attr" and given.target in moved for given in node.all_input_nodes)
+
+    static: list[fx.Node] = []
+    for node in graph.nodes:
+        if moves(node):
+            break
+        static.append(node)
+    yield from (node for node in reversed(static) if node.op.startswith("call_"))
+
+
+def reads_parameters(nodes: Sequence[fx.Node], model: nn.Module) -> bool:
+    """Whether these nodes have work to do that is worth a cut."""
+    modules = dict(model.named_modules())
+    return any(
+        node.op == "get_attr"
+        or (node.op == "call_module" and any(True for _ in modules[node.target].parameters()))  # type: ignore[index]
+        for node in nodes
+    )
+
+
+class Part(nn.Module):
+    """Nodes of a traced graph, run by torch as a module from ``source`` to ``result``, with whatever parameters the
+    model holds at the time.
+
+    Args:
+        known: the values of nodes before ``source``, sizes for instance; BATCH stands for the number of examples.
+        copies: ``source`` is a value that others read again, and these nodes may write into it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        nodes: Sequence[fx.Node],
+        source: fx.Node,
+        result: fx.Node,
+        known: Mapping[fx.Node, Any],
+        copies: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model, self.nodes, self.source, self.result = model, tuple(nodes), source, result
+        self.known, self.copies = dict(known), copies
+        self.train(model.training)
+
+    def of(self, model: nn.Module) -> Part:
+        """The same nodes of ``model``, a module that the same graph was traced from."""
+        return Part(model, self.nodes, self.source, self.result, self.known, self.copies)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.values(x)[self.result]
+
+    def values(self, x: Tensor, note: Callable[[fx.Node], Any] = lambda node: None) -> dict[fx.Node, Any]:
+        """What every node comes to; ``note(node)`` hears when it has."""
+        found: dict[fx.Node, Any] = {node: _numbers(value, len(x)) for node, value in self.known.items()}
+        found[self.source] = x.clone() if self.copies else x
+        for node in self.nodes:
+            if node in found:
+                continue
+            if node.op == "get_attr":
+                found[node] = functools.reduce(getattr, str(node.target).split("."), self.model)
+                continue
+            arguments, keywords = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
+            found[node] = _called(self.model, node)(*arguments, **keywords)
+            note(node)
+        return found
+
+
+def _called(model: nn.Module, node: fx.Node) -> Callable[..., Any]:
+    if node.op == "call_module":
+        return model.get_submodule(str(node.target))
+    if node.op == "call_function":
+        return node.target  # type: ignore[return-value]
+    return lambda self, *arguments, **keywords: getattr(self, str(node.target))(*arguments, **keywords)
+
+
+@dataclass(frozen=True)
+class GraphCut:
+    """A graph cut behind ``at``."""
+
+    graph: fx.Graph
+    at: fx.Node
+    known: Mapping[fx.Node, Any]  # of the nodes before, what the rest reads besides the cut: sizes, with BATCH for N
+
+    @property
+    def source(self) -> fx.Node:
+        return next(node for node in self.graph.nodes if node.op == "placeholder")
+
+    @property
+    def before(self) -> list[fx.Node]:
+        nodes = [*self.graph.nodes]
+        return nodes[: nodes.index(self.at) + 1]
+
+    @property
+    def behind(self) -> list[fx.Node]:
+        """The nodes of the rest, but for the graph's output; with the parameters that nodes before name for it."""
+        nodes = [*self.graph.nodes]
+        place = nodes.index(self.at)
+        return [node for node in nodes[:place] if node.op == "get_attr"] + nodes[place + 1 : -1]
+
+    @property
+    def result(self) -> fx.Node:
+        (output,) = [node for node in self.graph.nodes if node.op == "output"]
+        return output.args[0]  # type: ignore[return-value]
+
+    def parts(self, model: nn.Module) -> tuple[Part, Part]:
+        """The static prefix and the rest, as modules."""
+        prefix = Part(model, self.before, self.source, self.at, {})
+        return prefix, Part(model, self.behind, self.at, self.result, self.known, copies=True)
+
+
+class _Crosses(Exception):
+    """More than sizes goes past a cut."""
+
+
+def graph_cut(graph: fx.Graph, at: fx.Node, few: Mapping[fx.Node, Any], more: Mapping[fx.Node, Any]) -> GraphCut | None:
+    """The cut behind ``at``, or None where it is none.
+
+    ``few`` and ``more`` are the values of the nodes up to there for N and for N + 1 examples. The cut must be a tensor of
+    N examples, and nothing else but numbers may go past it.
+    """
+    cut = GraphCut(graph, at, {})
+    before = cut.before
+    n, value, other = len(few[cut.source]), few[at], more[at]
+    if not (isinstance(cut.result, fx.Node) and isinstance(value, Tensor) and isinstance(other, Tensor)):
+        return None
+    if value.ndim < 2 or value.shape[1:] != other.shape[1:] or (len(value), len(other)) != (n, n + 1):
+        return None
+    inside: Collection[fx.Node] = set(before)
+    known = {}
+    for node in before:
+        if node is at or node.op == "get_attr" or inside.issuperset(node.users):
+            continue
+        try:
+            known[node] = _symbols(few[node], more[node], n)
+        except _Crosses:
+            return None
+    return GraphCut(graph, at, known)
+
+
+def _symbols(few: Any, more: Any, n: int) -> Any:
+    """A value that is no tensor, with BATCH for the number of examples."""
+    if isinstance(few, (tuple, list)) and isinstance(more, (tuple, list)) and len(few) == len(more):
+        return tuple(_symbols(a, b, n) for a, b in zip(few, more, strict=True))
+    if type(few) is int and (few, more) == (n, n + 1):
+        return BATCH
+    if few is None or isinstance(few, (bool, int, float, str, torch.dtype, torch.device)):
+        if few == more:
+            return few
+    raise _Crosses
+
+
+def _numbers(value: Any, n: int) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_numbers(each, n) for each in value)
+    return n if value is BATCH else value
