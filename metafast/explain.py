@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,12 +13,14 @@ from torch import Tensor, fx, nn
 
 from metafast import losses, transforms
 from metafast.arguments import AdaptParams, predicate
-from metafast.engine.reference import SWAPPING
+from metafast.engine.reference import SWAPPING, describe
+from metafast.model import cost
 from metafast.model.builder import BATCH, Builder, Place, Unsupported, batched, called
-from metafast.model.layers import POINTWISE
+from metafast.model.cut import layer_of, static_values
 from metafast.model.lowering import check_output, evaluate, interpret
-from metafast.model.program import ABSENT, Shape, Step
+from metafast.model.program import ABSENT, Loss, Program, Shape, Step
 from metafast.model.tracing import trace
+from metafast.planning import engines
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Row:
     flops: int
     bytes: int  # of its output
     reason: str  # why it has no native form; empty if it has one
+    once: bool = False  # the inner loop does not move it: it runs once per task and set
 
     @property
     def native(self) -> bool:
@@ -44,7 +47,8 @@ class Explanation:
 
     ``flops`` counts a multiplication and an addition as two, one forward pass, one task. ``meta_step_flops`` estimates
     the K inner steps and the query of all tasks with their reverse sweep: a gradient costs 3 forward passes and a
-    Hessian-vector product by forward over reverse 6 more.
+    Hessian-vector product by forward over reverse 6 more. Layers that run once cost 4 forward passes of each set, where
+    that is less.
     """
 
     rows: tuple[Row, ...]
@@ -57,6 +61,7 @@ class Explanation:
     parameters: dict[str, int]  # role (adapted, meta, constant) -> number of scalars
     loss: str
     reason: str  # why the model as a whole cannot run natively; empty if it can
+    cut: str | None = None  # the layer up to which the model runs once per task and set; None where it is not cut
 
     @property
     def native(self) -> bool:
@@ -73,7 +78,9 @@ class Explanation:
     @property
     def meta_step_flops(self) -> int:
         inner = self.steps * (3 + 9)  # g_k on the way down; g_k and H_k v on the way up
-        return int(self.tasks * self.flops * (inner + 3 * self.queries / self.examples))
+        sets = 1 + self.queries / self.examples
+        every, once = inner + 3 * (sets - 1), 4 * sets
+        return int(self.tasks * sum(row.flops * (min(every, once) if row.once else every) for row in self.rows))
 
     def __str__(self) -> str:
         header = ("layer", "op", "output", "parameters", "FLOPs", "bytes", "native")
@@ -81,7 +88,7 @@ class Explanation:
         for row in self.rows:
             shape = "?" if row.shape is None else batched(row.shape)
             cost = (f"{row.parameters:,}", _si(row.flops), _si(row.bytes)) if row.native else ("", "", "")
-            lines.append((row.layer or "(model)", row.op, shape, *cost, "yes" if row.native else f"no: {row.reason}"))
+            lines.append((row.layer or "(model)", row.op, shape, *cost, self._how(row)))
         widths = [max(len(line[column]) for line in lines) for column in range(6)]
         text = []
         for line in lines:
@@ -90,13 +97,30 @@ class Explanation:
         text.insert(1, "-" * max(map(len, text)))
         roles = ", ".join(f"{count:,} {role}" for role, count in self.parameters.items())
         given = f"T={self.tasks} tasks, N={self.examples} examples of shape {list(self.example)}"
-        verdict = "runs natively" if self.native else f"runs on torch: {self.reason}"
-        head = [f"{self.model}: {given}; loss {self.loss}", f"{verdict}; parameters: {roles or 'none'}"]
+        head = [f"{self.model}: {given}; loss {self.loss}", f"{self._verdict()}; parameters: {roles or 'none'}"]
+        if self.cut is not None:
+            head.append(
+                f"cut behind {self.cut}: what stands before is not moved, and runs once per task and set"
+                + (" where that is less work" if self.native else "")
+            )
         foot = [
             f"one task's forward pass: {_si(self.flops)}FLOP, activations {_si(self.bytes)}B",
             f"one meta-step (K={self.steps}, {self.queries} queries, all tasks): about {_si(self.meta_step_flops)}FLOP",
         ]
         return "\n".join([*head, "", *text, "", *(foot if all(row.native for row in self.rows) else [])]).rstrip()
+
+    def _verdict(self) -> str:
+        if self.native:
+            return "runs natively"
+        if self.cut is not None:
+            return f"runs natively behind {self.cut}, and on torch before"
+        return f"runs on torch: {self.reason}"
+
+    def _how(self, row: Row) -> str:
+        """A row's last cell."""
+        if row.once and not self.native:
+            return "once, by torch" + f": {row.reason}" * (not row.native)
+        return "yes" + ", once" * row.once if row.native else f"no: {row.reason}"
 
 
 def explain(
@@ -108,7 +132,8 @@ def explain(
     steps: int = 1,
     queries: int | None = None,
 ) -> Explanation:
-    """Each layer of ``model``: native, or why not; FLOPs and bytes. Nothing is computed.
+    """Each layer of ``model``: native, or why not; FLOPs and bytes; and where it is cut, if the inner loop does not
+    move all of it. Nothing is computed, unless a part that is not moved has no native form: it runs once, on zeros.
 
     Args:
         shape: that of the support inputs xs, [T, N, *example]; or xs itself.
@@ -128,6 +153,7 @@ def explain(
     known = None if loss is None else losses.resolve(loss)[0]
     foreign_loss = "" if loss is None or known else losses.why_not_native(loss)
     walk = _Walk(examples, dtype)
+    cut = None
     counts: dict[str, int] = {}
     try:
         with SWAPPING:
@@ -137,9 +163,14 @@ def explain(
             output = interpret(trace(model), model, builder, walk)
         if known is not None:
             check_output(known, builder.values[output])
+        if all(row.native for row in walk.rows):
+            cut = walk.mark(builder, output)
     except Unsupported as unsupported:
         if all(row.native for row in walk.rows):
             walk.rows.append(Row(unsupported.where, "?", None, 0, 0, 0, unsupported.reason))
+    if not foreign_loss and not all(row.native for row in walk.rows) and len(counts) > 1:
+        x = torch.zeros(max(examples, 2), *example, dtype=dtype)
+        cut = walk.mark_by_torch(model, adapt_params, known or Loss("mse"), x)
     reasons = [f"{called(row.layer)}: {row.reason}" for row in walk.rows if not row.native]
     return Explanation(
         rows=tuple(walk.rows),
@@ -152,6 +183,7 @@ def explain(
         parameters=counts,
         loss="not given" if loss is None else str(known.kind if known else loss),
         reason="; ".join([*reasons, foreign_loss] if foreign_loss else reasons),
+        cut=cut,
     )
 
 
@@ -164,11 +196,52 @@ class _Walk:
 
     def __init__(self, examples: int, dtype: torch.dtype) -> None:
         self.rows: list[Row] = []
+        self.made: list[tuple[int, int]] = []  # by row: the value, and the number of the call
+        self.calls = 0
         self.examples = examples
         self.itemsize = dtype.itemsize
 
     def __call__(self, b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-        first = len(b.steps)
+        self.calls += 1
+        first, known = len(b.steps), len(self.rows)
+        result = self._call(b, target, arguments, keywords, first)
+        new = len(self.rows) - known
+        values = [step.output for step in b.steps[first:]] if new == len(b.steps) - first else []
+        last = getattr(result, "value", None)
+        self.made += [(value, self.calls) for value in values or [-1 if last is None else last] * new]
+        return result
+
+    def mark(self, b: Builder, output: int) -> str | None:
+        """Mark what runs once of a model that is native; the layer up to which that is, or None."""
+        found = static_values(b.steps, b.parameters, output)
+        if found is None:
+            return None
+        steps = [step for step in b.steps if step.output in found[1]]
+        if not cost.total(steps, b.values, b.parameters):
+            return None
+        self._mark([value in found[1] for value, _ in self.made])
+        return layer_of(steps[-1])
+
+    def mark_by_torch(self, model: nn.Module, adapt_params: AdaptParams, loss: Loss, x: Tensor) -> str | None:
+        """Mark what torch runs once, before an inner loop that is native; the layer up to which that is, or None."""
+        adapted = predicate(adapt_params)
+        try:
+            whole = describe(model, loss, adapted, x)
+            found = engines.composed(model, whole, adapted, x, x.dtype, False)
+        except (RuntimeError, ValueError, TypeError):
+            return None
+        if found is None or not found[0].by_torch:
+            return None
+        calls = sum(node.op.startswith("call_") for node in found[0].prefix.program.module.nodes)
+        self._mark([number <= calls for _, number in self.made])
+        rest = found[0].rest.program
+        self.rows = [row for row in self.rows if row.once] + [self._row(step, rest) for step in rest.steps]
+        return found[0].where
+
+    def _mark(self, once: Sequence[bool]) -> None:
+        self.rows = [replace(row, once=each) for row, each in zip(self.rows, once, strict=True)]
+
+    def _call(self, b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any], first: int) -> Any:
         name = target if isinstance(target, str) else getattr(target, "__name__", type(target).__name__)
         if any(isinstance(a, _Unknown) for a in arguments):
             self.rows.append(Row(b.where, name, None, 0, 0, 0, f"{name} follows a layer whose output is not known"))
@@ -185,32 +258,13 @@ class _Walk:
             self.rows.append(Row(b.where, "(nothing)", result.shape, 0, 0, 0, ""))
         return result
 
-    def _row(self, step: Step, b: Builder) -> Row:
+    def _row(self, step: Step, b: Builder | Program) -> Row:
         shape = b.values[step.output]
         elements = math.prod(shape)
         weights = sum(b.parameters[i].numel for i in step.parameters[:2] if i != ABSENT)
-        flops = self.examples * _flops(step, b) * elements
+        flops = self.examples * cost.flops(step, b.values, b.parameters)
         size = 0 if step.op == "flatten" else self.examples * elements * self.itemsize
         return Row(step.where, step.op, shape, weights, flops, size, "")
-
-
-def _flops(step: Step, b: Builder) -> int:
-    """Per element of the output. A function of one element counts as one."""
-    if step.op in ("linear", "conv2d"):
-        weight, bias = step.parameters
-        return 2 * math.prod(b.parameters[weight].shape[1:]) + (bias != ABSENT)
-    settings = dict(step.attributes)
-    if step.op == "batch_norm":
-        return 8 if settings["training"] else 4
-    if step.op in ("max_pool2d", "avg_pool2d"):
-        return int(settings["kernel_h"] * settings["kernel_w"])
-    if step.op == "adaptive_avg_pool2d":
-        return -(-math.prod(b.values[step.inputs[0]]) // math.prod(b.values[step.output]))
-    if step.op == "flatten":
-        return 0
-    if step.op in POINTWISE or step.op == "add":
-        return 1
-    raise NotImplementedError(f"explain does not know the cost of {step.op!r}; add it to _flops")
 
 
 def _torchs(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:

@@ -17,7 +17,7 @@ import metafast as mf
 from judge import Case, assert_close, forward, gradients, part, truth
 from metafast._native import primitives
 from metafast.engine import native
-from metafast.explain import _flops
+from metafast.model import cost
 from metafast.model.program import Step
 from rows import POINTWISE, Row
 
@@ -97,4 +97,4 @@ def test_what_is_not_known_to_run_in_packs_does_not(name: str, monkeypatch: pyte
 def test_explain_does_not_guess_the_cost_of_a_node() -> None:
     unknown = Step("mystery", (0,), 1)
     with pytest.raises(NotImplementedError, match="mystery"):
-        _flops(unknown, None)  # type: ignore[arg-type]
+        cost.flops(unknown, ((3,), (3,)), ())

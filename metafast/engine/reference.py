@@ -169,11 +169,16 @@ def observed(model: Model, run: Callable[[Tensor], R], x: Tensor, note: Callable
     """``run(x)``, where the module holds copies of its own tensors and random numbers come from a generator apart;
     ``note(name)`` hears of those."""
     with _recording(), in_own_dtype(x.device):
-        (x,) = _plain([x.detach()])
+        x = x.detach().clone()
         copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in model.own]
-        with swapped(model.places, copies), draws.private(note), WrittenOut(), without_checkpoints():
-            with transforms.as_written(model.module):
-                return run(x)
+        with (
+            swapped(model.places, copies),
+            draws.private(note),
+            WrittenOut(),
+            without_checkpoints(),
+            transforms.as_written(model.module),
+        ):
+            return run(x)
 
 
 def _written(copy: Tensor, own: Tensor) -> bool:

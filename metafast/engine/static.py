@@ -5,7 +5,7 @@ every step. So it is run once for the support set and once for the query set, ea
 rest on what came out, and its gradients for these features go back through the prefix in one sweep. Autograd joins the
 three. Where the prefix has no native form, torch runs it, and the inner loop is native all the same.
 
-:class:`Composed` has the functions of :mod:`metafast.engine.ops` and :mod:`metafast.engine.reference` that learners call.
+:class:`Composed` has those functions of :mod:`metafast.engine.ops` that learners call.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from metafast.call import Batch, Call, InnerLoop, Unrolled
+from metafast.call import Call, InnerLoop, Unrolled
 from metafast.engine import reference
 from metafast.estimators import FirstOrder
 from metafast.model import lowering
 from metafast.model.builder import Unsupported
-from metafast.model.cut import Part, Split, candidates, graph_cut, reads_parameters
-from metafast.model.program import Shape
+from metafast.model.cut import Part, Split, candidates, graph_cut, reads_parameters, source_of
+from metafast.model.program import Loss, Shape
 
 #: Whether the static prefix runs once: "auto" where that is less work; "always" and "never" in tests.
 use = "auto"
@@ -58,7 +58,7 @@ class Composed:
     whole: Any  # the engine that runs the model as it is
     prefix: Half
     rest: Half
-    where: str  # the layer whose output is the cut
+    where: str  # in words, the layer whose output is the cut
     features: Shape  # of one example, at the cut
     flops: int  # of one example in the prefix; 0: not known, and it is always worth while
 
@@ -93,8 +93,8 @@ class Composed:
             assert out.loss is not None and out.task_loss is not None and out.logits is not None
             wanted = [alone.parameters[i] for i in program.learnt]
             gradients = torch.autograd.grad(out.loss, wanted, materialize_grads=True)
-        outputs = (value.detach() for value in (out.loss, out.task_loss, out.logits, out.support_loss))
-        return Differentiated(*outputs, gradients=Call(gradients, (), None, None))
+        loss, task_loss, logits = (value.detach() for value in (out.loss, out.task_loss, out.logits))
+        return Differentiated(loss, task_loss, logits, out.support_loss, Call(gradients, (), None, None))
 
     def predict(self, program: Any, parameters: Sequence[Tensor], x: Tensor) -> Tensor:
         made: Tensor
@@ -136,10 +136,10 @@ class Composed:
             made: Tensor = self.prefix.engine.predict(self.prefix.program, given, x)
         if made.shape[1:] != (x.shape[1], *self.features):
             raise RuntimeError(
-                f"layer {self.where!r} made features of shape {list(made.shape)} of x {list(x.shape)}, where [T, N, "
+                f"{self.where} made features of shape {list(made.shape)} of x {list(x.shape)}, where [T, N, "
                 f"{', '.join(map(str, self.features))}] were expected; make the learner with backend='torch'"
             )
-        return made.unflatten(0, batches) if stepwise else made
+        return made.view(*batches, *made.shape[1:]) if stepwise else made
 
     def _sweeps(self, program: Any, call: Call) -> bool:
         """Whether a gradient goes back through the prefix."""
@@ -195,6 +195,7 @@ class Observed:
     """A traced model and what the nodes of its beginning came to, for N examples and for N + 1."""
 
     graph: fx.Graph
+    x: Tensor  # one task's examples
     nodes: list[fx.Node]  # where it might be cut, the last first
     few: dict[fx.Node, Any]
     more: dict[fx.Node, Any]
@@ -207,8 +208,7 @@ def observe(
     nodes = [*candidates(graph, model, adapted)]
     if whole.reading or not nodes:
         return None
-    source = next(node for node in graph.nodes if node.op == "placeholder")
-    everything = [*graph.nodes]
+    source, everything = source_of(graph), [*graph.nodes]
     part = Part(model, everything[: everything.index(nodes[0]) + 1], source, nodes[0], {})
     random: list[fx.Node] = []
     drawn: list[str] = []
@@ -222,9 +222,9 @@ def observe(
         more = reference.observed(whole, part.values, torch.cat([x, x[:1]]), lambda name: None)
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError):
         return None
-    if random:
-        nodes = nodes[next(i for i, node in enumerate(nodes) if node < random[0]) :] if nodes[-1] < random[0] else []
-    return Observed(graph, nodes, few, more) if nodes else None
+    before = everything[: everything.index(random[0])] if random else everything
+    nodes = [node for node in nodes if node in before]
+    return Observed(graph, x, nodes, few, more) if nodes else None
 
 
 def cut(
@@ -247,16 +247,26 @@ def cut(
             continue
         features, (before, behind) = tuple(value.shape[1:]), found.parts(model)
         every = tuple(range(len(names)))
-        prefix = Half(reference, replace(whole, module=before, out=features, differentiated_once=native is not None), every)
-        if native is None:
+        prefix = Half(
+            reference, replace(whole, module=before, out=features, differentiated_once=native is not None), every
+        )
+        if native is None or not isinstance(whole.loss, Loss):
             rest = Half(reference, replace(whole, module=behind), every)
         else:
             try:
-                program = lowering.lower_rest(
-                    found, model, features, adapted=adapted, loss=whole.loss, dtype=dtype
-                )
+                program = lowering.lower_rest(found, model, features, adapted=adapted, loss=whole.loss, dtype=dtype)
             except Unsupported:
                 continue
             rest = Half(native, program, tuple(names.index(p.name) for p in program.parameters))
-        return Composed(reference, prefix, rest, node.meta["where"], features, 0)
+        if not _agree(whole, before, behind, observed.x):
+            continue
+        return Composed(reference, prefix, rest, found.where, features, 0)
     return None
+
+
+def _agree(whole: reference.Model, before: Part, behind: Part, x: Tensor) -> bool:
+    """Whether the halves give what the whole gives: the last word on code that writes where nobody has looked."""
+    drawn: list[str] = []
+    expected = reference.observed(whole, whole.module, x, drawn.append)
+    made = reference.observed(whole, lambda x: behind(before(x)), x, drawn.append)
+    return bool(drawn) or torch.allclose(made, expected, rtol=1e-3, atol=1e-5, equal_nan=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from metafast.model.layers import POINTWISE
 from metafast.model.program import ABSENT, Parameter, Shape, Step
-
-_OF_ONE_ELEMENT = frozenset("relu leaky_relu elu silu gelu gelu_tanh tanh sigmoid softplus add".split())
 
 
 def flops(step: Step, values: Sequence[Shape], parameters: Sequence[Parameter]) -> int:
@@ -33,6 +32,6 @@ def _per_element(step: Step, values: Sequence[Shape], parameters: Sequence[Param
         return -(-math.prod(values[step.inputs[0]]) // math.prod(values[step.output]))
     if step.op == "flatten":
         return 0
-    if step.op in _OF_ONE_ELEMENT:
+    if step.op in POINTWISE or step.op == "add":
         return 1
     raise NotImplementedError(f"the cost of {step.op!r} is not known; add it to metafast.model.cost")

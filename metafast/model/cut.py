@@ -1,15 +1,15 @@
 """Where a model can be cut: a static prefix, which the inner loop does not move, and the rest.
 
 A value is static if neither it nor anything it is computed from reads an adapted parameter. With a fixed support set it
-is the same at every inner step. A cut is one static value through which all goes: behind it, nothing else of what stands
-before it is read. Cuts of a Program are found among its values (:func:`split`), those of a model without native form
-among the nodes of its traced graph (:func:`candidates`, :class:`Part`).
+is the same at every inner step. A cut is one static value through which all goes: behind it, nothing else of what
+stands before it is read. Cuts of a Program are found among its values (:func:`split`), those of a model without native
+form among the nodes of its traced graph (:func:`candidates`, :class:`Part`).
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from metafast.model import cost
-from metafast.model.builder import BATCH
+from metafast.model.builder import BATCH, called
 from metafast.model.program import ABSENT, Parameter, Program, Step
-
 
 # ---- Programs --------------------------------------------------------------------------------------------------------
 
@@ -32,7 +31,7 @@ class Split:
     rest: Program
     prefix_at: tuple[int, ...]
     rest_at: tuple[int, ...]
-    where: str  # the layer whose output is the cut
+    where: str  # in words, the layer whose output is the cut
     flops: int  # of the prefix, for one example
 
 
@@ -49,7 +48,12 @@ def split(program: Program) -> Split | None:
         return None
     prefix, prefix_at = _part(program, first, 0, False)
     rest, rest_at = _part(program, last, cut, True)
-    return Split(replace(prefix, loss=None), rest, prefix_at, rest_at, first[-1].where, flops)
+    return Split(replace(prefix, loss=None), rest, prefix_at, rest_at, layer_of(first[-1]), flops)
+
+
+def layer_of(step: Step) -> str:
+    """In words."""
+    return called(step.where) if step.where else f"{step.op} in {called(step.where)}"
 
 
 def static_values(
@@ -123,7 +127,7 @@ def candidates(graph: fx.Graph, model: nn.Module, adapted: Callable[[str], bool]
     ids = {id(p) for n, p in model.named_parameters() if n in moved}
 
     def moves(node: fx.Node) -> bool:
-        if node.op == "call_module" and any(id(p) in ids for p in modules[node.target].parameters()):  # type: ignore[index]
+        if node.op == "call_module" and any(id(p) in ids for p in modules[str(node.target)].parameters()):
             return True
         return any(given.op == "get_attr" and given.target in moved for given in node.all_input_nodes)
 
@@ -140,7 +144,7 @@ def reads_parameters(nodes: Sequence[fx.Node], model: nn.Module) -> bool:
     modules = dict(model.named_modules())
     return any(
         node.op == "get_attr"
-        or (node.op == "call_module" and any(True for _ in modules[node.target].parameters()))  # type: ignore[index]
+        or (node.op == "call_module" and any(True for _ in modules[str(node.target)].parameters()))
         for node in nodes
     )
 
@@ -199,6 +203,12 @@ def _called(model: nn.Module, node: fx.Node) -> Callable[..., Any]:
     return lambda self, *arguments, **keywords: getattr(self, str(node.target))(*arguments, **keywords)
 
 
+def source_of(graph: fx.Graph) -> fx.Node:
+    """The node of the model's input."""
+    found: fx.Node = next(node for node in graph.nodes if node.op == "placeholder")
+    return found
+
+
 @dataclass(frozen=True)
 class GraphCut:
     """A graph cut behind ``at``."""
@@ -209,7 +219,15 @@ class GraphCut:
 
     @property
     def source(self) -> fx.Node:
-        return next(node for node in self.graph.nodes if node.op == "placeholder")
+        return source_of(self.graph)
+
+    @property
+    def where(self) -> str:
+        """In words, the layer whose output is the cut."""
+        if self.at.op == "call_module":
+            return called(str(self.at.target))
+        name = self.at.target if isinstance(self.at.target, str) else getattr(self.at.target, "__name__", "a function")
+        return f"{name} in {called(self.at.meta['where'])}"
 
     @property
     def before(self) -> list[fx.Node]:
@@ -224,9 +242,11 @@ class GraphCut:
         return [node for node in nodes[:place] if node.op == "get_attr"] + nodes[place + 1 : -1]
 
     @property
-    def result(self) -> fx.Node:
+    def result(self) -> Any:
+        """What the model returns: a node, if it is one tensor."""
         (output,) = [node for node in self.graph.nodes if node.op == "output"]
-        return output.args[0]  # type: ignore[return-value]
+        result: Any = output.args[0]
+        return result
 
     def parts(self, model: nn.Module) -> tuple[Part, Part]:
         """The static prefix and the rest, as modules."""
@@ -241,8 +261,8 @@ class _Crosses(Exception):
 def graph_cut(graph: fx.Graph, at: fx.Node, few: Mapping[fx.Node, Any], more: Mapping[fx.Node, Any]) -> GraphCut | None:
     """The cut behind ``at``, or None where it is none.
 
-    ``few`` and ``more`` are the values of the nodes up to there for N and for N + 1 examples. The cut must be a tensor of
-    N examples, and nothing else but numbers may go past it.
+    ``few`` and ``more`` are the values of the nodes up to there for N and for N + 1 examples. The cut must be a tensor
+    of N examples, and nothing else but numbers may go past it.
     """
     cut = GraphCut(graph, at, {})
     before = cut.before
@@ -251,7 +271,7 @@ def graph_cut(graph: fx.Graph, at: fx.Node, few: Mapping[fx.Node, Any], more: Ma
         return None
     if value.ndim < 2 or value.shape[1:] != other.shape[1:] or (len(value), len(other)) != (n, n + 1):
         return None
-    inside: Collection[fx.Node] = set(before)
+    inside = set(before)
     known = {}
     for node in before:
         if node is at or node.op == "get_attr" or inside.issuperset(node.users):
@@ -269,9 +289,8 @@ def _symbols(few: Any, more: Any, n: int) -> Any:
         return tuple(_symbols(a, b, n) for a, b in zip(few, more, strict=True))
     if type(few) is int and (few, more) == (n, n + 1):
         return BATCH
-    if few is None or isinstance(few, (bool, int, float, str, torch.dtype, torch.device)):
-        if few == more:
-            return few
+    if (few is None or isinstance(few, (bool, int, float, str, torch.dtype, torch.device))) and few == more:
+        return few
     raise _Crosses
 
 

@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,14 +25,12 @@ from torch import Tensor, nn
 
 from metafast import arguments, losses, transforms
 from metafast.call import Batch, Hyper
-from metafast.engine import reference, static
+from metafast.engine import reference
 from metafast.engine.static import Composed
 from metafast.model import lowering
 from metafast.model.builder import called
-from metafast.model.cut import split as split_program
 from metafast.model.program import Parameter, Program, Shape, Step
-from metafast.model.tracing import trace
-from metafast.planning import shared
+from metafast.planning import engines, shared
 from metafast.tracking.facts import facts
 from metafast.tracking.reads import Reads, Undone
 from metafast.tracking.snapshot import Snapshot
@@ -84,12 +81,17 @@ class Plan:
         return self.engine if isinstance(self.engine, Composed) else None
 
     @property
+    def loops_natively(self) -> bool:
+        """Whether the inner loop runs natively, be it behind a prefix that torch runs."""
+        return self.native or (self.composed is not None and self.composed.by_torch)
+
+    @property
     def words(self) -> str:
         """Which engine runs the inner loop, for reports."""
         if self.native:
             return "native"
-        if self.composed is not None and self.composed.by_torch:
-            return f"native behind {called(self.composed.where)}; torch runs what is before, because of {self.why}"
+        if self.composed is not None and self.loops_natively:
+            return f"native behind {self.composed.where}; torch runs what is before, because of {self.why}"
         return f"torch ({self.why})"
 
     def replaced(self, given: dict[str, Tensor]) -> list[Tensor]:
@@ -274,7 +276,7 @@ class Planner:
         """The plan of another planner as one of this one's, which warns again."""
         plan = replace(plan, warned=self.warned)
         if not plan.native:
-            if self.backend != "torch" and not (plan.composed is not None and plan.composed.by_torch):
+            if self.backend != "torch" and not plan.loops_natively:
                 self._warn_of_torch(plan.why)
             plan = self._of(plan, self.model, self.loss or self.function)
         shared.keep(self.plans, plan)
@@ -289,34 +291,27 @@ class Planner:
         dtype, device = one_kind(named)
         arguments.inputs(name, x, dtype, device)
         self._check_statistics()
-        engine: Any = reference
+        engine: Any
         program: Any
         why = "backend='torch'"
         reads, undone = Reads(self.model), Undone(self.model)
-        if self.backend != "torch":
+        if self.backend == "torch":
+            engine, program, reads = self._by_torch(name, x, dtype, undone)
+        else:
             try:
                 engine, program = self._native(x, dtype, device, reads)
             except lowering.Unsupported as unsupported:
                 why = str(unsupported)
-                program, reads = self._describe(name, x, undone)  # what torch cannot run either is another error
-                engine, reads = self._composed(program, x, dtype, device, undone, reads)
-                native = engine is not reference and engine.by_torch
-                if not native and (self.strict or self.backend == "native"):
-                    asked = "strict=True" if self.strict else "backend='native'"
-                    raise RuntimeError(
-                        f"{asked}, but the native engine cannot be used, because of {why}"
-                    ) from unsupported
-        if self.backend == "torch":
-            program, reads = self._describe(name, x, undone)
-            engine, reads = self._composed(program, x, dtype, device, undone, reads)
-        if not isinstance(program, Program):
-            if self.backend != "torch" and (engine is reference or not engine.by_torch):
-                self._warn_of_torch(why)
-            out = program.out
-        else:
+                engine, program, reads = self._by_torch(
+                    name, x, dtype, undone
+                )  # what torch cannot run is another error
+                self._check_choice(engine, why, unsupported)
+        if isinstance(program, Program):
             if not x.is_floating_point():
                 raise TypeError(f"{name} has dtype {x.dtype}; expected {dtype}, that of the model's parameters")
             out = program.values[program.output]
+        else:
+            out = program.out
         tensors = named | dict(self.model.named_buffers())
         return Plan(
             engine,
@@ -337,6 +332,25 @@ class Planner:
             warned=self.warned,
         )
 
+    def _check_choice(self, engine: Any, why: str, unsupported: lowering.Unsupported) -> None:
+        """Say that torch runs the inner loop, or raise where that was ruled out."""
+        if isinstance(engine, Composed) and engine.by_torch:
+            return
+        if self.strict or self.backend == "native":
+            asked = "strict=True" if self.strict else "backend='native'"
+            raise RuntimeError(f"{asked}, but the native engine cannot be used, because of {why}") from unsupported
+        self._warn_of_torch(why)
+
+    def _by_torch(self, name: str, x: Tensor, dtype: torch.dtype, undone: Undone) -> tuple[Any, reference.Model, Reads]:
+        """What runs a model that is not native as a whole, and what that depends on."""
+        program, reads = self._describe(name, x, undone)
+        if self.unrolls:
+            on_torch = self.backend == "torch" or self.loss is None
+            found = engines.composed(self.model, program, self.adapts, x, dtype, on_torch)
+            if found is not None:
+                return found[0], program, found[1]
+        return reference, program, reads
+
     def _describe(self, name: str, x: Tensor, undone: Undone) -> tuple[reference.Model, Reads]:
         """What torch runs, and what its code reads. The model is left as it was."""
         reads = Reads(self.model, versions=False)
@@ -346,59 +360,14 @@ class Planner:
         # One task after another if tasks leave something behind in the model: under vmap, that would be of all at once.
         return (replace(program, batched=False) if undone.changes else program), reads
 
-    def _composed(
-        self, whole: reference.Model, x: Tensor, dtype: torch.dtype, device: torch.device, undone: Undone, reads: Reads
-    ) -> tuple[Any, Reads]:
-        """What runs a model that torch can run, with what that depends on: torch, or a composition of its static prefix
-        with a rest that is native where it can be."""
-        if not self.unrolls or whole.reading or whole.differentiates:
-            return reference, reads
-        traced = Reads(self.model)
-        try:
-            graph = trace(self.model, traced)
-        except lowering.Unsupported:
-            return reference, reads
-        with Undone(self.model):
-            observed = static.observe(self.model, whole, graph, x, self.adapts)
-        if observed is None:
-            return reference, reads
-        made = None
-        if self.backend != "torch" and self.loss is not None:
-            try:
-                made = static.cut(self.model, whole, observed, self.adapts, dtype, self._ops(device))
-            except lowering.Unsupported:
-                pass
-        made = made or static.cut(self.model, whole, observed, self.adapts, dtype)
-        return (reference, reads) if made is None else (made, traced)
-
-    @staticmethod
-    def _ops(device: torch.device) -> ModuleType:
-        """The native engine; raises Unsupported where there is none."""
-        if device.type not in ("cpu", "cuda"):
-            raise lowering.Unsupported("", f"it is on {device}; the native engine runs on CPUs and CUDA devices")
-        try:
-            from metafast.engine import ops
-        except ImportError as error:
-            raise lowering.Unsupported("metafast", f"was installed without its native engine ({error})") from error
-        return ops
-
     def _native(self, x: Tensor, dtype: torch.dtype, device: torch.device, reads: Reads) -> tuple[Any, Program]:
         """The native engine and what it runs; raises Unsupported. ``reads`` notes what that depends on."""
         if self.loss is None:
             raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
+        engines.check_kind(device)
         example = tuple(x.shape[1:])
         program = lowering.lower(self.model, example, adapted=self.adapts, loss=self.loss, dtype=dtype, reads=reads)
-        ops = self._ops(device)
-        self._check_device(x, program)
-        split = split_program(program) if self.unrolls else None
-        return (ops if split is None else static.composed(ops, split)), program
-
-    @staticmethod
-    def _check_device(x: Tensor, program: Program) -> None:
-        from metafast.engine import device as devices
-
-        if devices.takes(x) and (why := devices.obstacle(program)):
-            raise lowering.Unsupported("", f"it is on {x.device}, but {why}")
+        return engines.native(program, x, self.unrolls), program
 
     def _check_statistics(self) -> None:
         for name, module in self.model.named_modules():
