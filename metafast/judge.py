@@ -3,8 +3,9 @@
 One task at a time, nothing batched, fused or cached. At every inner step the model really holds theta_k, as
 nn.Parameters that nothing can tell from those an optimiser would have left there; the model and the loss then run as a
 user runs them, on torch's own layers but for those without a right second derivative. So no graph leads from one step
-to the next, and the chain rule between them is written out: with (theta_{k+1}, s_{k+1}) = U_k(theta_k, s_k, z) for the
-rule's states s and every other input z (hyper-parameters, data, theta_0, parameters that are not adapted)::
+to the next, and the chain rule between them is written out (docs/maths.md, equations 5 to 9): with
+(theta_{k+1}, s_{k+1}) = U_k(theta_k, s_k, z) for the rule's states s and every other input z (hyper-parameters, data,
+theta_0, parameters that are not adapted)::
 
     lambda_K = dL(theta_K; Q)/d theta_K,  sigma_K = 0,  (lambda, sigma)_k = (dU_k/d(theta, s)_k)^T (lambda, sigma)_{k+1}
     d loss/d theta_0 = lambda_0,  d loss/d z = dL/dz + sum_k (dU_k/dz)^T (lambda, sigma)_{k+1}

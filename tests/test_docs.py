@@ -88,9 +88,11 @@ def test_equations_are_numbered_in_order() -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_code_cites_sections_that_exist() -> None:
-    sections = set(re.findall(r"^## (\d+)\.", (ROOT / "docs/maths.md").read_text(), re.MULTILINE))
+@pytest.mark.parametrize(("kind", "defined"), [("sections?", r"^## (\d+)\."), ("equations?", r"\\tag\{(\d+)\}")])
+def test_code_cites_what_exists(kind: str, defined: str) -> None:
+    known = set(re.findall(defined, (ROOT / "docs/maths.md").read_text(), re.MULTILINE))
     sources = [*ROOT.glob("csrc/**/*.h"), *ROOT.glob("csrc/**/*.cpp"), *ROOT.glob("metafast/**/*.py")]
-    cited = {n for p in sources for n in re.findall(r"maths\.md,\s(?://\s)?section (\d+)", p.read_text())}
+    pattern = rf"maths\.md,\s(?://\s)?{kind} (\d+)(?: (?:to|and) (\d+))?"
+    cited = {n for p in sources for found in re.findall(pattern, p.read_text()) for n in found if n}
     assert cited
-    assert cited <= sections
+    assert cited <= known

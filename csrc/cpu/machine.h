@@ -1,4 +1,5 @@
-// The machine that a CPU thread is: what an estimator (estimators/list.h) asks for, done for one task (docs/maths.md, section 2).
+// The machine that a CPU thread is: what an estimator (estimators/list.h) asks for, done for one task (docs/maths.md,
+// equations 2 to 9).
 //
 //   (theta_{k+1}, s_{k+1}) = U(theta_k, s_k, g_k),   g_k = d L(theta_k; S) / d theta,   L_t = L(theta_K; Q)
 //   lambda_K = c d L_t / d theta;   the adjoint of U makes v and lambda' of lambda_{k+1};   lambda_k = lambda' + H_k v

@@ -79,7 +79,8 @@ struct HyperPlan {
 };
 
 // What is kept of the steps of a task. Checkpoints of theta stand after every `every` steps, if that is not 0; what lies
-// between them is made again, a segment at a time. `thetas`, `tapes`, `gradients`: how many of each are kept, besides.
+// between them is made again, a segment at a time (docs/maths.md, equation 13). `thetas`, `tapes`, `gradients`: how many of
+// each are kept, besides.
 struct KeptSteps {
   int32_t every, thetas, tapes, gradients;
   bool states;  // with each theta; else those of the last step alone

@@ -1,4 +1,5 @@
-// A rule's links over the elements of all adapted parameters, forwards and backwards. Written once for both machines.
+// A rule's links over the elements of all adapted parameters, forwards and backwards (docs/maths.md, equation 6). Written once
+// for both machines.
 //
 // A machine says how it walks over elements: its Walk has
 //   Number, Scalar, Shared      what arrays of a task hold, what links compute on, what all tasks share
@@ -187,7 +188,7 @@ struct RuleLoops {
     });
   }
 
-  // g' = f g with f = scale(h, n), n = |g|^2: the bar of g is f bar + 2 g <bar, g> df/dn.
+  // g' = f g with f = scale(h, n), n = |g|^2: the bar of g is f bar + 2 g <bar, g> df/dn (docs/maths.md, equation 11).
   template <class Link>
   MF_HD void scale_adjoint(const LinkPlan& link, int32_t k, const T* g, T* bar) const {
     using D = Dual<S>;

@@ -1,4 +1,5 @@
-// Goes back through the last `argument` steps alone, and takes what stands before them for a constant (Shaban et al. 2019).
+// Goes back through the last `argument` steps alone, and hands lambda on to the initial parameters (Shaban et al. 2019;
+// docs/maths.md, equation 12).
 #pragma once
 
 #include "estimators/exact.h"

@@ -41,13 +41,13 @@ def Adagrad(
         per_step, learn, and what every setting may be: as for :func:`metafast.SGD`.
     """
     given = (lr, lr_decay, weight_decay, initial_accumulator_value, eps)
-    for name, value in zip(_HYPERS[1:], given[1:], strict=True):
-        number(name, value)
-    if lr is not None:
-        number("lr", lr, least=-float("inf"))
+    hypers: dict[str, HyperValue | None] = {}
+    for name, value in zip(_HYPERS, given, strict=True):
+        least = -float("inf") if name == "lr" else 0.0
+        hypers[name] = None if value is None and name == "lr" else number(name, value, least=least)
     learn = (learn,) if isinstance(learn, str) else tuple(learn)
-    link = Link("adagrad", {name: name for name in _HYPERS}, 1, map=_step)
-    return Rule((link,), dict(zip(_HYPERS, given, strict=True)), per_step, learn, default_lr=0.01, name="Adagrad")
+    link = Link("adagrad", "Adagrad", {name: name for name in _HYPERS}, 1, map=_step)
+    return Rule((link,), hypers, per_step, learn, default_lr=0.01)
 
 
 def _step(m: Moving, h: Mapping[str, Tensor], k: int) -> None:
