@@ -104,6 +104,30 @@ class Unused(nn.Module):
         return torch.tanh(self.used(x))
 
 
+class Transformer(nn.Module):
+    """A backbone without native form; sequences are averaged by a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=True), L(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).mean(1))  # type: ignore[no-any-return]
+
+
+class Recurrent(nn.Module):
+    """A backbone that returns more than one tensor, and a size of the input that is read behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.LSTM(3, 4, batch_first=True), L(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[0]
+        states, _ = self.body(x)
+        return self.head(states[:, -1]).view(count, -1)  # type: ignore[no-any-return]
+
+
 def seq(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(*layers)
 

@@ -7,7 +7,7 @@ says only what is special about it. Models are tiny on purpose: a law over the w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -16,10 +16,12 @@ from metafast import losses
 from models import (
     Functional,
     Methods,
+    Recurrent,
     Residual,
     Reused,
     Sign,
     Tied,
+    Transformer,
     Twice,
     TwoHeads,
     Unused,
@@ -56,6 +58,8 @@ class Row:
     training: bool = True
     smooth: bool = True  # no kinks: float32 can be judged, finite differences are safe
     native: bool = True  # False: no native form; the torch backend must still be right
+    static: bool = False  # what stands before some layer is not moved by the inner loop, and may run once
+    by_torch: bool = False  # and has no native form, so that torch runs it
 
     def __str__(self) -> str:
         return self.name
@@ -199,7 +203,9 @@ NORMS = [
     norm("2d-plain-eval", lambda: nn.BatchNorm2d(3, affine=False), (2, 3, 3), training=False),
     norm("2d-eps", lambda: nn.BatchNorm2d(3, eps=0.2), (2, 3, 3)),
     norm("2d-first-order", lambda: nn.BatchNorm2d(3), (2, 3, 3), first_order=True),
-    norm("2d-adapted-affine-only", lambda: nn.BatchNorm2d(3), (2, 3, 3), adapt_params=("1.weight", "1.bias")),
+    norm(
+        "2d-adapted-affine-only", lambda: nn.BatchNorm2d(3), (2, 3, 3), adapt_params=("1.weight", "1.bias"), static=True
+    ),
     norm(
         "2d-affine-not-adapted",
         lambda: nn.BatchNorm2d(3),
@@ -257,7 +263,7 @@ ACTIVATIONS = [
     Row("act/leaky-at-zero", lambda: seq(L(3, 4, bias=False), nn.LeakyReLU(0.2), L(4, 2)), smooth=False, zeros=True),
     Row("act/elu-at-zero", lambda: seq(L(3, 4, bias=False), nn.ELU(1.5), L(4, 2)), smooth=False, zeros=True),
     Row("act/last", lambda: seq(L(3, 4), nn.Sigmoid())),
-    Row("act/first", lambda: seq(nn.SiLU(), L(3, 2)), steps=3),
+    Row("act/first", lambda: seq(nn.SiLU(), L(3, 2)), steps=3, static=True),
     Row("act/in-a-row", lambda: seq(L(3, 4), nn.Tanh(), nn.Softplus(), nn.GELU(), L(4, 2))),
     Row("act/in-a-row-by-output", lambda: seq(L(3, 4), nn.ReLU(), nn.Tanh(), nn.Sigmoid(), L(4, 2)), smooth=False),
 ]
@@ -288,7 +294,14 @@ POOLS = [
         (1, 6, 6),
         smooth=False,
     ),
-    Row("pool/max-ties", lambda: seq(nn.MaxPool2d(2), nn.Flatten(), L(4, 2)), (1, 4, 4), smooth=False, zeros=True),
+    Row(
+        "pool/max-ties",
+        lambda: seq(nn.MaxPool2d(2), nn.Flatten(), L(4, 2)),
+        (1, 4, 4),
+        smooth=False,
+        zeros=True,
+        static=True,
+    ),
 ]
 
 GRAPHS = [
@@ -387,20 +400,26 @@ OPTIONS = [
     Row("option/lr-large", **CLASSIFIER, lr=2.0, steps=3),
     Row("option/first-order-steps-0", **CLASSIFIER, steps=0, first_order=True),
     Row("option/first-order-weighted", **CLASSIFIER, first_order=True, weighted=True, steps=3),
-    Row("option/head-only", **CLASSIFIER, adapt_params="4.*"),
-    Row("option/head-only-conv", **SMALL_CONV, adapt_params=("5.weight", "5.bias"), steps=3),
-    Row("option/head-only-per-element", **CLASSIFIER, adapt_params="4.*", lr_form="per_element"),
-    Row("option/head-only-first-order", **SMALL_CONV, adapt_params="5.*", first_order=True),
+    Row("option/head-only", **CLASSIFIER, adapt_params="4.*", static=True),
+    Row("option/head-only-conv", **SMALL_CONV, adapt_params=("5.weight", "5.bias"), steps=3, static=True),
+    Row("option/head-only-per-element", **CLASSIFIER, adapt_params="4.*", lr_form="per_element", static=True),
+    Row("option/head-only-first-order", **SMALL_CONV, adapt_params="5.*", first_order=True, static=True),
     Row("option/body-only", **CLASSIFIER, adapt_params=lambda name: not name.startswith("4.")),
     Row("option/body-only-conv", **SMALL_CONV, adapt_params=lambda name: not name.startswith("5.")),
     Row("option/bias-only", **CLASSIFIER, adapt_params="*.bias", steps=3),
     Row("option/bias-only-per-tensor", **CLASSIFIER, adapt_params="*.bias", lr_form="per_tensor"),
     Row("option/first-layer-only", **SMALL_CONV, adapt_params="0.*"),
-    Row("option/frozen-body", lambda: frozen(mlp(3, 5, 3), "0."), loss="cross_entropy"),
+    Row("option/frozen-body", lambda: frozen(mlp(3, 5, 3), "0."), loss="cross_entropy", static=True),
     Row("option/frozen-middle", lambda: frozen(mlp(3, 5, 3), "2."), loss="cross_entropy", steps=3),
     Row("option/frozen-head", lambda: frozen(mlp(3, 5, 3), "4."), loss="cross_entropy"),
     Row("option/frozen-biases", lambda: frozen(mlp(3, 5, 3), "0.bias", "2.bias", "4.bias"), loss="cross_entropy"),
-    Row("option/frozen-and-head-only", lambda: frozen(mlp(3, 5, 3), "2."), loss="cross_entropy", adapt_params="4.*"),
+    Row(
+        "option/frozen-and-head-only",
+        lambda: frozen(mlp(3, 5, 3), "2."),
+        loss="cross_entropy",
+        adapt_params="4.*",
+        static=True,
+    ),
     Row("option/stepwise", **CLASSIFIER, stepwise=True, steps=3),
     Row("option/stepwise-weighted", **CLASSIFIER, stepwise=True, weighted=True, steps=3),
     Row("option/stepwise-regression", lambda: mlp(), stepwise=True, lr_form="per_step"),
@@ -414,6 +433,67 @@ OPTIONS = [
     Row("option/many-queries", **CLASSIFIER, shots=1, queries=33),
 ]
 
+
+#: What the inner loop does not move stands before what it moves. Where that has no native form, torch runs it, and the
+#: inner loop is native all the same.
+STATIC = [
+    Row("option/static-layer-norm", lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 2)), adapt_params="3.*"),
+    Row(
+        "option/static-layer-norm-two-layers",
+        lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 4), nn.Tanh(), L(4, 2)),
+        adapt_params=lambda name: name[0] in "35",
+        lr_form="per_element",
+        steps=3,
+        weighted=True,
+    ),
+    Row(
+        "option/static-layer-norm-constant",
+        lambda: frozen(seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 3)), "0.", "1."),
+        loss="cross_entropy",
+        steps=3,
+    ),
+    Row(
+        "option/static-layer-norm-stepwise",
+        lambda: seq(L(3, 5), nn.LayerNorm(5), L(5, 2)),
+        adapt_params="2.*",
+        stepwise=True,
+    ),
+    Row(
+        "option/static-first-order",
+        lambda: seq(L(3, 5), nn.LayerNorm(5), L(5, 2)),
+        adapt_params="2.*",
+        first_order=True,
+    ),
+    Row("option/static-transformer", Transformer, (3, 4), adapt_params="head.*", steps=3),
+    Row("option/static-lstm", Recurrent, (4, 3), "cross_entropy", adapt_params="head.*"),
+    Row(
+        "option/static-batch-norm-3d",
+        lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh(), nn.Flatten(), L(16, 2)),
+        (1, 3, 3, 3),
+        adapt_params="4.*",
+    ),
+    Row(
+        "option/static-grouped-conv",
+        lambda: seq(C(2, 4, 3, groups=2), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), L(16, 3)),
+        (2, 4, 4),
+        "cross_entropy",
+        adapt_params="4.*",
+    ),
+    Row(
+        "option/static-body-then-norm",
+        lambda: seq(L(3, 5), nn.GroupNorm(1, 5), L(5, 4), nn.BatchNorm1d(4), nn.Tanh(), L(4, 2)),
+        adapt_params=lambda name: name[0] in "35",
+        shots=4,
+        queries=3,
+    ),
+]
+STATIC = [replace(row, static=True, by_torch=True) for row in STATIC]
+STATIC += [  # native in both halves
+    Row("option/static-conv4", conv4, (1, 16, 16), "cross_entropy", adapt_params="17.*", smooth=False, static=True),
+    Row("option/static-tied", Tied, (4,), adapt_params="second.bias", static=True),
+    Row("option/static-called-twice", Twice, adapt_params="head.*", static=True),
+    Row("option/static-residual", Reused, adapt_params="right.*", static=True),
+]
 
 FALLBACK = [
     Row("torch/layer-norm", lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 2)), native=False),
@@ -441,6 +521,6 @@ FALLBACK = [
     Row("torch/mish", lambda: seq(L(3, 4), nn.Mish(), L(4, 2)), native=False),
 ]
 
-ROWS: list[Row] = [*LINEAR, *CONVOLUTIONS, *NORMS, *ACTIVATIONS, *POOLS, *GRAPHS, *LOSSES, *OPTIONS, *FALLBACK]
+ROWS: list[Row] = [*LINEAR, *CONVOLUTIONS, *NORMS, *ACTIVATIONS, *POOLS, *GRAPHS, *LOSSES, *OPTIONS, *STATIC, *FALLBACK]
 BY_NAME = {row.name: row for row in ROWS}
 assert len(BY_NAME) == len(ROWS), "two rows share a name"

@@ -49,6 +49,17 @@ def _once(gradients: Sequence[Tensor | None], depend_on: Sequence[Tensor | None]
     return guarded
 
 
+def once(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The same tensors for torch's code, whose own second derivative, should it have one, is not to be taken."""
+    made = []
+    for tensor in tensors:
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            tensor = tensor.view_as(tensor)
+            tensor.register_hook(lambda gradient: _once([gradient], [gradient])[0])  # type: ignore[no-untyped-call]
+        made.append(tensor)
+    return made
+
+
 def _apply(function: type[Function], *inputs: Any) -> Any:
     """``function.apply`` without its search, at every call, for default arguments: there are none."""
     transforms.refuse_natively()

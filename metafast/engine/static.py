@@ -133,6 +133,8 @@ class Composed:
             ]
             x = x.flatten(0, 1)
         with torch.no_grad() if constant else nullcontext():
+            if self.by_torch:
+                *given, x = self.rest.engine.once([*given, x])
             made: Tensor = self.prefix.engine.predict(self.prefix.program, given, x)
         if made.shape[1:] != (x.shape[1], *self.features):
             raise RuntimeError(
@@ -177,8 +179,7 @@ def _held(half: Half, model: nn.Module | None, loss: Any) -> Half:
     """``half`` with the parts of another model, should torch run it."""
     if half.engine is not reference:
         return half
-    part = None if model is None else half.program.module.of(model)
-    return half._replace(program=replace(half.program, module=part, loss=loss))
+    return half._replace(program=replace(half.program, module=half.program.module.of(model), loss=loss))
 
 
 # ---- made ------------------------------------------------------------------------------------------------------------

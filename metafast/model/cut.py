@@ -160,7 +160,7 @@ class Part(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | None,
         nodes: Sequence[fx.Node],
         source: fx.Node,
         result: fx.Node,
@@ -170,10 +170,10 @@ class Part(nn.Module):
         super().__init__()
         self.model, self.nodes, self.source, self.result = model, tuple(nodes), source, result
         self.known, self.copies = dict(known), copies
-        self.train(model.training)
+        self.train(model is not None and model.training)
 
-    def of(self, model: nn.Module) -> Part:
-        """The same nodes of ``model``, a module that the same graph was traced from."""
+    def of(self, model: nn.Module | None) -> Part:
+        """The same nodes of another model of this structure; of None, which keeps no model alive, nothing can run."""
         return Part(model, self.nodes, self.source, self.result, self.known, self.copies)
 
     def forward(self, x: Tensor) -> Any:
@@ -195,8 +195,9 @@ class Part(nn.Module):
         return found
 
 
-def _called(model: nn.Module, node: fx.Node) -> Callable[..., Any]:
+def _called(model: nn.Module | None, node: fx.Node) -> Callable[..., Any]:
     if node.op == "call_module":
+        assert model is not None
         return model.get_submodule(str(node.target))
     if node.op == "call_function":
         return node.target  # type: ignore[return-value]
