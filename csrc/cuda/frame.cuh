@@ -28,7 +28,7 @@
 //     begin at multiples of 16 bytes, but for inputs read where the user has them (ld = channels, any alignment).
 //   * f.activation_dot(v) and f.parameter_dot(p) are null where the tangent is known to be zero. GradientMode says
 //     whether a gradient is wanted, overwritten or accumulated, as on the CPU.
-//   * Formulae are those of csrc/primitives/ and csrc/core/scalar.h, shared, not copied. No CUDA header is included; from
+//   * Formulae are those of csrc/formulas/ and csrc/core/scalar.h, shared, not copied. No CUDA header is included; from
 //     CUDA, code uses __device__, __syncwarp and __shfl_xor_sync (through shim.h on the CPU) and nothing else.
 #pragma once
 
