@@ -402,7 +402,7 @@ def _uses_batch_statistics(step: Step) -> bool:
 
 def _users_level() -> int:
     """How far up the stack the user's own line is: the first outside this package and outside torch."""
-    ours = (os.path.dirname(__file__), os.path.dirname(torch.__file__))
+    ours = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(torch.__file__))  # the packages
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
         frame, level = frame.f_back, level + 1
