@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import metafast as mf
 from judge import Tensors, assert_close, assert_same_bits, pull_back
-from metafast.rules import Rule
+from metafast.rules.rule import Rule
 from rule_cases import ESTIMATORS, MODELS, RULES, adapt, executing, forward, learner, problem
 
 ENGINES = ("alone", "whole packs", "small packs", "2 threads", "persistent", "batched", "torch")

@@ -8,12 +8,13 @@ import metafast as mf
 from benchmarks.rivals import Forms
 from benchmarks.updates import ADAM, FRICTION, MOMENTUM
 from benchmarks.workloads import LEARNT, Problem
+from metafast.rules.rule import Rule
 
 #: What a user passes for each policy.
 POLICIES: dict[str, str | mf.Checkpoint] = {"checkpoint": mf.Checkpoint()}
 
 
-def rule(problem: Problem) -> mf.rules.Rule:
+def rule(problem: Problem) -> Rule:
     w = problem.workload
     lr = problem.rates or w.lr
     learn = ("lr",) if w.rates == LEARNT else ()
