@@ -72,12 +72,14 @@ class MAML(nn.Module):
             ``learn`` names are parameters of the learner under their own names.
         learn_lr: register the learning rate as parameters of the learner (Meta-SGD, Li et al. 2017, when it is a dict).
         adapt_params: what the inner loop moves: a glob over parameter names, a list of them, or a function of the
-            name. The rest is meta-learnt only (ANIL, Raghu et al. 2020).
+            name. The rest is meta-learnt only (ANIL, Raghu et al. 2020). Layers before the first that is moved run once
+            per task and set instead of at every step.
         memory: keep the activations of every inner step for the reverse sweep (``"keep"``), compute them again
             (``"recompute"``), or choose by size (``"auto"``); :class:`metafast.Checkpoint` keeps parameters of some
             steps only. The results are the same; torch always keeps.
         backend: ``"auto"`` runs natively, or on torch with one warning that names the layer and the reason;
-            ``"native"`` raises instead; ``"torch"`` asks for plain torch.
+            ``"native"`` raises instead; ``"torch"`` asks for plain torch. Layers without native form before the first
+            that the inner loop moves are run by torch, once, and the inner loop natively.
         strict: raise RuntimeError where ``backend="auto"`` would warn.
         estimator: which derivative is taken: :class:`metafast.Exact` (None), :class:`metafast.FirstOrder`, as
             ``first_order=True`` says too, or another that :mod:`metafast.estimators` lists.

@@ -24,6 +24,8 @@ STYLES = ("persistent", "batched")
 @functools.cache
 def obstacle(row: Row) -> str:
     """Why the device cannot run the row natively, or ""."""
+    if row.by_torch:  # of which the device is given no more than a linear layer
+        return ""
     program = lowered(row)
     return str(_native.device_obstacle(device.describe(_native, program)))
 

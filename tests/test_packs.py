@@ -38,7 +38,7 @@ CHOSEN = {
 
 
 def packable(row: Row) -> bool:
-    if not row.native:
+    if not row.native or row.by_torch:
         return False
     program = lowered(row)
     in_packs = primitives()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import warnings
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -298,6 +300,26 @@ def test_small_models_keep_the_short_path() -> None:
     assert composed(maml, batch[0]) is not None
     maml(batch, batch).loss.backward()
     assert maml._repeat is not None
+
+
+def test_a_model_is_not_kept_alive_by_its_plans() -> None:
+    model: nn.Module | None = seq(L(3, 5), nn.LayerNorm(5), L(5, 2))
+    gone = weakref.ref(model)
+    batch = torch.randn(2, 4, 3), torch.randn(2, 4, 2)
+    maml: mf.MAML | None = mf.MAML(model, loss="mse", adapt_params="2.*")
+    maml(batch, batch).loss.backward()  # type: ignore[misc]
+    del model, maml
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_norm_in_the_loop_is_not_trained_on_one_example() -> None:
+    model = seq(L(3, 5), nn.LayerNorm(5), L(5, 4), nn.BatchNorm1d(4), L(4, 2))
+    maml = mf.MAML(model, loss="mse", adapt_params=["3.*", "4.*"])
+    many, one = (torch.randn(2, 4, 3), torch.randn(2, 4, 2)), (torch.randn(2, 1, 3), torch.randn(2, 1, 2))
+    assert composed(maml, many[0]).by_torch  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"'3' .batch norm. in training mode needs more than 1 value per channel"):
+        maml(many, one)
 
 
 @pytest.mark.parametrize("sweeps", [True, False])

@@ -82,7 +82,8 @@ class Composed:
 
     def meta_gradient(self, program: Any, call: Call, loop: InnerLoop) -> Any:
         """As that of the whole: gradients of the learnt parameters alone."""
-        if not self._is_worthwhile(call, loop, True):
+        learns = any(program.parameters[i].role != "constant" for i in self.prefix.at)
+        if not self._is_worthwhile(call, loop, learns):
             return self.whole.meta_gradient(program, call, loop)
         learnt = set(program.learnt)
         with torch.inference_mode(False), torch.enable_grad():

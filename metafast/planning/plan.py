@@ -86,6 +86,13 @@ class Plan:
         return self.native or (self.composed is not None and self.composed.by_torch)
 
     @property
+    def looped(self) -> Program | None:
+        """What the native engine runs in the inner loop, if it is native."""
+        if self.native:
+            return self.program  # type: ignore[no-any-return]
+        return self.composed.rest.program if self.composed is not None and self.loops_natively else None
+
+    @property
     def words(self) -> str:
         """Which engine runs the inner loop, for reports."""
         if self.native:
@@ -183,10 +190,11 @@ class Plan:
 
     def check_norms(self, name: str, x: Tensor, axis: int) -> None:
         """One example, N = x.shape[axis], has no variance: torch refuses to train a norm on it, and so do we."""
-        if x.shape[axis] != 1 or not self.native:
+        program = self.looped
+        if x.shape[axis] != 1 or program is None:
             return
-        for step in self.program.steps:
-            if _uses_batch_statistics(step) and math.prod(self.program.values[step.output][1:]) == 1:
+        for step in program.steps:
+            if _uses_batch_statistics(step) and math.prod(program.values[step.output][1:]) == 1:
                 raise ValueError(
                     f"{name} has shape {list(x.shape)}: N=1, but {called(step.where)} (batch norm) in training mode "
                     "needs more than 1 value per channel; expected N >= 2"
