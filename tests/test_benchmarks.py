@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,21 @@ import pytest
 import torch
 
 import checkout
-from benchmarks import check, floors, machine, rivals, run, scaling, table, timing, workloads
+from benchmarks import (
+    check,
+    floors,
+    machine,
+    memory,
+    rivals,
+    rules,
+    run,
+    scaling,
+    steps,
+    table,
+    timing,
+    updates,
+    workloads,
+)
 from benchmarks.__main__ import main
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -28,6 +44,9 @@ def conv2(channels: int) -> torch.nn.Sequential:
 #: As small as the second-order term allows, each kind of layer, loss and result at least once.
 TINY = {
     "W1": dict(tasks=3),
+    "W1-adam": dict(tasks=3, steps=2),
+    "W2-momentum": dict(tasks=2, support=6, query=5, steps=3),
+    "W5-2000-8": dict(tasks=3, support=4, query=4, steps=2 * 40),
     "W2": dict(tasks=2, support=6, query=5, steps=2),
     "W3": dict(tasks=2, support=5, query=10, steps=1, network=lambda: conv2(3), example=(1, 8, 8)),
     "W5": dict(tasks=2, support=4, query=4, steps=12),
@@ -56,6 +75,74 @@ def test_every_form_of_every_rival_is_exact(name: str, rival: str) -> None:
         judge.double(step())  # and leaves nothing behind
 
 
+def test_jax_recomputes_segments_of_a_long_inner_loop() -> None:
+    pytest.importorskip("jax")
+    from benchmarks.rivals import jax
+
+    assert set(jax.loops(tiny("W5-2000-8").problem())) == {rivals.SCANNED, rivals.SEGMENTED}
+    assert set(jax.loops(tiny("W5").problem())) == {rivals.SCANNED}
+
+
+@pytest.mark.parametrize(
+    ("rule", "optimiser"),
+    [
+        (updates.SGD, partial(torch.optim.SGD, lr=0.1)),
+        (updates.MOMENTUM, partial(torch.optim.SGD, lr=0.1, momentum=0.9)),
+        (updates.ADAM, partial(torch.optim.Adam, lr=0.1)),
+    ],
+)
+def test_updates_are_those_of_torch_optim(rule: str, optimiser: Any) -> None:
+    """Four steps along the same gradients, one element's all zero."""
+    gradients = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    gradients[:, 2] = 0
+    theirs = torch.nn.Parameter(torch.ones(6, dtype=torch.float64))
+    stepper = optimiser([theirs])
+    p, state = torch.ones(6, dtype=torch.float64), (torch.zeros(6, dtype=torch.float64),) * updates.STATES[rule]
+    for g, correction in zip(gradients, updates.corrections(rule, 4), strict=True):
+        theirs.grad = g
+        stepper.step()
+        p, state = updates.update(torch, rule, p, g, state, 0.1, correction)
+        torch.testing.assert_close(p, theirs.detach(), rtol=1e-13, atol=0)
+
+
+def test_adam_has_a_slope_where_a_gradient_is_zero() -> None:
+    g = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    zeros = (torch.zeros(1, dtype=torch.float64),) * 2
+    p, _ = updates.update(torch, updates.ADAM, torch.ones(1), g, zeros, 0.1, updates.corrections(updates.ADAM, 1)[0])
+    (slope,) = torch.autograd.grad(p.sum(), g)
+    # (1 - b1) g / (1 - b1) over eps, the root taken for constant.
+    assert slope.item() == pytest.approx(-0.1 / updates.EPS)
+
+
+def test_learnt_rates_are_judged_apart_from_parameters() -> None:
+    """The gradient of the rates alone, off by a thousandth, is wrong in float64; without its second-order term in
+    float32."""
+    workload = tiny("W2-momentum")
+    judge = check.Judge(workload)
+    (step,) = rivals.prepare("torch loop", workload.problem(torch.float64)).values()
+    (first_order,) = rivals.prepare("torch loop", replace(workload, first_order=True).problem()).values()
+    right = step()
+    of_parameters = len(right) // 2
+    assert [g.shape for g in right[:of_parameters]] == [g.shape for g in right[of_parameters:]]
+    judge.double(right)
+    judge.single(right)
+    with pytest.raises(check.Wrong):
+        judge.double([*right[:of_parameters], *(1.001 * g for g in right[of_parameters:])])
+    with pytest.raises(check.Wrong):
+        judge.single([*right[:of_parameters], *first_order()[of_parameters:]])
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_last_layer_alone_is_exact(steps: int) -> None:
+    small: dict[str, Any] = {**TINY["W3"], "steps": steps, "adapts": "9.*"}
+    workload = replace(rules.last_layer(steps), **small)
+    judge = check.Judge(workload)
+    (step,) = rivals.prepare("metafast", workload.problem(torch.float64)).values()
+    judge.double(step())
+    with pytest.raises(rivals.Unable, match="moves every parameter"):
+        rivals.prepare("torch.func", workload.problem())
+
+
 @pytest.mark.parametrize("name", ["W1", "W3"])
 def test_a_gradient_without_its_second_order_term_is_wrong(name: str) -> None:
     judge = check.Judge(tiny(name))
@@ -73,15 +160,18 @@ def test_a_gradient_that_is_nan_is_wrong() -> None:
             verdict(result)
 
 
-def test_repeated_tasks_are_judged_by_the_distinct_ones() -> None:
-    many = replace(WORKLOADS["W1"], tasks=2 * workloads.DISTINCT_TASKS)
+@pytest.mark.parametrize(("tasks", "distinct"), [(2 * workloads.DISTINCT_TASKS, workloads.DISTINCT_TASKS), (256, 64)])
+def test_repeated_tasks_are_judged_by_the_distinct_ones(tasks: int, distinct: int) -> None:
+    many = replace(WORKLOADS["W1"], tasks=tasks)
+    assert many.distinct == distinct
     (step,) = rivals.prepare("metafast", many.problem(torch.float64)).values()
     check.Judge(many).double(step())
 
 
-def test_problems_are_seeded_and_the_same_in_both_precisions() -> None:
+@pytest.mark.parametrize("name", ["W7", "W2-momentum"])
+def test_problems_are_seeded_and_the_same_in_both_precisions(name: str) -> None:
     state = torch.get_rng_state()
-    single, again, double = (tiny("W7").problem(dtype) for dtype in (torch.float32, torch.float32, torch.float64))
+    single, again, double = (tiny(name).problem(dtype) for dtype in (torch.float32, torch.float32, torch.float64))
     assert torch.equal(torch.get_rng_state(), state)
     for a, b, c in zip(_numbers(single), _numbers(again), _numbers(double), strict=True):
         assert torch.equal(a, b)
@@ -90,7 +180,8 @@ def test_problems_are_seeded_and_the_same_in_both_precisions() -> None:
 
 def _numbers(problem: workloads.Problem) -> list[torch.Tensor]:
     sets = (*problem.support, *problem.query)
-    return [*problem.parameters.values(), *sets, *problem.per_task.values(), *problem.vectors.values()]
+    groups = (problem.parameters, problem.per_task, problem.vectors, problem.rates)
+    return [*sets, *(value for group in groups for value in group.values())]
 
 
 def test_floors_count_what_a_sweep_computes() -> None:
@@ -100,6 +191,48 @@ def test_floors_count_what_a_sweep_computes() -> None:
     # An independent account of the same: GFLOP of each workload, to the digits given.
     for name, giga in {"W1b": 0.0398, "W2": 2.130, "W3": 69.2, "W4": 88.7, "W5": 2.345, "W7": 0.3015}.items():
         assert floors.flops(WORKLOADS[name]) / 1e9 == pytest.approx(giga, rel=2e-3)
+
+
+def test_every_code_in_the_table_stands_beside_its_name() -> None:
+    for name, workload in {**WORKLOADS, **workloads.on("cuda")}.items():
+        assert workload.title.startswith(("MLP ", "Conv-4, "))
+        assert not re.search(r"\bW\d", workload.title)
+        assert name in table.label({"name": name, "title": workload.title}).split()
+
+
+def test_what_takes_minutes_is_known_by_its_name() -> None:
+    for slow in (run.SLOW, run.SLOW_ON_GPU):
+        for names in slow.values():
+            assert set(names) <= set(workloads.on("cuda"))
+    for workload in workloads.LONG:
+        assert {"torch loop", "torch.func"} <= {r for r, names in run.SLOW.items() if workload.name in names}
+        assert workload.name not in run.SLOW["jax"]
+
+
+def test_memory_is_that_of_the_policy_asked_for() -> None:
+    """Kept activations of 400 steps take 4 MB a task at least, checkpoints of them less than a fifth of it."""
+    pytest.importorskip("resource")
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("resident memory is read from /proc")
+    workload = replace(WORKLOADS["W5"], steps=400)
+    keep, checkpoint = (memory.growth("metafast", workload, policy) for policy in ("keep", "checkpoint"))
+    assert checkpoint < keep / 5
+
+
+def test_memory_of_many_steps_is_asked_of_torch_on_demand() -> None:
+    few, many = WORKLOADS["W5"], WORKLOADS["W5-2000-1"]
+    assert ("metafast", "keep") in memory.contestants(few, slow=False)
+    assert not any(rival.startswith("torch") for rival, _ in memory.contestants(many, slow=False))
+    assert {("torch loop", ""), ("jax", rivals.SEGMENTED)} < set(memory.contestants(many, slow=True))
+
+
+def test_the_tables_of_memory_and_of_single_calls() -> None:
+    line = {"name": "W5", "title": "MLP", "growth_bytes": [{"rival": "jax", "policy": "", "bytes": 2_500_000}]}
+    skipped = {"rival": "jax", "policy": "scanned", "skipped": "too slow"}
+    rows = table.memory([line, {**line, "name": "W6", "growth_bytes": [skipped]}])
+    assert [cells[1:] for cells in rows] == [["jax", "jax, scanned"], ["2.5", "-"], ["-", "-"]]
+    timed = {"name": "W5", "results": [{"rival": "a", "calls": 1}, {"rival": "b", "calls": 2}]}
+    assert table.once({"workloads": [timed]}) == "a on W5"
 
 
 def test_turns_alternate() -> None:
@@ -217,6 +350,48 @@ def test_a_rival_that_is_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> 
     (line,) = run.measure(options, say=lambda text: None)["workloads"]
     assert "ms" not in line["results"][1]
     assert "off by" in line["results"][1]["skipped"]
+
+
+def test_rules_are_compared_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is half as fast in the second round: the ratio is that of turns of one round."""
+    turns = iter([[1.0], [3.0], [2.0], [6.0], [1.0], [3.5]])
+    monkeypatch.setattr(rules, "turn", lambda step, seconds: next(turns))
+    group = rules.Group("", {"plain": tiny("W1"), "Adam": tiny("W1-adam")}, ("plain",))
+    plain, adam = rules.compare(group, replace(BRIEF, rounds=(3, 3)))
+    assert (plain["ratios"], adam["ratios"]) == ({"plain": 1.0}, {"plain": 3.0})
+    assert (plain["ms"], plain["error64"] < 1e-9, adam["error64"] < 1e-9) == (1000.0, True, True)
+
+
+def test_what_a_rule_costs_is_printed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    group = rules.Group("MLP", {"SGD": tiny("W1"), "Adam": tiny("W1-adam")}, ("SGD",))
+    monkeypatch.setattr(rules, "GROUPS", (group,))
+    monkeypatch.setattr(timing, "QUICK", BRIEF)
+    monkeypatch.setattr(machine, "confine", lambda threads: None)
+    assert main(["rules", "--quick", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "rules.json").read_text())
+    printed = capsys.readouterr().out
+    assert printed == rules.table(result) + "\n"
+    assert re.search(r"\nMLP\n +ms +times SGD\nSGD +\S+ +1.00\nAdam +\S+ +\d+\.\d\d\n", printed)
+
+
+def test_many_steps_are_printed_with_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        memory, "growth", lambda rival, workload, policy: {"checkpoint": 10**6, "recompute": 10**7}[policy]
+    )
+    monkeypatch.setattr(steps, "W5", tiny("W5"))
+    result = steps.measure(BRIEF, "", lambda line: None, steps=(4,))
+    assert result["rows"][0]["same_bits"] in (True, False)
+    cells = steps.table(result).splitlines()[3].split()
+    assert cells[:4] == ["4", "1.0", "500.0", "10.0"]
+
+
+@pytest.mark.parametrize("options", [["--only", "W1"], ["--all"], ["--rivals", "jax"]])
+def test_tables_of_its_own_refuse_options_of_rivals(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["rules", *options])
+    assert options[0] in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("seconds", "tried"), [(0, 1), (60, 3)])

@@ -16,11 +16,11 @@ def meta_gradient(problem: Problem) -> Forms:
         raise Unable("without higher-order gradients it keeps no graph back to the initial parameters")
     if w.rates != ONE:
         raise Unable("takes one rate for all elements of a parameter")
+    if w.rule == ADAM:
+        raise Unable("its Adam is not that of torch.optim: eps is added before the bias correction")
     parameters = list(model.parameters())
     momentum = FRICTION if w.rule == MOMENTUM else 0.0
-    optimiser: torch.optim.Optimizer = torch.optim.SGD(parameters, lr=w.lr, momentum=momentum)
-    if w.rule == ADAM:
-        optimiser = torch.optim.Adam(parameters, lr=w.lr)
+    optimiser = torch.optim.SGD(parameters, lr=w.lr, momentum=momentum)
 
     def step() -> list[torch.Tensor]:
         model.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""TorchOpt's MetaSGD or MetaAdam: a differentiable optimiser on the model itself, which every task sets back."""
+"""TorchOpt's MetaSGD: a differentiable optimiser on the model itself, which every task sets back."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ def meta_gradient(problem: Problem) -> Forms:
         raise Unable("MetaSGD has no first-order form")
     if w.rates != ONE:
         raise Unable("takes one rate for all parameters")
-    parameters = list(model.parameters())
     if w.rule == ADAM:
-        optimiser = torchopt.MetaAdam(model, lr=w.lr)
-    else:
-        optimiser = torchopt.MetaSGD(model, lr=w.lr, momentum=FRICTION if w.rule == MOMENTUM else 0.0)
+        raise Unable("its MetaAdam gives NaN where a gradient is exactly zero")
+    parameters = list(model.parameters())
+    optimiser = torchopt.MetaSGD(model, lr=w.lr, momentum=FRICTION if w.rule == MOMENTUM else 0.0)
     start = torchopt.extract_state_dict(model, by="reference"), torchopt.extract_state_dict(optimiser)
 
     def step() -> list[torch.Tensor]:
