@@ -236,7 +236,7 @@ class MAML(nn.Module):
             support_loss, task_loss, loss, logits, *made = written
             return Output(loss, task_loss, logits, support_loss), tuple(made)
         plan, call, loop = self._unrolling(support, query, steps, lr, stepwise, start)
-        if not plan.loops_natively or self.learn_lr or self.rule.learn:
+        if plan.looped is None or self.learn_lr or self.rule.learn:
             given = {name: value.detach().requires_grad_() for name, value in (start or {}).items()}
             with torch.enable_grad():
                 out = self.forward(support, query, steps, lr, stepwise, given)

@@ -178,9 +178,9 @@ def outcome(row: Row, use: str, backend: str, options: dict[str, Any], start: bo
         random = torch.Generator().manual_seed(3)
         for number, (name, p) in enumerate(problem.model.named_parameters()):
             shape = (row.tasks, *p.shape) if number % 2 else p.shape
-            given[name] = (p.detach() + 0.1 * torch.randn(shape, generator=random).double()).requires_grad_()
-        learnt = {name: v for name, v in given.items() if problem.model.get_parameter(name).requires_grad}
-        leaves = leaves | {f"start.{name}": value for name, value in learnt.items()}
+            value = p.detach() + 0.1 * torch.randn(shape, generator=random).double()
+            given[name] = value.requires_grad_(p.requires_grad)
+        leaves = leaves | {f"start.{name}": value for name, value in given.items() if value.requires_grad}
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         patch.setattr(static, "use", use)
@@ -202,6 +202,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "proximal": {"rule": mf.chain(mf.proximal(0.5), mf.SGD(lr=0.1)), "lr": mf.learner.DEFAULT_LR},
     "truncated": {"estimator": mf.Truncated(2)},
     "first order": {"first_order": True},
+    "annealed": {"estimator": mf.Annealed(2)},
     "no steps": {"steps": 0},
     "checkpoints": {"memory": mf.Checkpoint(2)},
 }
@@ -311,6 +312,21 @@ def test_a_model_is_not_kept_alive_by_its_plans() -> None:
     del model, maml
     gc.collect()
     assert gone() is None
+
+
+def test_start_is_differentiable_where_torch_holds_it_and_refused_where_the_loop_takes_it_for_a_constant() -> None:
+    model = frozen(seq(L(3, 5), nn.LayerNorm(5), L(5, 4), nn.Tanh(), L(4, 2)), "0.", "1.", "4.bias").double()
+    batch = torch.randn(2, 4, 3).double(), torch.randn(2, 4, 2).double()
+    made = []
+    for backend in ("native", "torch"):
+        maml = mf.MAML(model, loss="mse", steps=2, lr=0.1, backend=backend)
+        given = {"0.weight": model[0].weight.detach().clone().requires_grad_()}  # type: ignore[union-attr, operator]
+        loss = maml(batch, batch, start=given).loss
+        made.append({"0.weight": torch.autograd.grad(loss, given["0.weight"])[0]})
+    assert_close(*made)
+    with pytest.raises(ValueError, match=r"'4.bias'. requires grad, but the model's own does not"):
+        given = {"4.bias": torch.zeros(2).double().requires_grad_()}
+        mf.MAML(model, loss="mse", backend="native")(batch, batch, start=given)
 
 
 def test_a_norm_in_the_loop_is_not_trained_on_one_example() -> None:

@@ -81,25 +81,18 @@ class Plan:
         return self.engine if isinstance(self.engine, Composed) else None
 
     @property
-    def loops_natively(self) -> bool:
-        """Whether the inner loop runs natively, be it behind a prefix that torch runs."""
-        return self.native or (self.composed is not None and self.composed.by_torch)
-
-    @property
     def looped(self) -> Program | None:
-        """What the native engine runs in the inner loop, if it is native."""
+        """What the native engine runs in the inner loop, be it behind a prefix that torch runs."""
         if self.native:
             return self.program  # type: ignore[no-any-return]
-        return self.composed.rest.program if self.composed is not None and self.loops_natively else None
+        return self.composed.rest.program if self.composed is not None and self.composed.by_torch else None
 
     @property
     def words(self) -> str:
         """Which engine runs the inner loop, for reports."""
-        if self.native:
-            return "native"
-        if self.composed is not None and self.loops_natively:
-            return f"native behind {self.composed.where}; torch runs what is before, because of {self.why}"
-        return f"torch ({self.why})"
+        if self.composed is None or self.looped is None or self.native:
+            return "native" if self.native else f"torch ({self.why})"
+        return f"native behind {self.composed.where}; torch runs what is before, because of {self.why}"
 
     def replaced(self, given: dict[str, Tensor]) -> list[Tensor]:
         """The model's tensors, with ``given`` in the place of those it names."""
@@ -133,10 +126,11 @@ class Plan:
 
     def refuse_constants(self, name: str, given: Mapping[str, Tensor]) -> None:
         """The native engine has no gradient for what the model holds constant; torch has."""
-        if not (self.native and torch.is_grad_enabled()):
+        if self.looped is None or not torch.is_grad_enabled():
             return
+        constants = {p.name for p in self.looped.parameters if p.role == "constant"}
         for key, value in given.items():
-            if value.requires_grad and key not in self.learnt:
+            if value.requires_grad and key in constants:
                 raise ValueError(
                     f"{name}[{key!r}] requires grad, but the model's own does not, and the native engine would take it "
                     "for a constant. Call requires_grad_() on the model's parameter, which adapt_params can keep out "
@@ -284,7 +278,7 @@ class Planner:
         """The plan of another planner as one of this one's, which warns again."""
         plan = replace(plan, warned=self.warned)
         if not plan.native:
-            if self.backend != "torch" and not plan.loops_natively:
+            if self.backend != "torch" and plan.looped is None:
                 self._warn_of_torch(plan.why)
             plan = self._of(plan, self.model, self.loss or self.function)
         shared.keep(self.plans, plan)
