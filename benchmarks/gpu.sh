@@ -62,7 +62,7 @@ for tool in memcheck racecheck; do
 done
 
 # Each workload in a process of its own: a fault on the device would spoil all that follows.
-for workload in ${WORKLOADS:-W1 W1b W2 W3 W4 W5 W6 W7 W1-fo W3-fo W3-32 W3-256 W4-32}; do
+for workload in ${WORKLOADS:-W1 W1b W1-adam W2 W2-momentum W3 W4 W5 W6 W7 W1-fo W3-fo W3-32 W3-256 W4-32}; do
     stage "bench-$workload" 2400 "$PYTHON" -m benchmarks --device cuda --only "$workload" --out "$OUT/bench/$workload"
 done
 
