@@ -69,7 +69,8 @@ def test_nobody_else_in_the_package_knows_the_example(kind: str) -> None:
     know = {
         str(path.relative_to(ROOT))
         for path in SOURCES
-        if re.search(PAGES[kind], path.name + path.read_text(), re.IGNORECASE)
+        if path.name != "budgets.txt"  # which .ci/check_ptxas.py writes
+        and re.search(PAGES[kind], path.name + path.read_text(), re.IGNORECASE)
     }
     assert {path for path in shown if path.startswith(("csrc/", "metafast/"))} == know
     assert "CHANGELOG.md" in shown
