@@ -26,7 +26,7 @@ struct Machine : TaskData<T> {
   using Data::each_lane, Data::each_task, Data::in_lane;
   using Data::job, Data::task, Data::count, Data::base, Data::kWidth;
 
-  T* const lambda;  // the meta-gradient of this task, then that of its rates
+  T* const lambda;  // the meta-gradient of this task, then that of its hyper-parameters
   E* const row;     // where it is to stand for the sum over tasks; the sums of a pack's groups, row by row
   const T* initial;
   const Sharing<T> share;
