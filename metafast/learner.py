@@ -382,7 +382,7 @@ def _estimator(estimator: Any, first_order: bool) -> Estimator:
         return FirstOrder() if first_order else Exact()
     if not isinstance(estimator, Estimator):
         names = [f"metafast.{n}" for n in estimators.__all__ if issubclass(getattr(estimators, n), Estimator)]
-        raise TypeError(f"estimator must be one of {', '.join(names)}, called; it is {estimator!r}")
+        raise TypeError(f"estimator must be one of {', '.join(names)}, as in metafast.Exact(); it is {estimator!r}")
     if first_order and not isinstance(estimator, FirstOrder):
         raise ValueError(f"first_order=True and estimator={estimator} contradict each other")
     return estimator

@@ -326,10 +326,8 @@ class Runs {
     }
     job_.links = call_.links.data();
     job_.link_count = int32_t(call_.links.size());
-    for (const LinkPlan& link : call_.links) {
-      job_.state_count += link_info(link.kind).states;
-      job_.uses_start |= link_info(link.kind).uses_start;
-    }
+    job_.state_count = call_.state_count();
+    job_.uses_start = call_.uses_start();
     job_.descent = call_.is_descent();
     job_.hypers = hyper_plans_.data();
     job_.want_hyper_gradient = call_.wants_hyper_gradient();

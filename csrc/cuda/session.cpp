@@ -174,11 +174,9 @@ class DeviceSession final : public Session {
     n.hyper_size = hypers_.gradient_size;
     n.want_hyper_gradient = call.wants_hyper_gradient();
     n.descent = call.is_descent();
-    for (const LinkPlan& link : call.links) {
-      n.state_count += link_info(link.kind).states;
-      n.uses_start |= link_info(link.kind).uses_start;
-      n.scales |= link_info(link.kind).scales;
-    }
+    n.state_count = call.state_count();
+    n.uses_start = call.uses_start();
+    n.scales = call.scales();
     n.logits = call.logits != 0;
     n.logits_cotangent = call.logits_cotangent != 0;
     n.adapted_cotangent = !call.adapted_cotangent.empty();

@@ -1,6 +1,7 @@
 #include "engine/call.h"
 
 #include <algorithm>
+#include <numeric>
 #include <stdexcept>
 
 #include "formulas/losses/list.h"
@@ -31,6 +32,19 @@ void check(const Call& call, const Program& program) {
 
 bool Call::wants_hyper_gradient() const {
   return sweep && std::any_of(hypers.begin(), hypers.end(), [](const HyperTensors& h) { return h.is_wanted(); });
+}
+
+int32_t Call::state_count() const {
+  return std::accumulate(links.begin(), links.end(), 0,
+                         [](int32_t n, const LinkPlan& link) { return n + link_info(link.kind).states; });
+}
+
+bool Call::uses_start() const {
+  return std::any_of(links.begin(), links.end(), [](const LinkPlan& link) { return link_info(link.kind).uses_start; });
+}
+
+bool Call::scales() const {
+  return std::any_of(links.begin(), links.end(), [](const LinkPlan& link) { return link_info(link.kind).scales; });
 }
 
 std::vector<Address*> Call::inputs() {

@@ -87,6 +87,10 @@ struct Call {
   bool is_second_order() const { return estimator.is_second_order(); }
   bool is_hessian_vector() const { return estimator.is_hessian_vector(); }
   bool wants_hyper_gradient() const;
+  // Of all links together (rules/rule.h).
+  int32_t state_count() const;
+  bool uses_start() const;
+  bool scales() const;
   // Whether the rule is gradient descent and nothing else.
   bool is_descent() const { return links.size() == 1 && links[0].kind == LinkKind::kDescent; }
 };
