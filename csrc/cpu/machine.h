@@ -11,6 +11,7 @@
 // lane at a time.
 #pragma once
 
+#include "cpu/descent_loops.h"
 #include "cpu/first_layer.h"
 #include "cpu/rule_walk.h"
 #include "cpu/task_data.h"
@@ -68,7 +69,7 @@ struct Machine : TaskData<T> {
     f_ = support_frame(k);
     Ahead next_tape = ahead(k + 1);
     f_.ahead = &next_tape;
-    if (job.descent && !job.want_hyper_gradient) f_.fused = fused_step(f_.theta, theta_after(k), k);
+    if (job.descent && !job.want_hyper_gradient) f_.fused = descent().fused_step(f_.theta, theta_after(k), k);
     const T loss = support_pass(f_, k);
     f_.ahead = nullptr;
     if (job.support_loss)
@@ -77,7 +78,7 @@ struct Machine : TaskData<T> {
 
   void step(int32_t k) {
     if (has_first()) first().step(k, f_.cotangent(job.first.output));
-    job.descent ? descend(k) : rule().step(k, point(k), theta_after(k), state_after(k));
+    job.descent ? descent().step(f_, k, theta_after(k)) : rule().step(k, point(k), theta_after(k), state_after(k));
   }
 
   // Between the inner steps and the reverse sweep.
@@ -113,7 +114,7 @@ struct Machine : TaskData<T> {
 
   void step_adjoint(int32_t k) {
     if (job.descent) {
-      if (job.want_hyper_gradient) add_rate_gradient(f_, k);
+      if (job.want_hyper_gradient) add_rate_gradient(k);
     } else {
       if (has_first()) f_.first_dot = first().adjoint(k);
       rule().adjoint(k, point(k),
@@ -127,10 +128,10 @@ struct Machine : TaskData<T> {
     f_.ahead = &next_tape;
     if (!job.descent)
       product_with_vector(k);
-    else if (one_rate(k))
+    else if (descent().one_rate(k))
       product_with_lambda(k);
     else
-      direct_vector(k), product_with_vector(k);
+      find_vector(k), product_with_vector(k);
     f_.ahead = nullptr;
   }
 
@@ -215,6 +216,7 @@ struct Machine : TaskData<T> {
             job.want_hyper_gradient ? hyper_bars() : nullptr};
   }
   static constexpr CpuWalk<T> kWalk{};
+  DescentLoops<T> descent() const { return {job}; }
 
   bool has_first() const { return kWidth == 1 && job.first.parameter >= 0; }
   FirstLayer<T> first() const {
@@ -304,37 +306,6 @@ struct Machine : TaskData<T> {
     return found;
   }
 
-  // Step k of gradient descent, as far as no primitive has taken it.
-  METAFAST_OUTLINED void descend(int32_t k) const {
-    const Frame<T>& f = f_;
-    T* next = theta_after(k);
-    for (int32_t a = 0; a < job.adapted_count; ++a) {
-      if (a == job.first.parameter || f.takes_step(a)) continue;
-      const int64_t at = plan(a).offset, n = plan(a).size;
-      const T* __restrict theta = f.theta + at, * __restrict g = f.gradient + at;
-      T* __restrict out = next + at;
-      if (const E* __restrict rates = elementwise(a, k)) {
-        for (int64_t i = 0; i < n; ++i) out[i] = theta[i] - T(rates[i]) * g[i];
-      } else {
-        const T rate = rate_of(a, k);
-        for (int64_t i = 0; i < n; ++i) out[i] = theta[i] - rate * g[i];
-      }
-    }
-  }
-
-  // Step k for primitives to take, which know rates of whole parameters only.
-  FusedStep<T> fused_step(const T* from, T* to, int32_t k) const {
-    if (job.hypers[0].elementwise) return {};
-    return {from, to, job.hypers[0].table + k * job.adapted_count, job.adapted_count};
-  }
-
-  // The rate of gradient descent: of all of parameter a, or of its elements.
-  E rate_of(int32_t a, int32_t k) const { return job.hypers[0].table[k * job.adapted_count + a]; }
-  const E* elementwise(int32_t a, int32_t k) const {
-    const HyperPlan<E>& rate = job.hypers[0];
-    return rate.each[a] ? rate.each[a] + k * rate.each_stride[a] : nullptr;
-  }
-
   void write_adapted() const {
     if (!job.adapted) return;
     for (int32_t a = 0; a < job.adapted_count; ++a)
@@ -407,10 +378,10 @@ struct Machine : TaskData<T> {
   // Where one number moves all that is learnt, H is linear: the product is scaled instead of the vector.
   void product_with_lambda(int32_t k) {
     const TargetGradients<T> out = target_gradients(job.support);
-    const T rate = rate_of(0, k);
+    const T rate = descent().rate_of(0, k);
     f_.vector = lambda;
     if (has_first()) f_.first_dot = first().mu(T(1));
-    f_.fused = fused_step(lambda, lambda, k);
+    f_.fused = descent().fused_step(lambda, lambda, k);
     support_tangent_pass(f_, k, out);
     for (int32_t p = 0; p < job.learnt_count; ++p) {
       if (f_.takes_step(p)) continue;
@@ -425,24 +396,18 @@ struct Machine : TaskData<T> {
     add_data_gradients(f_, job.support, k, job.support.dx ? f_.cotangent_dot(0) : nullptr, out, -rate);
   }
 
-  // v = - a_k lambda, the bar of the gradient.
-  void direct_vector(int32_t k) {
-    T* v = base + job.layout.vector;
-    for (int32_t a = 0; a < job.adapted_count; ++a) {
-      if (a == job.first.parameter) {
-        f_.first_dot = first().mu(-rate_of(a, k));
-        continue;
-      }
-      const int64_t at = plan(a).offset, n = plan(a).size;
-      const T* __restrict from = lambda + at;
-      T* __restrict out = v + at;
-      if (const E* __restrict rates = elementwise(a, k)) {
-        for (int64_t i = 0; i < n; ++i) out[i] = -T(rates[i]) * from[i];
-      } else {
-        const T rate = -rate_of(a, k);
-        for (int64_t i = 0; i < n; ++i) out[i] = rate * from[i];
-      }
+  // v, the bar of the gradient.
+  void find_vector(int32_t k) {
+    if (has_first()) f_.first_dot = first().mu(-descent().rate_of(job.first.parameter, k));
+    descent().vector(k, lambda, base + job.layout.vector);
+  }
+
+  void add_rate_gradient(int32_t k) const {
+    if (has_first()) {
+      T* const bars = hyper_bars() + job.hypers[0].table_offset + k * job.adapted_count;
+      bars[job.first.parameter] = first().rate_gradient(f_.cotangent(job.first.output));
     }
+    descent().add_rate_gradient(f_, k, lambda, hyper_bars());
   }
 
   // lambda += H v
@@ -461,50 +426,6 @@ struct Machine : TaskData<T> {
 
   static void add(const T* __restrict from, int64_t n, T* __restrict to) {
     for (int64_t i = 0; i < n; ++i) to[i] += from[i];
-  }
-
-  // Does one number move all that is learnt at step k?
-  bool one_rate(int32_t k) const {
-    if (job.learnt_count != job.adapted_count) return false;
-    if (job.hypers[0].elementwise) return false;
-    for (int32_t a = 0; a < job.adapted_count; ++a)
-      if (rate_of(a, k) != rate_of(0, k)) return false;
-    return true;
-  }
-
-  // d loss / d a_k = - lambda_{k+1} g_k, summed to the shape of a_k.
-  void add_rate_gradient(const Frame<T>& f, int32_t k) const {
-    const HyperPlan<E>& rate = job.hypers[0];
-    T* const bars = hyper_bars() + rate.table_offset;
-    for (int32_t a = 0; a < job.adapted_count; ++a) {
-      const int64_t n = plan(a).size;
-      const T* __restrict g = f.gradient + plan(a).offset, * __restrict l = lambda + plan(a).offset;
-      if (a == job.first.parameter) {
-        bars[k * job.adapted_count + a] = first().rate_gradient(f.cotangent(job.first.output));
-      } else if (rate.each[a]) {
-        T* __restrict out = hyper_bars() + rate.each_offset[a] + k * rate.each_stride[a];
-        for (int64_t i = 0; i < n; ++i) out[i] -= l[i] * g[i];
-      } else {
-        bars[k * job.adapted_count + a] = -inner_product(plan(a), l, g);
-      }
-    }
-  }
-
-  // Partial sums by the place in a register, whether a register is what the elements stand in or not.
-  static T inner_product(const ParameterPlan& p, const T* __restrict a, const T* __restrict b) {
-    if constexpr (kIsPack<T>) {
-      constexpr int L = kLanes<E>;
-      T parts[L] = {};
-      for (int64_t i = 0; i < p.size; i += p.ld)
-        for (int64_t o = 0; o < p.ld; ++o) parts[o % L] += a[i + o] * b[i + o];
-      T total = T(0);
-      for (const T& part : parts) total += part;
-      return total;
-    } else {
-      Vector<T> parts{};
-      for (int64_t i = 0; i < p.size; i += kLanes<T>) parts += load(a + i) * load(b + i);
-      return sum_of<T>(parts);
-    }
   }
 };
 
