@@ -240,17 +240,6 @@ class Runs {
     job_.parameters = plans_.data();
     job_.sources = sources_.data();
     for (const Tensor& parameter : call_.parameters) job_.own_initial |= parameter.own;
-    const auto strides = [&](const std::optional<SetTensors>& from, Examples<T>& to) {
-      if (!from) return;
-      const int64_t n = from->examples, x = n * program_.input_size();
-      const int64_t y = from->y_is_class ? n : n * program_.output_size();
-      const int64_t steps = from->stepwise ? call_.steps : 1;
-      to.y_is_class = from->y_is_class;
-      to.x_task_stride = x * steps, to.y_task_stride = y * steps, to.w_task_stride = n * steps;
-      if (from->stepwise) to.x_step_stride = x, to.y_step_stride = y, to.w_step_stride = n;
-    };
-    strides(call_.support, job_.support);
-    strides(call_.query, job_.query);
   }
 
   void choose_first_layer() {
@@ -341,7 +330,7 @@ class Runs {
     sums_ = call_.sweep && (sums_ || job_.want_hyper_gradient);
   }
 
-  // Takes over the addresses of a call_.
+  // Takes over the addresses of a call.
   void bind() {
     const auto numel = [&](int stored) { return plans_[size_t(stored)].numel(); };
     const auto source = [&](const Tensor& t, int stored) {
@@ -362,13 +351,8 @@ class Runs {
     for (size_t a = 0; a < adapted_.size(); ++a) adapted_[a] = at<T>(call_.adapted[a]);
     for (size_t a = 0; a < adapted_cotangent_.size(); ++a)
       adapted_cotangent_[a] = {at<const T>(call_.adapted_cotangent[a]), 0};
-    const auto set = [](const std::optional<SetTensors>& from, Examples<T>& to) {
-      if (!from) return;
-      to.x = at<const T>(from->x), to.y = at<const void>(from->y), to.w = at<const T>(from->w);
-      to.dx = at<T>(from->dx), to.dy = at<T>(from->dy), to.dw = at<T>(from->dw);
-    };
-    set(call_.support, job_.support);
-    set(call_.query, job_.query);
+    job_.support = examples_of<T>(call_.support, program_, call_.steps);
+    job_.query = examples_of<T>(call_.query, program_, call_.steps);
     for (size_t h = 0; h < hyper_plans_.size(); ++h) hyper_plans_[h].table = at<const T>(call_.hypers[h].table);
     job_.loss_cotangent = at<const T>(call_.loss_cotangent);
     job_.logits_cotangent = at<const T>(call_.logits_cotangent);

@@ -6,6 +6,7 @@
 #include <map>
 #include <stdexcept>
 
+#include "cuda/blob.h"
 #include "cuda/kernels.h"
 #include "cuda/runtime.h"
 #include "cuda/schedule.h"
@@ -20,56 +21,6 @@ constexpr int64_t kMostTasks = 32768;
 constexpr int64_t kSmallTask = 1 << 16;
 // Fewer launches than this are not worth a graph.
 constexpr size_t kWorthGraph = 6;
-
-// Bytes that stand on the device as they stand here; offsets become addresses once the place is known.
-class Blob {
- public:
-  template <class V>
-  int64_t put(const V* values, size_t count) {
-    const size_t begin = (bytes_.size() + 15) / 16 * 16;
-    bytes_.resize(begin + count * sizeof(V));
-    if (count) std::memcpy(bytes_.data() + begin, values, count * sizeof(V));
-    return int64_t(begin);
-  }
-  // The pointer at `place` is to hold the address of `target` bytes into the blob.
-  void point(int64_t place, int64_t target) { pointers_.push_back({place, target}); }
-  std::vector<unsigned char> placed(Address base) const {
-    std::vector<unsigned char> copy = bytes_;
-    for (const auto& [place, target] : pointers_) {
-      const Address address = base + Address(target);
-      std::memcpy(copy.data() + place, &address, sizeof address);
-    }
-    return copy;
-  }
-  size_t size() const { return bytes_.size(); }
-
- private:
-  std::vector<unsigned char> bytes_;
-  std::vector<std::pair<int64_t, int64_t>> pointers_;
-};
-
-#define METAFAST_MEMBER(BASE, STRUCT, MEMBER) ((BASE) + int64_t(offsetof(STRUCT, MEMBER)))
-
-// A plan with its lists. Tables of the CPU's convolution stay behind; windows of pooling come along.
-int64_t put_plan(Blob& blob, const BatchPlan& plan, int64_t parameters_at) {
-  std::vector<Step> steps(plan.steps, plan.steps + plan.step_count);
-  std::vector<std::pair<size_t, int64_t>> windows;
-  for (size_t i = 0; i < steps.size(); ++i) {
-    Step& s = steps[i];
-    s.conv = ConvTables{};
-    if (s.windows) windows.push_back({i, blob.put(s.windows, size_t(plan.values[s.output].rows))});
-    s.windows = nullptr;
-  }
-  const int64_t steps_at = blob.put(steps.data(), steps.size());
-  for (const auto& [i, to] : windows)
-    blob.point(METAFAST_MEMBER(steps_at + int64_t(i * sizeof(Step)), Step, windows), to);
-  const int64_t values_at = blob.put(plan.values, size_t(plan.value_count));
-  const int64_t plan_at = blob.put(&plan, 1);
-  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, steps), steps_at);
-  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, values), values_at);
-  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, parameters), parameters_at);
-  return plan_at;
-}
 
 template <class T>
 class DeviceSession final : public Session {
@@ -327,8 +278,8 @@ class DeviceSession final : public Session {
     job.chunk_tasks = std::min(chunk_, call.tasks);
     job.kept = n.kept, job.sweep = n.sweep;
     job.query_has_targets = n.query_has_targets, job.has_query = bool(call.query);
-    fill_set(call.support, call.steps, job.sets[0]);
-    fill_set(call.query, call.steps, job.sets[1]);
+    job.sets[0] = examples_of<T>(call.support, program_, call.steps);
+    job.sets[1] = examples_of<T>(call.query, program_, call.steps);
     job.parameter_count = n.parameter_count, job.learnt_count = n.learnt_count, job.adapted_count = n.adapted_count;
     job.parameter_size = n.parameter_size, job.learnt_size = n.learnt_size, job.adapted_size = n.adapted_size;
     job.parameters = at<const ParameterPlan>(constants + Address(parameters_at_));
@@ -406,18 +357,6 @@ class DeviceSession final : public Session {
       device_kernels<T>().upload(part, int32_t(count), at<uint64_t>(base) + begin, stream);
     }
     device::check_launch();
-  }
-
-  void fill_set(const std::optional<SetTensors>& from, int64_t steps, Examples<T>& to) const {
-    if (!from) return;
-    const int64_t n = from->examples, x = n * program_.input_size();
-    const int64_t y = from->y_is_class ? n : n * program_.output_size();
-    const int64_t count = from->stepwise ? steps : 1;
-    to.x = at<const T>(from->x), to.y = at<const void>(from->y), to.w = at<const T>(from->w);
-    to.dx = at<T>(from->dx), to.dy = at<T>(from->dy), to.dw = at<T>(from->dw);
-    to.y_is_class = from->y_is_class;
-    to.x_task_stride = x * count, to.y_task_stride = y * count, to.w_task_stride = n * count;
-    if (from->stepwise) to.x_step_stride = x, to.y_step_stride = y, to.w_step_stride = n;
   }
 
   // A list over learnt parameters, from the order of the description to that of storage.

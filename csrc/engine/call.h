@@ -95,6 +95,21 @@ struct Call {
   bool is_descent() const { return links.size() == 1 && links[0].kind == LinkKind::kDescent; }
 };
 
+// A set as the kernels see it. Steps share its examples, or each has its own.
+template <class T>
+Examples<T> examples_of(const std::optional<SetTensors>& set, const Program& program, int64_t steps) {
+  Examples<T> to{};
+  if (!set) return to;
+  const int64_t n = set->examples, x = n * program.input_size();
+  const int64_t y = set->y_is_class ? n : n * program.output_size(), sets = set->stepwise ? steps : 1;
+  to.x = at<const T>(set->x), to.y = at<const void>(set->y), to.w = at<const T>(set->w);
+  to.dx = at<T>(set->dx), to.dy = at<T>(set->dy), to.dw = at<T>(set->dw);
+  to.y_is_class = set->y_is_class;
+  to.x_task_stride = x * sets, to.y_task_stride = y * sets, to.w_task_stride = n * sets;
+  if (set->stepwise) to.x_step_stride = x, to.y_step_stride = y, to.w_step_stride = n;
+  return to;
+}
+
 // Throws std::invalid_argument if the parts of a call do not fit together.
 void check(const Call& call, const Program& program);
 

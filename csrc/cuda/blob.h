@@ -1,0 +1,65 @@
+// Constants of a session, put together here to be one block on the device: plans and lists.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "engine/call.h"
+
+namespace metafast {
+
+// Bytes that stand on the device as they stand here; offsets become addresses once the place is known.
+class Blob {
+ public:
+  template <class V>
+  int64_t put(const V* values, size_t count) {
+    const size_t begin = (bytes_.size() + 15) / 16 * 16;
+    bytes_.resize(begin + count * sizeof(V));
+    if (count) std::memcpy(bytes_.data() + begin, values, count * sizeof(V));
+    return int64_t(begin);
+  }
+  // The pointer at `place` is to hold the address of `target` bytes into the blob.
+  void point(int64_t place, int64_t target) { pointers_.push_back({place, target}); }
+  std::vector<unsigned char> placed(Address base) const {
+    std::vector<unsigned char> copy = bytes_;
+    for (const auto& [place, target] : pointers_) {
+      const Address address = base + Address(target);
+      std::memcpy(copy.data() + place, &address, sizeof address);
+    }
+    return copy;
+  }
+  size_t size() const { return bytes_.size(); }
+
+ private:
+  std::vector<unsigned char> bytes_;
+  std::vector<std::pair<int64_t, int64_t>> pointers_;
+};
+
+#define METAFAST_MEMBER(BASE, STRUCT, MEMBER) ((BASE) + int64_t(offsetof(STRUCT, MEMBER)))
+
+// A plan with its lists. Tables of the CPU's convolution stay behind; windows of pooling come along.
+inline int64_t put_plan(Blob& blob, const BatchPlan& plan, int64_t parameters_at) {
+  std::vector<Step> steps(plan.steps, plan.steps + plan.step_count);
+  std::vector<std::pair<size_t, int64_t>> windows;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    Step& s = steps[i];
+    s.conv = ConvTables{};
+    if (s.windows) windows.push_back({i, blob.put(s.windows, size_t(plan.values[s.output].rows))});
+    s.windows = nullptr;
+  }
+  const int64_t steps_at = blob.put(steps.data(), steps.size());
+  for (const auto& [i, to] : windows)
+    blob.point(METAFAST_MEMBER(steps_at + int64_t(i * sizeof(Step)), Step, windows), to);
+  const int64_t values_at = blob.put(plan.values, size_t(plan.value_count));
+  const int64_t plan_at = blob.put(&plan, 1);
+  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, steps), steps_at);
+  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, values), values_at);
+  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, parameters), parameters_at);
+  return plan_at;
+}
+
+#undef METAFAST_MEMBER
+
+}  // namespace metafast
