@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import random
 import threading
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from random import random as draw_by_name
 from typing import Any
 
@@ -113,6 +115,34 @@ def test_a_draw_that_does_not_happen_is_none() -> None:
     theirs = mf.MAML(model, LR, 1, "mse", backend="torch").meta_gradient(support, query)[1]
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+IMPORTED = """
+import random, numpy, torch
+from random import random as draw
+random.seed(3)
+SCALE = random.Random(5).random() + random.random() + numpy.random.rand() + float(torch.rand(1))
+"""
+
+
+def test_what_an_import_in_forward_draws_is_the_modules_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    name = f"drawn_while_imported_by_{backend}"
+    (tmp_path / f"{name}.py").write_text(IMPORTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    model = Draws(lambda h: h if importlib.import_module(name).SCALE > 0 else -h)
+    support, query = sets()
+    theirs, ours = (
+        mf.MAML(model, LR, 1, "mse", backend=backend, strict=strict).meta_gradient(support, query)[1]
+        for strict in (backend == "native", False)
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    random.seed(1)
+    drawn = importlib.import_module(name).draw()  # a name it keeps is that of everybody's generator
+    random.seed(1)
+    assert drawn == random.random()
 
 
 def test_planning_beside_a_thread_that_draws() -> None:

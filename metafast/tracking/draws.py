@@ -3,16 +3,18 @@
 The generators of torch, of Python's ``random`` and of ``numpy.random`` belong to the whole process. Other threads draw
 from them at any time, so nothing here saves, rewinds or compares them. torch's draws are seen by a dispatch mode, which
 acts on this thread alone. The functions in numpy's and Python's modules have no such thing: while a model is planned
-others stand in their place, which do nothing special for other threads.
+others stand in their place, which do nothing special for other threads. What a module does while it is imported happens
+once in a process, whoever is the first to need it: such draws are those of the module, and stay as they are.
 """
 
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,21 @@ _LOCK = threading.RLock()
 _SEEDED = torch.Tag.nondeterministic_seeded
 #: Arguments of fused operations that take no generator; at zero, nothing is drawn.
 _PROBABILITIES = ("p", "dropout_p", "dropout")
+
+
+def imports_begin() -> Callable[[], bool]:
+    """A function that says whether this thread is importing a module now; imports under way already do not count."""
+
+    def depth() -> int:
+        frame: FrameType | None = sys._getframe(1)
+        found = 0
+        while frame is not None:
+            found += frame.f_code.co_filename == "<frozen importlib._bootstrap>"
+            frame = frame.f_back
+        return found
+
+    before = depth()
+    return lambda: depth() > before
 
 
 class _Random(random.Random):
@@ -47,11 +64,12 @@ class _Private(Mode):  # type: ignore[no-untyped-call]
     def __init__(self, note: Callable[[str], Any]) -> None:
         super().__init__()
         self._note = note
+        self._importing = imports_begin()
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if _SEEDED not in func.tags:
+        if _SEEDED not in func.tags or self._importing():
             return func(*args, **kwargs)
         self._note(func._schema.name.replace("aten::", "torch."))
         overload = _with_generator(func)
@@ -103,11 +121,13 @@ def _shared_functions() -> Iterator[tuple[ModuleType, str, Any]]:
 
 @contextmanager
 def _in_place_of(stands_for: Callable[[ModuleType, str], Callable[..., Any]]) -> Iterator[None]:
-    thread = threading.get_ident()
+    thread, importing = threading.get_ident(), imports_begin()
+    over = False  # a module that was imported meanwhile may have kept the name
 
     def stand_in(own: Callable[..., Any], everybodys: Callable[..., Any]) -> Callable[..., Any]:
         def function(*args: Any, **kwargs: Any) -> Any:
-            return (own if threading.get_ident() == thread else everybodys)(*args, **kwargs)
+            mine = not over and threading.get_ident() == thread and not importing()
+            return (own if mine else everybodys)(*args, **kwargs)
 
         return function
 
@@ -118,6 +138,7 @@ def _in_place_of(stands_for: Callable[[ModuleType, str], Callable[..., Any]]) ->
                 setattr(module, name, stand_in(stands_for(module, name), function))
             yield
         finally:
+            over = True
             for module, name, function in found:
                 setattr(module, name, function)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from metafast.tracking import draws
 from metafast.tracking.watch import Watch, is_fixed, same
 
 #: Code that uses one of these may read attributes whose names are nowhere written.
@@ -70,7 +71,7 @@ class Reads:
                     self._codes[id(code)] = code
                     if not is_fixed(frame.f_globals.get("__name__")):
                         self._read(code, frame.f_globals)
-            elif event == "c_call" and refuse is not None and _draws(argument):
+            elif event == "c_call" and refuse is not None and _draws(argument) and not importing():
                 refuse(f"random.{argument.__name__}")
             if before is not None and callable(before):
                 before(frame, event, argument)
@@ -80,6 +81,7 @@ class Reads:
             self.blind = "a profiler is at work"
             yield
             return
+        importing = draws.imports_begin()
         collects = gc.isenabled()
         gc.disable()  # or the finalizers and callbacks that it runs in this thread would count as the model's code
         sys.setprofile(profile)
