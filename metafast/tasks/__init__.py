@@ -5,6 +5,7 @@ function of (seed, i) alone, so a run can stop anywhere and continue without kee
 """
 
 from metafast.tasks.archive import DataError
+from metafast.tasks.distribution import Splits, Tasks
 from metafast.tasks.episode import TEST, TRAIN, VALIDATION, Episode, generator
 from metafast.tasks.images import ImageTasks
 from metafast.tasks.omniglot import Omniglot
@@ -19,5 +20,7 @@ __all__ = [
     "ImageTasks",
     "Omniglot",
     "Sinusoids",
+    "Splits",
+    "Tasks",
     "generator",
 ]

@@ -17,6 +17,10 @@ class Episode(NamedTuple):
     support: Pair  # xs [T, N, *example], ys [T, N] classes or [T, N, *output]
     query: Pair  # the same for Nq examples
 
+    def to(self, device: torch.device | str) -> Episode:
+        (xs, ys), (xq, yq) = self
+        return Episode((xs.to(device), ys.to(device)), (xq.to(device), yq.to(device)))
+
 
 #: First words of streams, so that no seed ever trains on the tasks that it is tested on.
 TRAIN, VALIDATION, TEST = 0, 1, 2

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from metafast.tasks.episode import TRAIN, Episode, generator
+from metafast.tasks.distribution import Tasks
+from metafast.tasks.episode import Episode
 
 
-class ImageTasks:
+class ImageTasks(Tasks):
     """C-way classification tasks drawn from ``images`` [classes, examples, channels, height, width], uint8.
 
     A task takes ``ways`` distinct classes in random order, which numbers them, and of each class ``shots`` support and
@@ -54,12 +53,6 @@ class ImageTasks:
         classes, examples = self.indices(tasks, generator)
         rows = classes.unsqueeze(-1) * self.examples + examples
         return Episode(self._take(rows[..., : self.shots]), self._take(rows[..., self.shots :]))
-
-    def stream(self, tasks: int, *, seed: int, start: int = 0) -> Iterator[Episode]:
-        """Episodes of meta-steps start, start + 1, ... without end."""
-        while True:
-            yield self.sample(tasks, generator(seed, TRAIN, start))
-            start += 1
 
     def _take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         tasks, ways, each = rows.shape

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metafast.tasks.distribution import Tasks
 from metafast.tasks.episode import TRAIN, Episode, generator
 
 #: Meta-steps whose tasks are drawn in one vectorised sweep. Fixed, because it decides which numbers a seed gives.
@@ -32,7 +33,7 @@ class Waves(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sinusoids:
+class Sinusoids(Tasks):
     """Tasks of ``shots`` support points and ``queries`` query points each, all drawn independently."""
 
     shots: int = 10
@@ -59,16 +60,24 @@ class Sinusoids:
         """xs, ys [T, shots, 1] and xq, yq [T, queries, 1], float32."""
         return self.split(self.waves(tasks, points=self.shots + self.queries, generator=generator))
 
-    def stream(self, tasks: int, *, seed: int, start: int = 0, device: torch.device | str = "cpu") -> Iterator[Episode]:
-        """Episodes of meta-steps start, start + 1, ... without end.
+    def stream(
+        self,
+        tasks: int,
+        *,
+        seed: int = 0,
+        start: int = 0,
+        device: torch.device | str | None = None,
+        stream: int = TRAIN,
+    ) -> Iterator[Episode]:
+        """The meta-batches of meta-steps start, start + 1, ... without end.
 
         Drawn :data:`CHUNK` at a time, so that a meta-step costs a few microseconds: it only takes a slice.
         """
         chunk, offset = divmod(start, CHUNK)
         while True:
-            waves = self.waves(CHUNK, tasks, points=self.shots + self.queries, generator=generator(seed, TRAIN, chunk))
+            waves = self.waves(CHUNK, tasks, points=self.shots + self.queries, generator=generator(seed, stream, chunk))
             support, query = self.split(waves)
-            columns = [values.contiguous().to(device).unbind(0)[offset:] for values in (*support, *query)]
+            columns = [values.contiguous().to(device or "cpu").unbind(0)[offset:] for values in (*support, *query)]
             for xs, ys, xq, yq in zip(*columns, strict=True):
                 yield Episode((xs, ys), (xq, yq))
             chunk, offset = chunk + 1, 0
