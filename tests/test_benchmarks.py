@@ -55,6 +55,8 @@ TINY = {
 }
 #: Compiling takes longer than a test may.
 QUICK_RIVALS = [name for name in rivals.RIVALS if name != "torch.compile"]
+#: Packages that may be missing here, and forms that they may not have.
+OPTIONAL = {"learn2learn", "higher", "torchopt", "jax"}
 BRIEF = timing.Effort(turn=0.0, rounds=(1, 1), seconds=0.0)
 
 
@@ -65,11 +67,14 @@ def tiny(name: str) -> Workload:
 @pytest.mark.parametrize("rival", QUICK_RIVALS)
 @pytest.mark.parametrize("name", TINY)
 def test_every_form_of_every_rival_is_exact(name: str, rival: str) -> None:
+    """But for the torch loop, which is the judge itself: other tests hold it to torch.optim."""
     judge = check.Judge(tiny(name))
     try:
         forms = rivals.prepare(rival, tiny(name).problem(torch.float64))
     except rivals.Unable as reason:
+        assert rival in OPTIONAL or (rival, name) == ("metafast autograd", "W7"), reason
         pytest.skip(str(reason))
+    assert forms
     for step in forms.values():
         judge.double(step())
         judge.double(step())  # and leaves nothing behind
@@ -382,7 +387,7 @@ def test_many_steps_are_printed_with_their_memory(monkeypatch: pytest.MonkeyPatc
     )
     monkeypatch.setattr(steps, "W5", tiny("W5"))
     result = steps.measure(BRIEF, "", lambda line: None, steps=(4,))
-    assert result["rows"][0]["same_bits"] in (True, False)
+    assert result["rows"][0]["same_bits"] is True
     cells = steps.table(result).splitlines()[3].split()
     assert cells[:4] == ["4", "1.0", "500.0", "10.0"]
 

@@ -54,15 +54,19 @@ def statements(tree: ast.AST) -> Iterator[ast.AST]:
             yield from statements(node)
 
 
+def place(module: str) -> str:
+    """The entry of METAFAST that a module's name begins with; empty where there is none."""
+    parts, known = module.split("."), ranks(METAFAST)
+    return next((name for name in (".".join(parts[:2]), parts[0]) if name in known), "")
+
+
+def modules() -> dict[str, Path]:
+    files = sorted((ROOT / "metafast").rglob("*.py"))
+    return {".".join(path.relative_to(ROOT / "metafast").with_suffix("").parts): path for path in files}
+
+
 def imports() -> Iterator[tuple[str, str, str]]:
-    known = ranks(METAFAST)
-
-    def place(module: str) -> str:
-        parts = module.split(".")
-        return next((name for name in (".".join(parts[:2]), parts[0]) if name in known), "")
-
-    for path in sorted((ROOT / "metafast").rglob("*.py")):
-        name = ".".join(path.relative_to(ROOT / "metafast").with_suffix("").parts)
+    for name, path in modules().items():
         for node in statements(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("metafast"):
                 base = node.module.removeprefix("metafast").strip(".")
@@ -81,3 +85,7 @@ def test_no_arrow_points_upwards(levels: list[str], arrows: object) -> None:
     upwards = [why for source, target, why in found if rank[target] > rank[source]]
     sideways = [w for s, t, w in found if rank[t] == rank[s] and t != s]
     assert not upwards and not sideways
+
+
+def test_every_module_has_a_place_in_the_house() -> None:
+    assert [name for name in modules() if not place(name)] == ["__init__", "__main__"]

@@ -3,6 +3,7 @@ dual numbers, and central differences of the step itself."""
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -23,7 +24,7 @@ def numbers(link: str, draw: random.Random) -> tuple[list[float], list[float], l
 
 
 def distance(a: list[float], b: list[float]) -> float:
-    return max(abs(x - y) for x, y in zip(a, b, strict=True)) / (1 + max(map(abs, b)))
+    return math.hypot(*(x - y for x, y in zip(a, b, strict=True))) / (1 + max(map(abs, b)))
 
 
 @pytest.mark.parametrize("k", STEPS)
