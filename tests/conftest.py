@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,3 +44,18 @@ def warned() -> Iterator[list[warnings.WarningMessage]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
+
+
+@pytest.fixture
+def real_data() -> Callable[[str], Path]:
+    """Where a real data set lies: the folder of its name in METAFAST_DATA."""
+
+    def find(name: str) -> Path:
+        root = os.environ.get("METAFAST_DATA")
+        if root is None:
+            pytest.skip("METAFAST_DATA names no folder of real data sets")
+        if not (Path(root) / name).is_dir():
+            pytest.skip(f"METAFAST_DATA={root} holds no {name}/")
+        return Path(root) / name
+
+    return find

@@ -222,9 +222,8 @@ def test_learnt_learning_rate_is_saved(data, tmp_path):
     assert weights(tmp_path / "run")["lr"].item() != 0.5
 
 
-@pytest.mark.skipif("METAFAST_OMNIGLOT" not in os.environ, reason="METAFAST_OMNIGLOT names no folder with Omniglot")
-def test_a_short_run_on_the_real_omniglot(tmp_path):
-    data = os.environ["METAFAST_OMNIGLOT"]
+def test_a_short_run_on_the_real_omniglot(tmp_path, real_data):
+    data = str(real_data("omniglot"))
     size = ["--channels", "16", "--tasks", "4", "--meta-steps", "150", "--minutes", "2", "--test-tasks", "100"]
     assert main(["train", "omniglot", "--data", data, "--out", str(tmp_path / "run"), *size]) == 0
     accuracy = json.loads((tmp_path / "run" / "results.json").read_text())["test_accuracy"]

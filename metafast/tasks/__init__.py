@@ -7,8 +7,10 @@ function of (seed, i) alone, so a run can stop anywhere and continue without kee
 from metafast.tasks.archive import DataError
 from metafast.tasks.distribution import Splits, Tasks
 from metafast.tasks.episode import TEST, TRAIN, VALIDATION, Episode, generator
+from metafast.tasks.folder import ImageFolder
 from metafast.tasks.images import ImageTasks
 from metafast.tasks.omniglot import Omniglot
+from metafast.tasks.sampler import TaskSampler
 from metafast.tasks.sinusoid import Sinusoids
 
 __all__ = [
@@ -17,10 +19,12 @@ __all__ = [
     "VALIDATION",
     "DataError",
     "Episode",
+    "ImageFolder",
     "ImageTasks",
     "Omniglot",
     "Sinusoids",
     "Splits",
+    "TaskSampler",
     "Tasks",
     "generator",
 ]

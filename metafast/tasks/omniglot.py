@@ -89,7 +89,7 @@ def load_part(root: Path, part: str, *, subset: bool = False) -> Characters:
 
     def prepare() -> cache.Arrays:
         groups = _group(source)
-        pixels = archive.decode(source, [name for names in groups.values() for name in names], SIZE)
+        pixels = archive.decode(source, [name for names in groups.values() for name in names], (SIZE, SIZE), 1)
         images = (255 - pixels).reshape(len(groups), -1, SIZE, SIZE)
         return {"images": images, "alphabets": np.array([alphabet for alphabet, _ in groups])}
 
