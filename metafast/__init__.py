@@ -6,8 +6,9 @@ from metafast.explain import explain
 from metafast.functional import grad, hvp
 from metafast.learner import MAML
 from metafast.rules import *  # noqa: F403
+from metafast.transfer import fine_tune, transfer
 from metafast.verification import verify
 
-__all__ = ["MAML", "explain", "grad", "hvp", "verify"]
+__all__ = ["MAML", "explain", "fine_tune", "grad", "hvp", "transfer", "verify"]
 __all__ += estimators.__all__
 __all__ += rules.__all__

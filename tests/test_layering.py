@@ -25,6 +25,7 @@ METAFAST = [
     "judge",
     "verification tasks",
     "training",
+    "transfer",
     "cli",
 ]
 

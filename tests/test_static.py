@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import judge
 import laws
 import metafast as mf
+import oracle
 from judge import Case, assert_close
 from metafast.engine import static
 from metafast.engine.static import Composed
@@ -121,6 +122,19 @@ def test_the_cut_is_the_last_that_one_tensor_goes_through(
 ) -> None:
     assert cut(model, example, adapted) == where
     assert cut(model, example, adapted, backend="torch") == (where if on_torch is SAME else on_torch)
+
+
+def test_a_cut_leaves_the_modes_of_a_models_modules_as_they_are() -> None:
+    """A norm that its user set to eval mode uses its buffers, in a model that is in train mode."""
+    model = seq(L(3, 4), nn.BatchNorm1d(4), nn.SiLU(), nn.LayerNorm(4), L(4, 2)).double()
+    model[1].eval()
+    x, y = torch.randn(2, 5, 3, dtype=torch.float64), torch.randn(2, 5, 2, dtype=torch.float64)
+    for backend in ("auto", "torch"):
+        maml = mf.MAML(model, lr=0.1, steps=1, loss="mse", adapt_params="4.*", backend=backend)
+        assert composed(maml, x) is not None
+        expected = oracle.unroll(model, "mse", (x, y), (x, y), lr=0.1, steps=1, adapt_params="4.*").logits
+        assert_close({"logits": maml((x, y), (x, y)).logits}, {"logits": expected})
+        assert model.training and not model[1].training
 
 
 def test_what_is_random_is_not_static() -> None:

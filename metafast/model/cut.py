@@ -170,7 +170,7 @@ class Part(nn.Module):
         super().__init__()
         self.model, self.nodes, self.source, self.result = model, tuple(nodes), source, result
         self.known, self.copies = dict(known), copies
-        self.train(model is not None and model.training)
+        self.training = model is not None and model.training  # of this module alone: its model keeps its modes
 
     def of(self, model: nn.Module | None) -> Part:
         """The same nodes of another model of this structure; of None, which keeps no model alive, nothing can run."""
