@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import metafast as mf
 import oracle
-from bases import BASES, CLASSES, EXAMPLE, MobileNet, ResNet, Vgg, trained
+from bases import BASES, EXAMPLE, MobileNet, ResNet, Vgg, trained
 from judge import assert_close, assert_same_bits
 
 WAYS = 3
@@ -87,7 +87,7 @@ def test_a_base_without_a_linear_layer_asks_for_a_place() -> None:
     base = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
     with pytest.raises(ValueError, match=r"no submodule that is an nn.Linear.*pass \(name, module\).*'0' \(Conv2d\)"):
         mf.transfer(base, head=2)
-    with pytest.raises(TypeError, match="base must be a torch.nn.Module; it is a dict"):
+    with pytest.raises(TypeError, match=r"base must be a torch\.nn.Module; it is a dict"):
         mf.transfer({}, head=2)  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def test_a_head_that_is_replaced_need_not_be_in_the_weights_or_fit() -> None:
     for weights in (known, other):
         network = mf.transfer(MobileNet(), head=WAYS, weights=weights)
         assert_same_bits(state(network.features), state(trained_features(known)))
-    with pytest.raises(ValueError, match="2 missing: 'classifier.1.weight'"):
+    with pytest.raises(ValueError, match=r"2 missing: 'classifier\.1\.weight'"):
         mf.transfer(MobileNet(), weights=known)
 
 
@@ -194,13 +194,13 @@ def test_a_file_that_is_no_state_dict_is_named_and_executes_nothing(
         with pytest.raises(ValueError, match=match):
             mf.transfer(ResNet(), weights=name)
     assert not Path("executed").exists()
-    with pytest.raises(FileNotFoundError, match="there is no file gone.pth"):
+    with pytest.raises(FileNotFoundError, match=r"there is no file gone\.pth"):
         mf.transfer(ResNet(), weights="gone.pth")
     with pytest.raises(TypeError, match="weights must be a state_dict or the path of a file with one; it is a int"):
         mf.transfer(ResNet(), weights=3)  # type: ignore[arg-type]
 
 
-# -------------------------------------------------------------------------------------------------------- what is frozen
+# ------------------------------------------------------------------------------------------------------- what is frozen
 
 
 @pytest.mark.parametrize(
