@@ -14,28 +14,29 @@ import torch
 from drawings import draw
 from metafast.tasks import TRAIN, DataError, ImageTasks, Omniglot, Sinusoids, generator
 from metafast.tasks import cache as caching
+from metafast.tasks.family import CHUNK
 from metafast.tasks.omniglot import load_part, with_rotations
-from metafast.tasks.sinusoid import CHUNK
 
 Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 
 
 # ---- Sinusoids -----------------------------------------------------------------------
 def test_waves_are_what_the_paper_says():
-    waves = Sinusoids().waves(4000, points=20, generator=generator(0))
-    for values, low, high in ((waves.amplitude, 0.1, 5.0), (waves.phase, 0.0, math.pi), (waves.x, -5.0, 5.0)):
+    waves = Sinusoids().curves(4000, points=20, generator=generator(0))
+    amplitude, phase = waves.parameters["amplitude"], waves.parameters["phase"]
+    for values, low, high in ((amplitude, 0.1, 5.0), (phase, 0.0, math.pi), (waves.x, -5.0, 5.0)):
         assert low <= values.min() < low + 0.01 * (high - low)
         assert high - 0.01 * (high - low) < values.max() <= high
         spread = (high - low) / math.sqrt(12 * values.numel())
         assert abs(values.mean() - (low + high) / 2) < 4 * spread
-    torch.testing.assert_close(waves.y, waves.amplitude * torch.sin(waves.x - waves.phase), rtol=0, atol=0)
+    torch.testing.assert_close(waves.y, amplitude * torch.sin(waves.x - phase), rtol=0, atol=0)
     torch.testing.assert_close(waves.at(waves.x), waves.y, rtol=0, atol=0)
 
 
 def test_an_untrained_answer_of_zero_has_the_error_that_integration_gives():
     # E A^2 * E sin^2(x - phi) with x over [-5, 5] and phi over [0, pi]: sin^2 averages to 1/2 over phi.
     expected = (5.0**3 - 0.1**3) / (3 * 4.9) / 2
-    y = Sinusoids().waves(20000, points=10, generator=generator(1)).y
+    y = Sinusoids().curves(20000, points=10, generator=generator(1)).y
     assert (y**2).mean().item() == pytest.approx(expected, rel=0.02)
 
 

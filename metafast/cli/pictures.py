@@ -21,19 +21,19 @@ def sinusoid(path: Path, learner: nn.Module, tasks: Sinusoids, history: History,
         return
     device = next(learner.parameters()).device
     grid = torch.linspace(*tasks.x, 200).view(1, -1, 1)
-    waves = tasks.waves(4, points=tasks.shots, generator=generator)
+    curves = tasks.curves(4, points=tasks.shots, generator=generator)
     x = grid.expand(4, -1, -1)
-    lines = {"true": waves.at(x)}
+    lines = {"true": curves.at(x)}
     for steps, label in ((0, "before"), (1, "1 step"), (10, "10 steps")):
         with torch.no_grad():
-            query = (x.to(device), waves.at(x).to(device))
-            lines[label] = learner((waves.x.to(device), waves.y.to(device)), query, steps=steps).logits.cpu()
+            query = (x.to(device), curves.at(x).to(device))
+            lines[label] = learner((curves.x.to(device), curves.y.to(device)), query, steps=steps).logits.cpu()
     shape = figure.add_gridspec(3, 2)
     for task in range(4):
         axes = figure.add_subplot(shape[task // 2, task % 2])
         for (label, values), style in zip(lines.items(), ("k-", "C7:", "C0--", "C3-"), strict=True):
             axes.plot(grid.flatten(), values[task].flatten(), style, label=label, linewidth=1.2)
-        axes.plot(waves.x[task].flatten(), waves.y[task].flatten(), "k^", markersize=5, label="support")
+        axes.plot(curves.x[task].flatten(), curves.y[task].flatten(), "k^", markersize=5, label="support")
         if task == 0:
             axes.legend(fontsize=7, ncol=2)
     axes = figure.add_subplot(shape[2, :])

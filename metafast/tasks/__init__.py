@@ -7,6 +7,7 @@ function of (seed, i) alone, so a run can stop anywhere and continue without kee
 from metafast.tasks.archive import DataError
 from metafast.tasks.distribution import Splits, Tasks
 from metafast.tasks.episode import TEST, TRAIN, VALIDATION, Episode, generator
+from metafast.tasks.family import Curves, RegressionFamily
 from metafast.tasks.folder import ImageFolder
 from metafast.tasks.images import ImageTasks
 from metafast.tasks.omniglot import Omniglot
@@ -17,11 +18,13 @@ __all__ = [
     "TEST",
     "TRAIN",
     "VALIDATION",
+    "Curves",
     "DataError",
     "Episode",
     "ImageFolder",
     "ImageTasks",
     "Omniglot",
+    "RegressionFamily",
     "Sinusoids",
     "Splits",
     "TaskSampler",
