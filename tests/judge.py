@@ -16,7 +16,7 @@ from torch import Tensor
 import metafast as mf
 import oracle
 from problems import Problem, make
-from rows import Row
+from row import Row
 
 Tensors = dict[str, Tensor]
 

@@ -1,14 +1,11 @@
 """The one list of laws: what must hold for every row, dtype, device and backend.
 
-A law is a function of one :class:`Case`. It raises AssertionError where it is broken, and says beside its name (in
-``@law``) which rows it speaks about.
+A law says beside its name, in ``@law``, which rows it speaks about. The list begins with those of laws_of_bits.py.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import cache
 from unittest import mock
 
@@ -36,44 +33,14 @@ from judge import (
     run_oracle,
     truth,
 )
+from law import BOTH, Law, joining
+from laws_of_bits import LAWS_OF_BITS
 from metafast.engine import static
 from problems import Problem, make
-from rows import Row
+from row import Row
 
-
-@dataclass(frozen=True)
-class Law:
-    check: Callable[[Case], None]
-    applies: Callable[[Row], bool]
-    backends: tuple[str, ...]
-    dtypes: tuple[torch.dtype, ...]
-
-    @property
-    def name(self) -> str:
-        return self.check.__name__
-
-    def cases(self, rows: list[Row], device: str) -> Iterator[Case]:
-        for row in filter(self.applies, rows):
-            for backend in self.backends:
-                if row.native or backend == "torch":
-                    yield from (Case(row, dtype, device, backend) for dtype in self.dtypes)
-
-
-LAWS: list[Law] = []
-BOTH, NATIVE = ("native", "torch"), ("native",)
-FLOAT64, EITHER = (torch.float64,), (torch.float64, torch.float32)
-
-
-def law(
-    applies: Callable[[Row], bool] = lambda row: True,
-    backends: tuple[str, ...] = NATIVE,
-    dtypes: tuple[torch.dtype, ...] = FLOAT64,
-) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
-    def register(check: Callable[[Case], None]) -> Callable[[Case], None]:
-        LAWS.append(Law(check, applies, backends, dtypes))
-        return check
-
-    return register
+LAWS: list[Law] = [*LAWS_OF_BITS]
+law = joining(LAWS)
 
 
 # ------------------------------------------------------------------------------------------- laws: equal to the oracle
@@ -352,78 +319,6 @@ def no_grad_gives_the_same_outputs(case: Case) -> None:
     assert_close(actual, {name: value.detach() for name, value in expected.items()}, tolerance=1e-13)
 
 
-# -------------------------------------------------------------------------------------------------- laws: determinism
-
-
-def all_bits(case: Case, problem: Problem) -> Tensors:
-    """Outputs and gradients of both sweeps."""
-    out = run(case, problem)
-    kinds = ("loss", "together", "adapted")
-    pulled = {kind: gradients(out, problem, kind, retain_graph=True) for kind in kinds}
-    return out | {f"{kind}:{name}": value for kind in kinds for name, value in pulled[kind].items()}
-
-
-@law(lambda row: not row.by_torch, dtypes=EITHER)
-def threads_do_not_change_bits(case: Case) -> None:
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        expected = all_bits(case, case.problem())
-        for count in (2, 3):
-            torch.set_num_threads(count)
-            assert_same_bits(all_bits(case, case.problem()), expected)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def take(problem: Problem, tasks: list[int]) -> Problem:
-    """The problem of these tasks only, in this order."""
-    chosen = copy.copy(problem)
-    chosen.support, chosen.query = (
-        tuple(tensor.detach()[tasks].requires_grad_(tensor.requires_grad) for tensor in batch)
-        for batch in (problem.support, problem.query)
-    )
-    return chosen
-
-
-PER_TASK = ("task_loss", "logits", "support_loss", "adapted.")
-
-
-@law(lambda row: row.tasks > 1, dtypes=EITHER)
-def tasks_at_once_equal_tasks_one_by_one(case: Case) -> None:
-    """Bit for bit, in outputs and in the gradient that each task contributes."""
-    problem = case.problem()
-    together = run(case, problem)
-    for task in range(case.row.tasks):
-        single = take(problem, [task])
-        alone = run(case, single)
-        assert_same_bits(
-            {n: v[0] for n, v in part(alone, *PER_TASK).items()},
-            {n: v[task] for n, v in part(together, *PER_TASK).items()},
-        )
-        pick = torch.nn.functional.one_hot(torch.tensor(task), case.row.tasks).to(together["task_loss"])
-        of_many = pull_back(together, problem.leaves, {"task_loss": pick}, retain_graph=True)
-        of_one = pull_back(alone, single.leaves, {"task_loss": pick.new_ones(1)}, retain_graph=True)
-        shared = tuple(name for name in of_one if name.startswith(("model.", "lr")))
-        assert_same_bits({name: of_many[name] for name in shared}, {name: of_one[name] for name in shared})
-        data = [name for name in of_one if name not in shared]
-        assert_same_bits({name: of_many[name][task] for name in data}, {name: of_one[name][0] for name in data})
-
-
-@law(lambda row: row.tasks > 1)
-def place_among_tasks_does_not_matter(case: Case) -> None:
-    problem = case.problem()
-    backwards = list(reversed(range(case.row.tasks)))
-    turned = take(problem, backwards)
-    expected, actual = run(case, problem), run(case, turned)
-    assert_same_bits({n: v[backwards] for n, v in part(actual, *PER_TASK).items()}, part(expected, *PER_TASK))
-    data = ("xs", "ys", "ws", "xq", "yq", "wq")
-    assert_same_bits(
-        {name: value[backwards] for name, value in part(gradients(actual, turned), *data).items()},
-        part(gradients(expected, problem), *data),
-    )
-
-
 # -------------------------------------------------------------------------------------------- laws: autograd's contract
 
 
@@ -496,71 +391,3 @@ def buffers_and_parameters_are_untouched(case: Case) -> None:
     gradients(run(case, problem), problem)
     assert_same_bits(problem.model.state_dict(), before)
     assert all(parameter.grad is None for parameter in problem.model.parameters())
-
-
-# -------------------------------------------------------------------------------------------------- laws: awkward data
-
-
-def awkward(tensor: Tensor) -> Tensor:
-    """The same values, seen through strides that no kernel expects: last axis outermost, and every second element."""
-    holder = tensor.new_zeros(*reversed(tensor.shape), 2)
-    view = holder[..., 0].permute(list(reversed(range(tensor.dim()))))
-    view.copy_(tensor.detach())
-    return view.detach().requires_grad_(tensor.requires_grad)
-
-
-@law(lambda row: not row.by_torch, dtypes=EITHER)
-def strides_do_not_matter(case: Case) -> None:
-    assert_same_bits(*at_other_strides(case))
-
-
-@law(lambda row: row.by_torch)
-def strides_matter_to_rounding_alone(case: Case) -> None:
-    """torch multiplies other layouts in another order."""
-    assert_close(*at_other_strides(case), tolerance=1e-12)
-
-
-def at_other_strides(case: Case) -> tuple[Tensors, Tensors]:
-    problem, strided = case.problem(), case.problem()
-    strided.support, strided.query = (tuple(map(awkward, batch)) for batch in (strided.support, strided.query))
-    strided.lr = {n: awkward(v) for n, v in strided.lr.items()} if isinstance(strided.lr, dict) else awkward(strided.lr)
-    for parameter in strided.model.parameters():
-        parameter.data = awkward(parameter.data)
-    return all_bits(case, strided), all_bits(case, problem)
-
-
-@law(lambda row: row.tasks > 1)
-def expanded_inputs_are_right(case: Case) -> None:
-    """One task's data, expanded over tasks without a copy; and the stride-0 cotangents that sum().backward() makes."""
-    problem = case.problem()
-    expanded, copied = copy.copy(problem), copy.copy(problem)
-    for batch in ("support", "query"):
-        one = [tensor.detach()[:1] for tensor in getattr(problem, batch)]
-        views = [value.expand(case.row.tasks, *value.shape[1:]) for value in one]
-        setattr(expanded, batch, tuple(v.requires_grad_(v.is_floating_point()) for v in views))
-        setattr(copied, batch, tuple(v.clone().detach().requires_grad_(v.is_floating_point()) for v in views))
-    first, second = forward(case, expanded), forward(case, copied)
-    assert_same_bits(first, second)
-    seeds = torch.ones_like(second["logits"])
-    stretched = seeds.new_ones(()).expand(seeds.shape)
-    actual = pull_back(first, expanded.leaves, {"logits": stretched})
-    assert_same_bits(actual, pull_back(second, copied.leaves, {"logits": seeds}))
-
-
-@law(lambda row: row.tasks > 1)
-def nan_stays_in_its_task(case: Case) -> None:
-    clean, spoilt = case.problem(), case.problem()
-    with torch.no_grad():
-        for batch in (spoilt.support, spoilt.query):
-            batch[0][1, ..., 0] = float("nan")
-    expected, actual = run(case, clean), run(case, spoilt)
-    others = [task for task in range(case.row.tasks) if task != 1]
-    assert_same_bits(
-        {name: value[others] for name, value in part(actual, *PER_TASK).items()},
-        {name: value[others] for name, value in part(expected, *PER_TASK).items()},
-    )
-    assert actual["loss"].isnan()
-    assert actual["task_loss"][1].isnan()
-    told = run_oracle(case.row, spoilt)
-    for name in ("logits", "support_loss", *part(told, "adapted.")):
-        assert (actual[name].isnan() >= told[name].isnan()).all(), f"{name}: a number where the oracle has NaN"

@@ -12,7 +12,7 @@ import oracle
 from metafast import arguments, losses
 from metafast.model import lowering
 from metafast.model.program import Program
-from rows import Row
+from row import Row
 
 
 @dataclass

@@ -7,98 +7,13 @@ says only what is special about it. Models are tiny on purpose: a law over the w
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from metafast import losses
-from models import (
-    Functional,
-    Methods,
-    Recurrent,
-    Residual,
-    Reused,
-    Sign,
-    Tied,
-    Transformer,
-    Twice,
-    TwoHeads,
-    Unused,
-    around,
-    conv4,
-    cosine_loss,
-    frozen,
-    mlp,
-    seq,
-)
-
-L, C = nn.Linear, nn.Conv2d
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    build: Callable[[], nn.Module]
-    example: tuple[int, ...] = (3,)  # the shape of one input
-    loss: Any = "mse"
-    tasks: int = 2
-    shots: int = 3  # support examples per task
-    queries: int = 2  # query examples per task
-    steps: int = 2
-    lr: float = 0.1
-    lr_form: Literal["scalar", "per_step", "per_tensor", "per_element"] = "scalar"
-    first_order: bool = False
-    adapt_params: Any = None
-    stepwise: bool = False  # another support minibatch at every step
-    weighted: bool = False  # per-example weights, one of them zero
-    reduction: Literal["weighted_mean", "mean", "sum"] = "weighted_mean"
-    soft: bool = False  # class probabilities as targets
-    zeros: bool = False  # some exact zeros among the inputs, where conventions at a kink show
-    training: bool = True
-    smooth: bool = True  # no kinks: float32 can be judged, finite differences are safe
-    native: bool = True  # False: no native form; the torch backend must still be right
-    static: bool = False  # what stands before some layer is not moved by the inner loop, and may run once
-    by_torch: bool = False  # and has no native form, so that torch runs it
-
-    def __str__(self) -> str:
-        return self.name
-
-    @property
-    def classes(self) -> bool:
-        """Targets are class indices."""
-        known, _ = losses.resolve(self.loss)
-        return known is not None and losses.NAMED[known.kind].classes and not self.soft
-
-
-# ---------------------------------------------------------------------- shorthands
-
-
-def conv(name: str, *args: Any, example: tuple[int, ...] = (2, 5, 6), **kwargs: Any) -> Row:
-    return Row(f"conv/{name}", lambda: around(C(3, 2, *args, **kwargs)), example)
-
-
-def pool(name: str, build: Callable[[], nn.Module], example: tuple[int, ...] = (2, 6, 7), smooth: bool = True) -> Row:
-    return Row(f"pool/{name}", lambda: around(build()), example, smooth=smooth)
-
-
-#: The layers of the rows act/..., by the names of primitives.
-POINTWISE: dict[str, Callable[[], nn.Module]] = {}
-
-
-def act(name: str, build: Callable[[], nn.Module], smooth: bool = True, **options: Any) -> Row:
-    POINTWISE[name.replace("-", "_")] = build
-    return Row(f"act/{name}", lambda: mlp(act=build), smooth=smooth, **options)
-
-
-def norm(name: str, build: Callable[[], nn.Module], example: tuple[int, ...] = (3,), **options: Any) -> Row:
-    def model() -> nn.Module:
-        if len(example) == 3:
-            return seq(C(example[0], 3, 2), build(), nn.Tanh(), nn.Flatten(), L(12, 2))
-        return seq(L(*example, 5), build(), nn.Tanh(), L(5, 2))
-
-    return Row(f"norm/{name}", model, example, shots=4, queries=3, **options)
-
+from models import Functional, Methods, Residual, Reused, Tied, Twice, TwoHeads, Unused, conv4, frozen, mlp, seq
+from row import C, L, Row, conv, norm, pool
+from rows_on_torch import FALLBACK, STATIC
 
 # ----------------------------------------------------------------------------------------------------------- the table
 
@@ -236,6 +151,15 @@ NORMS = [
         for affine in (True, False)
     ),
 ]
+
+#: The layers of the rows act/..., by the names of primitives.
+POINTWISE: dict[str, Callable[[], nn.Module]] = {}
+
+
+def act(name: str, build: Callable[[], nn.Module], smooth: bool = True, **options: Any) -> Row:
+    POINTWISE[name.replace("-", "_")] = build
+    return Row(f"act/{name}", lambda: mlp(act=build), smooth=smooth, **options)
+
 
 ACTIVATIONS = [
     act("relu", nn.ReLU, smooth=False),
@@ -433,93 +357,6 @@ OPTIONS = [
     Row("option/many-queries", **CLASSIFIER, shots=1, queries=33),
 ]
 
-
-#: What the inner loop does not move stands before what it moves. Where that has no native form, torch runs it, and the
-#: inner loop is native all the same.
-STATIC = [
-    Row("option/static-layer-norm", lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 2)), adapt_params="3.*"),
-    Row(
-        "option/static-layer-norm-two-layers",
-        lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 4), nn.Tanh(), L(4, 2)),
-        adapt_params=lambda name: name[0] in "35",
-        lr_form="per_element",
-        steps=3,
-        weighted=True,
-    ),
-    Row(
-        "option/static-layer-norm-constant",
-        lambda: frozen(seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 3)), "0.", "1."),
-        loss="cross_entropy",
-        steps=3,
-    ),
-    Row(
-        "option/static-layer-norm-stepwise",
-        lambda: seq(L(3, 5), nn.LayerNorm(5), L(5, 2)),
-        adapt_params="2.*",
-        stepwise=True,
-    ),
-    Row(
-        "option/static-first-order",
-        lambda: seq(L(3, 5), nn.LayerNorm(5), L(5, 2)),
-        adapt_params="2.*",
-        first_order=True,
-    ),
-    Row("option/static-transformer", Transformer, (3, 4), adapt_params="head.*", steps=3),
-    Row("option/static-lstm", Recurrent, (4, 3), "cross_entropy", adapt_params="head.*"),
-    Row(
-        "option/static-batch-norm-3d",
-        lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh(), nn.Flatten(), L(16, 2)),
-        (1, 3, 3, 3),
-        adapt_params="4.*",
-    ),
-    Row(
-        "option/static-grouped-conv",
-        lambda: seq(C(2, 4, 3, groups=2), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), L(16, 3)),
-        (2, 4, 4),
-        "cross_entropy",
-        adapt_params="4.*",
-    ),
-    Row(
-        "option/static-body-then-norm",
-        lambda: seq(L(3, 5), nn.GroupNorm(1, 5), L(5, 4), nn.BatchNorm1d(4), nn.Tanh(), L(4, 2)),
-        adapt_params=lambda name: name[0] in "35",
-        shots=4,
-        queries=3,
-    ),
-]
-STATIC = [replace(row, static=True, by_torch=True) for row in STATIC]
-STATIC += [  # native in both halves
-    Row("option/static-conv4", conv4, (1, 16, 16), "cross_entropy", adapt_params="17.*", smooth=False, static=True),
-    Row("option/static-tied", Tied, (4,), adapt_params="second.bias", static=True),
-    Row("option/static-called-twice", Twice, adapt_params="head.*", static=True),
-    Row("option/static-residual", Reused, adapt_params="right.*", static=True),
-]
-
-FALLBACK = [
-    Row("torch/layer-norm", lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 2)), native=False),
-    Row(
-        "torch/group-norm",
-        lambda: seq(C(2, 4, 2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten()),
-        (2, 3, 3),
-        native=False,
-    ),
-    Row(
-        "torch/instance-norm",
-        lambda: seq(C(2, 4, 2), nn.InstanceNorm2d(4, affine=True), nn.Tanh(), nn.Flatten()),
-        (2, 3, 4),
-        native=False,
-    ),
-    Row(
-        "torch/batch-norm-3d", lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh()), (1, 3, 3, 3), native=False
-    ),
-    Row("torch/linear-rank4", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (2, 3, 3), native=False),
-    Row("torch/batch-norm-1d-sequence", lambda: seq(L(4, 4), nn.BatchNorm1d(3), nn.Tanh()), (3, 4), native=False),
-    Row("torch/conv1d", lambda: seq(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), L(9, 2)), (2, 5), native=False),
-    Row("torch/grouped-conv", lambda: seq(C(2, 4, 3, groups=2), nn.Tanh(), nn.Flatten()), (2, 4, 4), native=False),
-    Row("torch/by-hand", Sign, lr=0.01, native=False),
-    Row("torch/own-loss", mlp, loss=cosine_loss, native=False),
-    Row("torch/mish", lambda: seq(L(3, 4), nn.Mish(), L(4, 2)), native=False),
-]
 
 ROWS: list[Row] = [*LINEAR, *CONVOLUTIONS, *NORMS, *ACTIVATIONS, *POOLS, *GRAPHS, *LOSSES, *OPTIONS, *STATIC, *FALLBACK]
 BY_NAME = {row.name: row for row in ROWS}

@@ -19,7 +19,7 @@ from judge import Tensors, pull_back
 from metafast.engine import device, native
 from models import C, L, frozen, mlp, seq
 from problems import make as make_problem
-from rows import Row
+from row import Row
 
 # ----------------------------------------------------------------------------------------------------------- the tables
 

@@ -11,12 +11,15 @@ import torch
 
 import metafast as mf
 from judge import Case, assert_close, assert_same_bits, forward, gradients
-from laws import LAWS, Law, all_bits
+from law import Law
+from laws import LAWS
+from laws_of_bits import all_bits
 from metafast import arguments
 from metafast.engine import device
 from models import mlp
 from problems import lowered
-from rows import ROWS, Row
+from row import Row
+from rows import ROWS
 
 _emulated = pytest.importorskip("metafast._emulated", reason="built without METAFAST_EMULATE=1")
 

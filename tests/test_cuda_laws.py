@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from judge import Case, assert_same_bits
-from laws import LAWS, Law, all_bits
+from law import Law
+from laws import LAWS
+from laws_of_bits import all_bits
 from metafast import _native
 from metafast.engine import device
 from problems import lowered
-from rows import BY_NAME, ROWS, Row
+from row import Row
+from rows import BY_NAME, ROWS
 
 if not torch.cuda.is_available():
     pytest.skip("torch finds no CUDA device", allow_module_level=True)

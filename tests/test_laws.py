@@ -10,7 +10,8 @@ from torch import Tensor
 
 import judge
 from judge import Case
-from laws import LAWS, Law
+from law import Law
+from laws import LAWS
 from rows import BY_NAME, ROWS
 
 CASES = [(law, case) for law in LAWS for case in law.cases(ROWS, "cpu")]

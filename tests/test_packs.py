@@ -11,11 +11,13 @@ from torch import nn
 
 import metafast as mf
 from judge import Case
-from laws import LAWS, Law
+from law import Law
+from laws import LAWS
 from metafast._native import primitives
 from metafast.engine import native
 from problems import lowered
-from rows import ROWS, Row
+from row import Row
+from rows import ROWS
 
 #: The laws that run every pass with every option, and those about several tasks.
 CHOSEN = {

@@ -19,7 +19,8 @@ from metafast._native import primitives
 from metafast.engine import native
 from metafast.model import cost
 from metafast.model.program import Step
-from rows import POINTWISE, Row
+from row import Row
+from rows import POINTWISE
 
 
 class Sum(nn.Module):

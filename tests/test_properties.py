@@ -12,9 +12,9 @@ from torch import nn
 
 import judge
 from judge import Case, assert_close
-from laws import PER_TASK, take
+from laws_of_bits import PER_TASK, take
 from models import Residual
-from rows import Row
+from row import Row
 
 SIZES = st.sampled_from([1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33])
 SMALL = st.integers(1, 4)

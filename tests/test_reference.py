@@ -17,7 +17,8 @@ from metafast import losses
 from metafast.call import Batch, Call, Hyper, InnerLoop, Unrolled
 from metafast.engine import reference
 from problems import make
-from rows import BY_NAME, ROWS, Row
+from row import Row
+from rows import BY_NAME, ROWS
 
 Tensors = dict[str, Tensor]
 

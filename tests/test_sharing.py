@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import metafast as mf
 from judge import Case
-from laws import LAWS, Law
+from law import Law
+from laws import LAWS
 from metafast.engine import native
 from rows import ROWS
 

@@ -24,7 +24,8 @@ from metafast.engine import static
 from metafast.engine.static import Composed
 from models import Recurrent, Residual, Transformer, frozen, mlp, seq
 from problems import make
-from rows import BY_NAME, ROWS, Row
+from row import Row
+from rows import BY_NAME, ROWS
 
 L, C = nn.Linear, nn.Conv2d
 Tensors = dict[str, Tensor]

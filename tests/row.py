@@ -1,0 +1,69 @@
+"""A case of the one table: a model, a loss, shapes and options. Everything a row leaves out has a small default."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from metafast import losses
+from models import around, seq
+
+L, C = nn.Linear, nn.Conv2d
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    build: Callable[[], nn.Module]
+    example: tuple[int, ...] = (3,)  # the shape of one input
+    loss: Any = "mse"
+    tasks: int = 2
+    shots: int = 3  # support examples per task
+    queries: int = 2  # query examples per task
+    steps: int = 2
+    lr: float = 0.1
+    lr_form: Literal["scalar", "per_step", "per_tensor", "per_element"] = "scalar"
+    first_order: bool = False
+    adapt_params: Any = None
+    stepwise: bool = False  # another support minibatch at every step
+    weighted: bool = False  # per-example weights, one of them zero
+    reduction: Literal["weighted_mean", "mean", "sum"] = "weighted_mean"
+    soft: bool = False  # class probabilities as targets
+    zeros: bool = False  # some exact zeros among the inputs, where conventions at a kink show
+    training: bool = True
+    smooth: bool = True  # no kinks: float32 can be judged, finite differences are safe
+    native: bool = True  # False: no native form; the torch backend must still be right
+    static: bool = False  # what stands before some layer is not moved by the inner loop, and may run once
+    by_torch: bool = False  # and has no native form, so that torch runs it
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def classes(self) -> bool:
+        """Targets are class indices."""
+        known, _ = losses.resolve(self.loss)
+        return known is not None and losses.NAMED[known.kind].classes and not self.soft
+
+
+# ---------------------------------------------------------------------- shorthands
+
+
+def conv(name: str, *args: Any, example: tuple[int, ...] = (2, 5, 6), **kwargs: Any) -> Row:
+    return Row(f"conv/{name}", lambda: around(C(3, 2, *args, **kwargs)), example)
+
+
+def pool(name: str, build: Callable[[], nn.Module], example: tuple[int, ...] = (2, 6, 7), smooth: bool = True) -> Row:
+    return Row(f"pool/{name}", lambda: around(build()), example, smooth=smooth)
+
+
+def norm(name: str, build: Callable[[], nn.Module], example: tuple[int, ...] = (3,), **options: Any) -> Row:
+    def model() -> nn.Module:
+        if len(example) == 3:
+            return seq(C(example[0], 3, 2), build(), nn.Tanh(), nn.Flatten(), L(12, 2))
+        return seq(L(*example, 5), build(), nn.Tanh(), L(5, 2))
+
+    return Row(f"norm/{name}", model, example, shots=4, queries=3, **options)

@@ -1,0 +1,98 @@
+"""Rows of the one table (rows.py) that torch runs, in part or altogether: models with static parts, and those without a
+native form."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from models import Recurrent, Reused, Sign, Tied, Transformer, Twice, conv4, cosine_loss, frozen, mlp, seq
+from row import C, L, Row
+
+#: What the inner loop does not move stands before what it moves. Where that has no native form, torch runs it, and the
+#: inner loop is native all the same.
+STATIC = [
+    Row("option/static-layer-norm", lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 2)), adapt_params="3.*"),
+    Row(
+        "option/static-layer-norm-two-layers",
+        lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 4), nn.Tanh(), L(4, 2)),
+        adapt_params=lambda name: name[0] in "35",
+        lr_form="per_element",
+        steps=3,
+        weighted=True,
+    ),
+    Row(
+        "option/static-layer-norm-constant",
+        lambda: frozen(seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 3)), "0.", "1."),
+        loss="cross_entropy",
+        steps=3,
+    ),
+    Row(
+        "option/static-layer-norm-stepwise",
+        lambda: seq(L(3, 5), nn.LayerNorm(5), L(5, 2)),
+        adapt_params="2.*",
+        stepwise=True,
+    ),
+    Row(
+        "option/static-first-order",
+        lambda: seq(L(3, 5), nn.LayerNorm(5), L(5, 2)),
+        adapt_params="2.*",
+        first_order=True,
+    ),
+    Row("option/static-transformer", Transformer, (3, 4), adapt_params="head.*", steps=3),
+    Row("option/static-lstm", Recurrent, (4, 3), "cross_entropy", adapt_params="head.*"),
+    Row(
+        "option/static-batch-norm-3d",
+        lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh(), nn.Flatten(), L(16, 2)),
+        (1, 3, 3, 3),
+        adapt_params="4.*",
+    ),
+    Row(
+        "option/static-grouped-conv",
+        lambda: seq(C(2, 4, 3, groups=2), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), L(16, 3)),
+        (2, 4, 4),
+        "cross_entropy",
+        adapt_params="4.*",
+    ),
+    Row(
+        "option/static-body-then-norm",
+        lambda: seq(L(3, 5), nn.GroupNorm(1, 5), L(5, 4), nn.BatchNorm1d(4), nn.Tanh(), L(4, 2)),
+        adapt_params=lambda name: name[0] in "35",
+        shots=4,
+        queries=3,
+    ),
+]
+STATIC = [replace(row, static=True, by_torch=True) for row in STATIC]
+STATIC += [  # native in both halves
+    Row("option/static-conv4", conv4, (1, 16, 16), "cross_entropy", adapt_params="17.*", smooth=False, static=True),
+    Row("option/static-tied", Tied, (4,), adapt_params="second.bias", static=True),
+    Row("option/static-called-twice", Twice, adapt_params="head.*", static=True),
+    Row("option/static-residual", Reused, adapt_params="right.*", static=True),
+]
+
+FALLBACK = [
+    Row("torch/layer-norm", lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 2)), native=False),
+    Row(
+        "torch/group-norm",
+        lambda: seq(C(2, 4, 2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten()),
+        (2, 3, 3),
+        native=False,
+    ),
+    Row(
+        "torch/instance-norm",
+        lambda: seq(C(2, 4, 2), nn.InstanceNorm2d(4, affine=True), nn.Tanh(), nn.Flatten()),
+        (2, 3, 4),
+        native=False,
+    ),
+    Row(
+        "torch/batch-norm-3d", lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh()), (1, 3, 3, 3), native=False
+    ),
+    Row("torch/linear-rank4", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (2, 3, 3), native=False),
+    Row("torch/batch-norm-1d-sequence", lambda: seq(L(4, 4), nn.BatchNorm1d(3), nn.Tanh()), (3, 4), native=False),
+    Row("torch/conv1d", lambda: seq(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), L(9, 2)), (2, 5), native=False),
+    Row("torch/grouped-conv", lambda: seq(C(2, 4, 3, groups=2), nn.Tanh(), nn.Flatten()), (2, 4, 4), native=False),
+    Row("torch/by-hand", Sign, lr=0.01, native=False),
+    Row("torch/own-loss", mlp, loss=cosine_loss, native=False),
+    Row("torch/mish", lambda: seq(L(3, 4), nn.Mish(), L(4, 2)), native=False),
+]
