@@ -1,0 +1,36 @@
+"""Every example runs, at a size that takes seconds, and leaves what it says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+#: An example's arguments for a small run, what it must print, and the files it must leave in --out.
+EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "navigation": (
+        "--meta-steps 2 --tasks 3 --episodes 4 --test-tasks 4",
+        "after 3 inner steps",
+        ("results.json", "navigation.png"),
+    ),
+}
+
+
+def test_every_example_is_run() -> None:
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == EXAMPLES.keys()
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name: str, tmp_path: Path) -> None:
+    arguments, said, files = EXAMPLES[name]
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments.split(), "--out", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+    assert not [file for file in files if not (tmp_path / file).stat().st_size]
