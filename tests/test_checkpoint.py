@@ -6,6 +6,7 @@ import os
 import pickle
 import warnings
 import zipfile
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,9 @@ import torch
 
 from metafast.files import replacing
 from metafast.training import checkpoint as checkpoints
-from metafast.training import networks
+from metafast.training import networks, random_state
 from metafast.training.checkpoint import Checkpoint, CheckpointError
+from metafast.training.outer import Budget, Outer
 from metafast.training.outer_adam import Adam
 
 
@@ -30,6 +32,15 @@ def example(**changes):
     return replace(described, state=learner.state_dict(), step=7, **changes)
 
 
+def outer(width):
+    """An Adam that has taken a step, with a schedule."""
+    made = Outer(
+        torch.nn.Linear(width, 1), "adam", "cosine", rate=None, weight_decay=0, clip_norm=None, budget=Budget(9, None)
+    )
+    made.step([torch.ones(1, width), torch.ones(1)])
+    return made
+
+
 @pytest.fixture
 def saved(tmp_path):
     path = tmp_path / "checkpoint.pt"
@@ -38,19 +49,21 @@ def saved(tmp_path):
 
 
 def test_round_trip(tmp_path):
-    optimizer = Adam([torch.nn.Parameter(torch.ones(3))])
     kept = example(
-        optimizer=optimizer.state_dict(),
+        optimizer=outer(3).state(),
+        scheduler=outer(3).schedule(),
         run={"seed": 3, "meta_lr": 0.001},
         progress={"history": [[200, 1.5, float("inf")]]},
-        random_state=torch.get_rng_state(),
+        random_state=random_state.capture(),
     )
     checkpoints.save(tmp_path / "new" / "folder" / "c.pt", kept)
     loaded = checkpoints.load(tmp_path / "new" / "folder" / "c.pt")
     for name in ("network", "arguments", "task", "learner", "step", "run", "progress"):
         assert getattr(loaded, name) == getattr(kept, name)
-    assert torch.equal(loaded.optimizer["first"], kept.optimizer["first"])
-    assert torch.equal(loaded.random_state, kept.random_state)
+    moments = (made.optimizer["state"]["state"][0]["exp_avg"] for made in (loaded, kept))
+    assert torch.equal(*moments)
+    assert loaded.scheduler == kept.scheduler
+    assert torch.equal(loaded.random_state["torch"], kept.random_state["torch"])
     learner = loaded.build(backend="torch")
     assert learner.state_dict().keys() == kept.state.keys()
     assert all(torch.equal(value, kept.state[name]) for name, value in learner.state_dict().items())
@@ -130,7 +143,7 @@ def rewritten(path, **changes):
     ("changes", "message"),
     [
         ({"format": "another"}, "is not a metafast checkpoint"),
-        ({"version": 99}, "has format version 99, this metafast reads version 1"),
+        ({"version": 99}, "has format version 99, this metafast reads version 2"),
         ({"version": ...}, "has format version None"),
         ({"state": ...}, "its state is missing or of another type"),
         ({"step": "seven"}, "its step is missing or of another type"),
@@ -176,17 +189,26 @@ def test_a_refused_state_changes_nothing(saved):
     assert all(torch.equal(value, before[name]) for name, value in learner.state_dict().items())
 
 
-@pytest.mark.parametrize("damage", [{"first": torch.zeros(4)}, {"second": None}, {"steps": "many"}])
-def test_an_optimiser_of_another_model_is_refused(damage):
-    optimizer = Adam([torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))])
-    optimizer.step([torch.ones(3), torch.ones(2)], 0.1)
-    before = optimizer.state_dict()
-    state = {"steps": 9, "first": torch.full((5,), 2.0), "second": torch.full((5,), 3.0)} | damage
-    with pytest.raises(CheckpointError, match="optimiser state does not fit"):
-        example(optimizer=state).restore_optimizer(optimizer)
-    after = optimizer.state_dict()
-    assert after["steps"] == 1
-    assert all(torch.equal(after[name], before[name]) for name in ("first", "second"))
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (lambda own: (outer(4).state(), own.schedule()), r"shapes: expected \[\[1, 3\], \[1\]\]"),
+        (lambda own: ({**own.state(), "class": "SGD"}, own.schedule()), "optimiser: expected Adam"),
+        (lambda own: (own.state(), {}), "scheduler: expected Cosine, found none"),
+        (lambda own: ({}, own.schedule()), "optimiser: expected Adam, found None"),
+    ],
+    ids=["shapes", "class", "scheduler", "none"],
+)
+def test_an_optimiser_of_another_model_is_refused(stored, message):
+    own = outer(3)
+    before = deepcopy(own.state())
+    optimizer, scheduler = stored(own)
+    with pytest.raises(CheckpointError, match=message):
+        example(optimizer=optimizer, scheduler=scheduler).restore_outer(own)
+    after = own.state()["state"]["state"]
+    assert all(
+        torch.equal(after[i][key], value) for i, of in before["state"]["state"].items() for key, value in of.items()
+    )
 
 
 def test_adam_is_torchs_adam():

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,9 @@ from metafast.cli import comparison, main, train_omniglot
 from metafast.tasks import Sinusoids, generator
 from metafast.training import checkpoint as checkpoints
 from metafast.training.evaluation import Estimate
-from metafast.training.loop import Budget, Interruption
+from metafast.training.interruption import Interruption
+from metafast.training.outer import Budget
+from metafast.training.run_folder import RunFolder
 
 TINY = ["--width", "6", "--tasks", "3", "--shots", "4", "--test-tasks", "20", "--threads", "1"]
 SMALL = [
@@ -34,6 +37,14 @@ def sinusoid(out: Path, *more: str) -> int:
 
 def weights(run: Path, name: str = "checkpoint.pt") -> dict[str, torch.Tensor]:
     return checkpoints.load(run / name).state
+
+
+def results_of(run: Path) -> dict[str, Any]:
+    return RunFolder(run).read()["results"]
+
+
+def rows(run: Path, kind: str) -> list[dict[str, Any]]:
+    return [row for row in RunFolder(run).rows() if row["kind"] == kind]
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -61,11 +72,12 @@ def test_sinusoid_leaves_checkpoint_results_and_picture(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     assert main(["train", "sinusoid", *TINY, "--meta-steps", "250"]) == 0
     out = tmp_path / "runs" / "sinusoid"
-    assert sorted(os.listdir(out)) == ["checkpoint.pt", "results.json", "sinusoid.png"]
+    assert sorted(os.listdir(out)) == ["checkpoint.pt", "metrics.jsonl", "run.json", "sinusoid.png"]
     assert (out / "sinusoid.png").read_bytes().startswith(b"\x89PNG")
-    results = json.loads((out / "results.json").read_text())
-    assert results["meta_steps"] == 250
-    assert [row[0] for row in results["history"]] == [200, 250]
+    facts, results = RunFolder(out).read(), results_of(out)
+    assert facts["meta_steps"] == 250 and facts["stopped"] == "max_iters"
+    assert facts["settings"]["width"] == 6 and facts["machine"]["torch"] == torch.__version__
+    assert [row["meta_step"] for row in rows(out, "train")] == [200, 250]
     assert list(results["error_after_steps"]) == ["0", "1", "5", "10"]
     assert results["error_after_steps"]["0"]["tasks"] == 20
     assert results["torch_func"]["relative_difference_float64"] < 1e-12
@@ -81,7 +93,7 @@ def test_sinusoid_leaves_checkpoint_results_and_picture(tmp_path, capsys):
 def test_sinusoid_learns(tmp_path):
     more = ["--width", "20", "--tasks", "10", "--shots", "10", "--meta-lr", "0.01", "--test-tasks", "100"]
     assert sinusoid(tmp_path / "a", *more, "--meta-steps", "400") == 0
-    errors = json.loads((tmp_path / "a" / "results.json").read_text())["error_after_steps"]
+    errors = results_of(tmp_path / "a")["error_after_steps"]
     assert errors["1"]["mean"] + errors["1"]["interval"] < errors["0"]["mean"] - errors["0"]["interval"]
     assert errors["10"]["mean"] < 0.7 * errors["0"]["mean"]
 
@@ -91,7 +103,7 @@ def test_a_seed_repeats_and_another_does_not(tmp_path):
         assert sinusoid(tmp_path / name, "--seed", seed, "--meta-steps", "12") == 0
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
-    a, b = (json.loads((tmp_path / name / "results.json").read_text()) for name in "ab")
+    a, b = (results_of(tmp_path / name) for name in "ab")
     assert a["error_after_steps"] == b["error_after_steps"]
 
 
@@ -103,8 +115,9 @@ def test_resuming_continues_exactly(tmp_path):
         assert main(["train", "sinusoid", "--no-compare", "--test-tasks", "20", *resume]) == 0
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
     whole, parts = (checkpoints.load(tmp_path / name / "checkpoint.pt") for name in ("whole", "parts"))
-    assert whole.optimizer["steps"] == parts.optimizer["steps"] == 450
-    assert torch.equal(whole.optimizer["second"], parts.optimizer["second"])
+    assert whole.step == parts.step == 450
+    states = [run.optimizer["state"]["state"] for run in (whole, parts)]
+    assert all(torch.equal(states[0][i][key], states[1][i][key]) for i in states[0] for key in states[0][i])
 
 
 def test_ctrl_c_leaves_a_checkpoint_that_continues_exactly(tmp_path):
@@ -138,7 +151,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_continues_exactly(tmp_path):
 
 def test_no_meta_steps_evaluates_what_chance_gave(tmp_path):
     assert sinusoid(tmp_path / "a", "--meta-steps", "0") == 0
-    assert json.loads((tmp_path / "a" / "results.json").read_text())["meta_steps"] == 0
+    assert RunFolder(tmp_path / "a").read()["meta_steps"] == 0
 
 
 def test_evaluating_a_sinusoid_checkpoint(tmp_path, capsys):
@@ -147,7 +160,7 @@ def test_evaluating_a_sinusoid_checkpoint(tmp_path, capsys):
     evaluate = ["evaluate", str(tmp_path / "a"), "--test-tasks", "20"]
     assert main([*evaluate, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
-    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    results = results_of(tmp_path / "a")
     assert again["error_after_steps"] == results["error_after_steps"]
     assert main([*evaluate, "--steps", "3"]) == 0
     assert "after  3 gradient steps on 20 tasks" in capsys.readouterr().out
@@ -172,13 +185,13 @@ def test_omniglot_from_data_to_test(data, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     out = tmp_path / "run"
     assert omniglot(data, out, "--meta-steps", "25") == 0
-    assert sorted(os.listdir(out)) == ["best.pt", "checkpoint.pt", "omniglot.png", "results.json"]
-    results = json.loads((out / "results.json").read_text())
-    assert [row[0] for row in results["validations"]] == [10, 20, 25]
+    assert sorted(os.listdir(out)) == ["best.pt", "checkpoint.pt", "metrics.jsonl", "omniglot.png", "run.json"]
+    results, validations = results_of(out), rows(out, "validation")
+    assert [row["meta_step"] for row in validations] == [10, 20, 25]
     assert results["test_accuracy"]["tasks"] == 6 and 0 <= results["test_accuracy"]["mean"] <= 1
     best = checkpoints.load(out / "best.pt")
-    assert best.step == results["tested_checkpoint_meta_step"]
-    accuracies = {row[0]: row[1] for row in results["validations"]}
+    assert best.step == results["tested_meta_step"]
+    accuracies = {row["meta_step"]: row["mean"] for row in validations}
     assert accuracies[best.step] == max(accuracies.values())
     capsys.readouterr()
     evaluate = ["evaluate", str(out), "--data", str(data), "--subset"]
@@ -213,8 +226,8 @@ def test_omniglot_resumes_exactly(data, tmp_path):
     more = ["--subset", "--test-tasks", "6", "--test-queries", "2"]
     assert main(["train", "omniglot", "--data", str(data), "--resume", str(parts), *more]) == 0
     assert same(weights(whole), weights(parts))
-    a, b = (json.loads((run / "results.json").read_text()) for run in (whole, parts))
-    assert a["validations"] == b["validations"] and a["test_accuracy"] == b["test_accuracy"]
+    assert rows(whole, "validation") == rows(parts, "validation")
+    assert results_of(whole) == results_of(parts)
 
 
 def test_learnt_learning_rate_is_saved(data, tmp_path):
@@ -226,7 +239,7 @@ def test_a_short_run_on_the_real_omniglot(tmp_path, real_data):
     data = str(real_data("omniglot"))
     size = ["--channels", "16", "--tasks", "4", "--meta-steps", "150", "--minutes", "2", "--test-tasks", "100"]
     assert main(["train", "omniglot", "--data", data, "--out", str(tmp_path / "run"), *size]) == 0
-    accuracy = json.loads((tmp_path / "run" / "results.json").read_text())["test_accuracy"]
+    accuracy = results_of(tmp_path / "run")["test_accuracy"]
     assert accuracy["mean"] - accuracy["interval"] > 0.4  # chance is 0.2
 
 
@@ -360,11 +373,11 @@ def test_an_interval_covers_what_it_should():
 
 
 def test_a_budget_is_what_is_spent_first():
-    assert Budget(meta_steps=10).fraction(5, 1e9) == 0.5
-    assert Budget(seconds=10).fraction(10**9, 4) == 0.4
-    assert Budget(meta_steps=10, seconds=10).fraction(9, 3) == 0.9
-    assert Budget(meta_steps=10, seconds=10).fraction(1, 30) == 1
-    assert Budget(meta_steps=0).fraction(0, 0) == 1
+    assert Budget(10, None).fraction(5, 1e9) == 0.5
+    assert Budget(None, 10).fraction(10**9, 4) == 0.4
+    assert Budget(10, 10).fraction(9, 3) == 0.9
+    assert Budget(10, 10).fraction(1, 30) == 1
+    assert Budget(0, None).fraction(0, 0) == 1
 
 
 def test_interruption_is_a_request_once_and_an_exception_twice():

@@ -18,7 +18,6 @@ from metafast.learner import MAML
 from metafast.tasks import Omniglot, Sinusoids
 from metafast.training import checkpoint as checkpoints
 from metafast.training.checkpoint import Checkpoint, CheckpointError
-from metafast.training.evaluation import accuracy, errors
 
 NAME = "evaluate"
 
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 def _sinusoid(stored: Checkpoint, learner: MAML, args: argparse.Namespace) -> dict[str, Any]:
     tasks = Sinusoids(shots=_setting(stored, "shots"), queries=train_sinusoid.QUERIES)
     steps = train_sinusoid.STEPS if args.steps is None else (args.steps,)
-    estimates = errors(learner, tasks, count=args.test_tasks, steps=steps, seed=args.seed)
+    estimates = train_sinusoid.errors(learner, tasks, count=args.test_tasks, steps=steps, seed=args.seed)
     if not args.json:
         for count, estimate in estimates.items():
             print(f"mean squared error after {count:2d} gradient steps on {estimate.tasks} tasks: {estimate}")
@@ -72,7 +71,7 @@ def _omniglot(stored: Checkpoint, learner: MAML, args: argparse.Namespace) -> di
     data = Omniglot.load(args.data, subset=args.subset)
     tasks = data.tasks("test", ways=ways, shots=shots, queries=args.test_queries)
     device = next(learner.parameters()).device
-    estimate = accuracy(learner, tasks.to(device), count=args.test_tasks, steps=steps, seed=args.seed)
+    estimate = train_omniglot.accuracy(learner, tasks.to(device), count=args.test_tasks, steps=steps, seed=args.seed)
     if not args.json:
         print(f"{ways}-way {shots}-shot accuracy on {estimate.tasks} meta-test tasks: {estimate.percent()}")
     return {"ways": ways, "shots": shots, "steps": steps, "accuracy": asdict(estimate)}

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from metafast.files import replacing
 from metafast.tasks import Sinusoids
+from metafast.training.figure import figure, write
+from metafast.training.history import History, Row
 
-History = list[list[float]]
 
-
-def sinusoid(path: Path, learner: nn.Module, tasks: Sinusoids, history: History, generator: torch.Generator) -> None:
+def sinusoid(path: Path, learner: nn.Module, tasks: Sinusoids, history: list[Row], generator: torch.Generator) -> None:
     """Adaptation to four tasks, before and after 1 and 10 steps, and the learning curve."""
-    if (figure := _figure(10, 6)) is None:
+    if (drawn := _figure(10, 6)) is None:
         return
     device = next(learner.parameters()).device
     grid = torch.linspace(*tasks.x, 200).view(1, -1, 1)
@@ -28,62 +27,53 @@ def sinusoid(path: Path, learner: nn.Module, tasks: Sinusoids, history: History,
         with torch.no_grad():
             query = (x.to(device), curves.at(x).to(device))
             lines[label] = learner((curves.x.to(device), curves.y.to(device)), query, steps=steps).logits.cpu()
-    shape = figure.add_gridspec(3, 2)
+    shape = drawn.add_gridspec(3, 2)
     for task in range(4):
-        axes = figure.add_subplot(shape[task // 2, task % 2])
+        axes = drawn.add_subplot(shape[task // 2, task % 2])
         for (label, values), style in zip(lines.items(), ("k-", "C7:", "C0--", "C3-"), strict=True):
             axes.plot(grid.flatten(), values[task].flatten(), style, label=label, linewidth=1.2)
         axes.plot(curves.x[task].flatten(), curves.y[task].flatten(), "k^", markersize=5, label="support")
         if task == 0:
             axes.legend(fontsize=7, ncol=2)
-    axes = figure.add_subplot(shape[2, :])
+    axes = drawn.add_subplot(shape[2, :])
     _curves(axes, history, "mean squared error")
     axes.set_yscale("log")
-    _write(figure, path)
+    write(drawn, path)
 
 
-def omniglot(path: Path, history: History, validation: History, title: str) -> None:
+def omniglot(path: Path, history: History, title: str) -> None:
     """Loss and validation accuracy over meta-steps."""
-    if (figure := _figure(9, 3.5)) is None:
+    if (drawn := _figure(9, 3.5)) is None:
         return
-    left, right = figure.subplots(1, 2)
-    _curves(left, history, "cross-entropy")
+    left, right = drawn.subplots(1, 2)
+    _curves(left, history.train, "cross-entropy")
     right.errorbar(
-        [row[0] for row in validation],
-        [100 * row[1] for row in validation],
-        [100 * row[2] for row in validation],
+        [row["meta_step"] for row in history.validation],
+        [100 * row["mean"] for row in history.validation],
+        [100 * row["interval"] for row in history.validation],
         fmt="C2.-",
         capsize=2,
         linewidth=1,
     )
     right.set(xlabel="meta-step", ylabel="validation accuracy, %")
     right.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=10)
-    _write(figure, path)
+    drawn.suptitle(title, fontsize=10)
+    write(drawn, path)
 
 
-def _curves(axes: Any, history: History, label: str) -> None:
-    steps = [row[0] for row in history]
-    axes.plot(steps, [row[1] for row in history], "C7", linewidth=0.8, label="before adaptation")
-    axes.plot(steps, [row[2] for row in history], "C0", linewidth=0.8, label="after adaptation (query)")
+def _curves(axes: Any, rows: list[Row], label: str) -> None:
+    steps = [row["meta_step"] for row in rows]
+    axes.plot(steps, [row["before"] for row in rows], "C7", linewidth=0.8, label="before adaptation")
+    axes.plot(steps, [row["after"] for row in rows], "C0", linewidth=0.8, label="after adaptation (query)")
     axes.set(xlabel="meta-step", ylabel=label)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7)
 
 
 def _figure(width: float, height: float) -> Any:
-    """A figure that needs no display and touches no global state; None, said once, without matplotlib."""
+    """A figure; None, said once, without matplotlib."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        return figure(width, height)
     except ImportError:
         print("no picture without matplotlib (pip install matplotlib)", file=sys.stderr)
         return None
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _write(figure: Any, path: Path) -> None:
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=120)

@@ -7,7 +7,6 @@ of a task are classified together.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from typing import Any
 from metafast.cli import options, pictures
 from metafast.cli import run as runs
 from metafast.cli.options import Option
-from metafast.tasks import VALIDATION, Episode, Omniglot
-from metafast.training import checkpoint as checkpoints
+from metafast.learner import MAML
+from metafast.tasks import ImageTasks, Omniglot
 from metafast.training.checkpoint import Checkpoint
-from metafast.training.evaluation import Estimate, accuracy
-from metafast.training.loop import Budget, Report
+from metafast.training.evaluation import Estimate, evaluate
 
 NAME = "train omniglot"
 
@@ -115,52 +113,35 @@ def run(args: argparse.Namespace) -> int:
     training = data.tasks("train", ways=ways, shots=shots, queries=settings["queries"]).to(this.device)
     held_out = data.tasks("validation", ways=ways, shots=shots, queries=args.test_queries).to(this.device)
     unseen = data.tasks("test", ways=ways, shots=shots, queries=args.test_queries).to(this.device)
-    validations = this.progress.setdefault("validations", [])
-
-    def validate(step: int) -> Estimate:
-        """On the same tasks each time, so that two validations differ by the weights alone."""
-        estimate = accuracy(
-            this.learner,
-            held_out,
-            count=settings["validation_tasks"],
-            steps=steps,
-            seed=settings["seed"],
-            stream=VALIDATION,
-        )
-        best = max((row[1] for row in validations), default=0.0)
-        validations.append([step, estimate.mean, estimate.interval])
-        if estimate.mean >= best:
-            this.save("best.pt")
-        return estimate
-
-    def on_report(now: Report) -> dict[str, str]:
-        if now.step // settings["validate_every"] > (now.step - now.meta_steps) // settings["validate_every"]:
-            validate(now.step)
-        return {"validation": f"{100 * validations[-1][1]:.1f} %"} if validations else {}
-
-    def stream(start: int) -> Iterator[Episode]:
-        return training.stream(settings["tasks"], seed=settings["seed"], start=start)
-
-    budget = Budget(
-        meta_steps=settings["meta_steps"] or None, seconds=60 * settings["minutes"] if settings["minutes"] else None
+    history = this.train(
+        training,
+        max_iters=settings["meta_steps"] or None,
+        seconds=60 * settings["minutes"] or None,
+        scheduler="cosine" if settings["schedule"] == "cosine" else None,
+        validation=held_out,
+        validate_every=settings["validate_every"],
+        validation_tasks=settings["validation_tasks"],
+        validation_steps=steps,
+        metric="accuracy",
+        block=10,
     )
-    if not this.train(stream, budget, block=10, schedule=settings["schedule"], on_report=on_report):
+    if history.stopped == "interrupted":
         return 130
-    if not validations or validations[-1][0] != this.checkpoint.step:
-        validate(this.checkpoint.step)
-        this.save()
-    best = checkpoints.load(this.out / "best.pt")
-    best.restore(this.learner)
+    assert history.best is not None
     print(
-        f"{this.checkpoint.step} meta-steps in {this.progress['seconds'] / 60:.1f} minutes; "
-        f"best validation accuracy {100 * max(row[1] for row in validations):.2f} % after {best.step}"
+        f"{history.meta_steps} meta-steps in {history.seconds / 60:.1f} minutes; "
+        f"best validation accuracy {100 * history.best['value']:.2f} % after {history.best['meta_step']}"
     )
     test = accuracy(this.learner, unseen, count=args.test_tasks, steps=steps, seed=settings["seed"])
     print(f"{ways}-way {shots}-shot accuracy on {test.tasks} meta-test tasks (95 % confidence): {test.percent()}")
-    this.write_results(
-        {"test_accuracy": asdict(test), "tested_checkpoint_meta_step": best.step, "validations": validations}
-    )
+    this.write_results({"test_accuracy": asdict(test), "tested_meta_step": history.best["meta_step"]})
     title = f"Omniglot {ways}-way {shots}-shot: meta-test {test.percent()}"
-    pictures.omniglot(this.out / "omniglot.png", this.progress["history"], validations, title)
+    pictures.omniglot(this.out / "omniglot.png", history, title)
     print(f"best and last checkpoint, results and picture: {this.out}")
     return 0
+
+
+def accuracy(learner: MAML, tasks: ImageTasks, *, count: int, steps: int, seed: int) -> Estimate:
+    """The part of query images classified rightly after so many inner steps."""
+    found = evaluate(learner, tasks, (steps,), count=count, metrics=["accuracy"], seed=seed)
+    return found.estimates["accuracy"][steps]

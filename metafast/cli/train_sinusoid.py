@@ -7,16 +7,17 @@ evaluated on fresh tasks after 0, 1, 5 and 10 steps, and one meta-step is timed 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from metafast.cli import comparison, options, pictures
 from metafast.cli import run as runs
 from metafast.cli.options import Option
+from metafast.learner import MAML
 from metafast.tasks import TEST, Sinusoids, generator
 from metafast.training.checkpoint import Checkpoint
-from metafast.training.evaluation import errors
-from metafast.training.loop import Budget
+from metafast.training.evaluation import Estimate, evaluate
 
 NAME = "train sinusoid"
 STEPS = (0, 1, 5, 10)
@@ -70,19 +71,21 @@ def describe(settings: dict[str, Any]) -> Checkpoint:
     )
 
 
+def errors(learner: MAML, tasks: Sinusoids, *, count: int, steps: Sequence[int], seed: int) -> dict[int, Estimate]:
+    """Mean squared error on query points after each number of inner steps, all tasks at once."""
+    return evaluate(learner, tasks, steps, count=count, batch=count, metrics=["loss"], seed=seed).estimates["loss"]
+
+
 def run(args: argparse.Namespace) -> int:
     this = runs.Run(args, NAME, OPTIONS, describe)
     settings, seed = this.settings, this.settings["seed"]
     training = Sinusoids(shots=settings["shots"], queries=settings["shots"])
 
-    def stream(start: int) -> Any:
-        return training.stream(settings["tasks"], seed=seed, start=start, device=this.device)
-
-    first = this.checkpoint.step
-    if not this.train(stream, Budget(meta_steps=settings["meta_steps"]), block=200):
+    history = this.train(training, max_iters=settings["meta_steps"])
+    if history.stopped == "interrupted":
         return 130
-    if done := this.checkpoint.step - first:
-        print(f"{done} meta-steps; training took {this.progress['seconds']:.1f} s in all")
+    if done := history.meta_steps - this.begun:
+        print(f"{done} meta-steps; training took {history.seconds:.1f} s in all")
 
     test = Sinusoids(shots=settings["shots"], queries=QUERIES)
     estimates = errors(this.learner, test, count=args.test_tasks, steps=STEPS, seed=seed)
@@ -92,9 +95,11 @@ def run(args: argparse.Namespace) -> int:
     results: dict[str, Any] = {"error_after_steps": {str(steps): asdict(e) for steps, e in estimates.items()}}
     this.write_results(results)
 
-    pictures.sinusoid(this.out / "sinusoid.png", this.learner, test, this.progress["history"], generator(seed, TEST, 1))
+    pictures.sinusoid(this.out / "sinusoid.png", this.learner, test, history.train, generator(seed, TEST, 1))
     if args.compare:
-        results["torch_func"] = comparison.against_torch_func(this.learner, next(stream(0)))
+        results["torch_func"] = comparison.against_torch_func(
+            this.learner, next(training.stream(settings["tasks"], seed=seed, device=this.device))
+        )
         this.write_results(results)
     print(f"checkpoint, results and picture: {this.out}")
     return 0

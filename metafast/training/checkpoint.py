@@ -2,6 +2,7 @@
 
 A checkpoint is a dictionary of plain values and tensors in torch's zip format, read with ``weights_only=True``. It says
 which network it holds by name (:mod:`metafast.training.networks`), so no class is ever looked up by what a file says.
+That of a network of the user's own has no name: its weights go into a learner that the user has made.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from torch import Tensor, nn
 from metafast.files import replacing
 from metafast.learner import MAML
 from metafast.training import networks
-from metafast.training.outer_adam import Adam
+from metafast.training.outer import Outer
 
 FORMAT = "metafast-checkpoint"
-VERSION = 1
+VERSION = 2
 Settings = dict[str, Any]
 #: The learner's keyword arguments that a file may set.
 LEARNER_SETTINGS = {"lr", "steps", "loss", "first_order", "learn_lr"}
@@ -34,19 +35,25 @@ class CheckpointError(Exception):
 class Checkpoint:
     """Everything a run needs to continue, and an evaluation to begin."""
 
-    network: str  # a name of metafast.training.networks.NETWORKS
-    arguments: Settings  # its keyword arguments
-    task: Settings  # "name", and the settings of the task distribution
-    learner: Settings  # keyword arguments of the learner: lr, steps, loss, ...
-    state: dict[str, Tensor]  # the learner's state_dict
+    network: str = ""  # a name of metafast.training.networks.NETWORKS; none for a network of the user's own
+    arguments: Settings = field(default_factory=dict)  # its keyword arguments
+    task: Settings = field(default_factory=dict)  # "name", and the settings of the task distribution
+    learner: Settings = field(default_factory=dict)  # keyword arguments of the learner: lr, steps, loss, ...
+    state: dict[str, Tensor] = field(default_factory=dict)  # the learner's state_dict
     step: int = 0  # meta-steps done
-    optimizer: Settings = field(default_factory=dict)  # the optimiser's state_dict
+    optimizer: Settings = field(default_factory=dict)  # its class, shapes of its parameters, its state_dict
+    scheduler: Settings = field(default_factory=dict)  # its class and state_dict; empty if there is none
     run: Settings = field(default_factory=dict)  # settings of the training run, seed among them
-    progress: Settings = field(default_factory=dict)  # history, best validation, seconds spent
-    random_state: Tensor | None = None  # torch's global CPU generator
+    progress: Settings = field(default_factory=dict)  # seconds spent, best validation, first loss
+    random_state: Settings = field(default_factory=dict)  # of metafast.training.random_state
 
     def build(self, device: torch.device | str = "cpu", backend: str = "auto") -> MAML:
         """The learner it describes: with its weights if it holds any, else freshly initialised."""
+        if not self.network:
+            raise CheckpointError(
+                "checkpoint of a network of your own code: make its learner, then load the weights by "
+                "metafast.training.checkpoint.load(path).restore(learner)"
+            )
         if unknown := self.learner.keys() - LEARNER_SETTINGS:
             raise CheckpointError(f"checkpoint has unknown learner settings: {', '.join(sorted(map(str, unknown)))}")
         try:
@@ -74,20 +81,27 @@ class Checkpoint:
                 )
         learner.load_state_dict(self.state)
 
-    def restore_optimizer(self, optimizer: Adam) -> None:
-        """Load the optimiser's moments; CheckpointError, and nothing changed, if they are of another model."""
+    def restore_outer(self, outer: Outer) -> None:
+        """Load the states of optimiser and schedule; CheckpointError, and nothing changed, if they are of others."""
         try:
-            optimizer.load_state_dict(self.optimizer)
-        except ValueError as error:
-            raise CheckpointError(f"checkpoint's optimiser state does not fit this model: {error}") from None
+            outer.load(self.optimizer, self.scheduler)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"checkpoint's optimiser state does not fit: {error}") from None
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write ``checkpoint`` to ``path``, replacing what was there only when the new file is safely on disk."""
+    """Write ``checkpoint`` to ``path``, replacing what was there only when the new file is safely on disk.
+
+    CheckpointError if it cannot be written, for want of room for instance: what was there is whole then."""
     content = {"format": FORMAT, "version": VERSION}
     content.update((part.name, getattr(checkpoint, part.name)) for part in fields(checkpoint))
-    with replacing(path) as file:
-        torch.save(content, file)
+    try:
+        with replacing(path) as file:
+            torch.save(content, file)
+    except (OSError, RuntimeError) as error:  # torch's writer turns an error of the disk into its own
+        reason = str(error.__context__ if isinstance(error.__context__, OSError) else error).split("\n")[0][:200]
+        kept = "the one that was there is whole" if Path(path).exists() else "nothing was left behind"
+        raise CheckpointError(f"{path} could not be written ({reason}); {kept}") from error
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -110,7 +124,7 @@ def load(path: str | Path) -> Checkpoint:
         )
     expected: dict[str, Any] = {
         "network": str, "arguments": dict, "task": dict, "learner": dict, "state": dict, "step": int,
-        "optimizer": dict, "run": dict, "progress": dict, "random_state": (Tensor, type(None)),
+        "optimizer": dict, "scheduler": dict, "run": dict, "progress": dict, "random_state": dict,
     }  # fmt: skip
     for name, kind in expected.items():
         if not isinstance(content.get(name), kind) or (name not in content):

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from metafast.training.loop import Report
-
-Show = Callable[[Report, dict[str, str]], None]
+Show = Callable[[float, Mapping[str, str]], None]
 #: The bar counts thousandths of the budget, which may be in meta-steps or in seconds.
 WHOLE = 1000
 
 
 @contextmanager
-def bar(title: str, begun: float) -> Iterator[Show]:
-    """A function that shows a report; nothing if tqdm is not installed. ``begun`` is the part of the budget spent."""
+def bar(title: str, begun: float, wanted: bool = True) -> Iterator[Show]:
+    """A function that shows the part of the budget spent and some facts; it does nothing if tqdm is not installed.
+    ``begun`` is the part spent before."""
+    if not wanted:
+        yield lambda fraction, facts: None
+        return
     try:
         from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
         print(f"{title}: no progress bar without tqdm (pip install tqdm)", file=sys.stderr)
-        yield lambda report, more: None
+        yield lambda fraction, facts: None
         return
     with tqdm(
         total=WHOLE,
@@ -30,20 +31,12 @@ def bar(title: str, begun: float) -> Iterator[Show]:
         bar_format="{desc}: {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}",
         mininterval=0.2 if sys.stderr.isatty() else 15,
     ) as shown:
-        clock, first = time.perf_counter(), True
+        first = True
 
-        def show(report: Report, more: dict[str, str]) -> None:
-            nonlocal clock, first
-            now = time.perf_counter()
-            facts = {
-                "meta-step": f"{report.step}",
-                "rate": f"{report.meta_steps / (now - clock):.4g}/s",
-                "loss": f"{report.before:.3f} -> {report.after:.3f}",
-                **more,
-            }
-            clock = now
+        def show(fraction: float, facts: Mapping[str, str]) -> None:
+            nonlocal first
             shown.set_postfix_str(", ".join(f"{name} {value}" for name, value in facts.items()), refresh=False)
-            shown.update(int(report.fraction * WHOLE) - shown.n)
+            shown.update(int(fraction * WHOLE) - shown.n)
             if first:  # at once, however long the interval
                 shown.refresh()
                 first = False
