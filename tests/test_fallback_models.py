@@ -363,6 +363,30 @@ def test_a_loss_that_reads_a_checkpointed_model_is_refused() -> None:
         mf.MAML(model, lr=0.1, loss=loss)(*tasks())
 
 
+# --------------------------------------------------------------------------------------------- what is registered twice
+
+
+class Shared(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(3, 3)
+        self.b = self.a
+        self.head = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+
+def test_a_module_with_two_names() -> None:
+    model, (support, query) = Shared().double(), tasks()
+    own = list(model.parameters())
+    maml, native = (mf.MAML(model, 0.2, 3, loss="mse", backend=backend) for backend in ("torch", "native"))
+    found, expected = (torch.autograd.grad(one(support, query).loss, own) for one in (maml, native))
+    same(found, expected)
+    assert all(a is b for a, b in zip(own, model.parameters(), strict=True))
+    assert mf.verify(maml, support, query).ok
+
+
 # ----------------------------------------------------------------------------------------------------------- autocast
 
 

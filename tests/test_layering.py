@@ -90,3 +90,21 @@ def test_no_arrow_points_upwards(levels: list[str], arrows: object) -> None:
 
 def test_every_module_has_a_place_in_the_house() -> None:
     assert [name for name in modules() if not place(name)] == ["__init__", "__main__"]
+
+
+#: What a reader can hold in mind at once.
+LONGEST = 450
+SOURCES = [
+    *(path for folder in ("metafast", "csrc", "tests", "benchmarks", ".ci") for path in (ROOT / folder).rglob("*")),
+    ROOT / "setup.py",
+]
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in SOURCES
+        if path.suffix in (".py", ".pyi", ".h", ".cpp", ".cu", ".cuh")
+    }
+    assert len(lengths) > 100
+    assert {name: length for name, length in lengths.items() if length > LONGEST} == {}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,108 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import metafast as mf
+from losses_that_read import (
+    DECAY,
+    LR,
+    NQ,
+    STEPS,
+    WAYS,
+    Decaying,
+    N,
+    Objective,
+    T,
+    agrees_with_central_differences,
+    central_difference,
+    data,
+    meta_loss,
+    net,
+    squares,
+    unrolled,
+)
 from metafast.call import Batch
-from metafast.engine import custom_loss, reference
+from metafast.engine import reference
 from metafast.judge import Held, Loop
-
-T, N, NQ, LR, STEPS, DECAY = 3, 5, 4, 0.2, 3, 0.1
-
-
-def net() -> nn.Sequential:
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-
-
-def data(n: int = N) -> tuple[Tensor, Tensor]:
-    return torch.randn(T, n, 3, dtype=torch.float64), torch.randn(T, n, 2, dtype=torch.float64)
-
-
-def squares(parameters: Iterable[Tensor]) -> Tensor:
-    return torch.stack([p.square().sum() for p in parameters]).sum()
-
-
-class Decaying(nn.Module):
-    """A module that holds the model, or parameters of it."""
-
-    def __init__(self, held: Any) -> None:
-        super().__init__()
-        self.held = held
-
-    def forward(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(output, target) + DECAY * squares(self.held.parameters())
-
-
-class Objective:
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def __call__(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.mse_loss(output, target) + DECAY * squares(self.model.parameters())
-
-    def bound(self, output: Tensor, target: Tensor) -> Tensor:
-        return self(output, target)
-
-
-def with_model(output: Tensor, target: Tensor, model: nn.Module) -> Tensor:
-    return F.mse_loss(output, target) + DECAY * squares(model.parameters())
-
-
-def decay_over(choose: Callable[[nn.Module], Iterable[Tensor]]) -> Callable[[nn.Module], Any]:
-    return lambda model: lambda o, y: F.mse_loss(o, y) + DECAY * squares(choose(model))
-
-
-#: how the weight decay of all parameters is written
-WAYS: dict[str, Callable[[nn.Sequential], Any]] = {
-    "parameters()": decay_over(lambda m: m.parameters()),
-    "named_parameters()": decay_over(lambda m: dict(m.named_parameters()).values()),
-    "what requires grad": decay_over(lambda m: [p for p in m.parameters() if p.requires_grad]),
-    "what is an nn.Parameter": decay_over(lambda m: [p for p in m.parameters() if isinstance(p, nn.Parameter)]),
-    "what is not marked": decay_over(lambda m: [p for p in m.parameters() if not getattr(p, "no_decay", False)]),
-    "attributes": decay_over(lambda m: [m[0].weight, m[0].bias, m[2].weight, m[2].bias]),
-    "one vector": decay_over(lambda m: [nn.utils.parameters_to_vector(m.parameters())]),
-    "a partial": lambda m: functools.partial(with_model, model=m),
-    "an object": Objective,
-    "a bound method": lambda m: Objective(m).bound,
-    "a module that holds the model": Decaying,
-    "a module that holds its parameters": lambda m: Decaying(nn.ParameterList(m.parameters())),
-}
-
-
-def meta_loss(theta0: list[Tensor], support: Any, query: Any, decayed: list[int], prox: bool = False) -> Tensor:
-    """By hand, without a module: two layers, and DECAY times the squares of the ``decayed`` parameters (of their
-    distance to theta_0 with ``prox``)."""
-
-    def loss(p: list[Tensor], x: Tensor, y: Tensor) -> Tensor:
-        output = torch.tanh(x @ p[0].T + p[1]) @ p[2].T + p[3]
-        return F.mse_loss(output, y) + DECAY * squares(p[i] - theta0[i] if prox else p[i] for i in decayed)
-
-    total = torch.zeros((), dtype=torch.float64)
-    for t in range(T):
-        theta = [p if p.requires_grad else p.clone().requires_grad_() for p in theta0]
-        for _ in range(STEPS):
-            slopes = torch.autograd.grad(loss(theta, support[0][t], support[1][t]), theta, create_graph=True)
-            theta = [p - LR * g for p, g in zip(theta, slopes, strict=True)]
-        total = total + loss(theta, query[0][t], query[1][t]) / T
-    return total
-
-
-def central_difference(f: Callable[[list[Tensor]], Tensor], at: list[Tensor], along: list[Tensor]) -> float:
-    h = 1e-5
-    up, down = ([p.detach() + s * h * v for p, v in zip(at, along, strict=True)] for s in (1, -1))
-    return float((f(up) - f(down)).detach()) / (2 * h)
-
-
-def agrees_with_central_differences(
-    maml: mf.MAML, model: nn.Module, decayed: list[int], support: Any, query: Any, prox: bool = False
-) -> None:
-    parameters = list(model.parameters())
-    loss = maml(support, query).loss
-    by_hand = [p.detach() for p in parameters]
-    assert loss.item() == pytest.approx(meta_loss(by_hand, support, query, decayed, prox).item(), rel=1e-12)
-    gradients = torch.autograd.grad(loss, parameters)
-    for i, gradient in enumerate(gradients):
-        along = [torch.randn_like(p) if j == i else torch.zeros_like(p) for j, p in enumerate(parameters)]
-        slope = central_difference(lambda at: meta_loss(at, support, query, decayed, prox), by_hand, along)
-        assert (gradient * along[i]).sum().item() == pytest.approx(slope, rel=1e-7, abs=1e-9)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -203,14 +121,7 @@ def test_each_task_reads_its_own_activations(read: Callable[[Any], Tensor]) -> N
         hidden = torch.tanh(x @ p[0].T + p[1])
         return F.mse_loss(hidden @ p[2].T + p[3], y) + DECAY * hidden.square().mean()
 
-    total = []
-    for t in range(T):
-        at = theta
-        for _ in range(STEPS):
-            slopes = torch.autograd.grad(loss(at, support[0][t], support[1][t]), at, create_graph=True)
-            at = [p - LR * g for p, g in zip(at, slopes, strict=True)]
-        total.append(loss(at, query[0][t], query[1][t]))
-    expected = torch.autograd.grad(torch.stack(total).mean(), theta)
+    expected = torch.autograd.grad(unrolled(loss, theta, support, query), theta)
 
     maml = mf.MAML(model, LR, STEPS, backend="torch",
                    loss=lambda o, y: F.mse_loss(o, y) + DECAY * read(model).square().mean())  # fmt: skip
@@ -235,14 +146,7 @@ def test_a_loss_may_run_the_model_again() -> None:
             run = lambda x: torch.tanh(x @ p[0].T + p[1]) @ p[2].T + p[3]  # noqa: E731
             return F.mse_loss(run(x), y) + run(other).square().mean()
 
-        total = torch.zeros((), dtype=torch.float64)
-        for t in range(T):
-            theta = [p.clone().requires_grad_() for p in theta0]
-            for _ in range(STEPS):
-                slopes = torch.autograd.grad(loss(theta, support[0][t], support[1][t]), theta, create_graph=True)
-                theta = [p - LR * g for p, g in zip(theta, slopes, strict=True)]
-            total = total + loss(theta, query[0][t], query[1][t]) / T
-        return total
+        return unrolled(loss, theta0, support, query)
 
     along = [torch.randn_like(p) for p in by_hand]
     found = torch.autograd.grad(maml(support, query).loss, list(model.parameters()))
@@ -407,133 +311,3 @@ def test_the_judge_holds_real_parameters() -> None:
     slope = central_difference(lambda theta: meta_loss(theta, support, query, [0, 1, 2, 3]), at, along)
     found = sum((g * v).sum().item() for g, v in zip(gradients.values(), along, strict=True))
     assert found == pytest.approx(slope, rel=1e-7)
-
-
-# --------------------------------------------------------------------------------------------- what is registered twice
-
-
-class Shared(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.a = nn.Linear(3, 3)
-        self.b = self.a
-        self.head = nn.Linear(3, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.b(torch.tanh(self.a(x)))))
-
-
-def test_a_module_with_two_names() -> None:
-    model, support, query = Shared().double(), data(), data(NQ)
-    own = list(model.parameters())
-    maml = mf.MAML(model, LR, STEPS, loss="mse", backend="torch")
-    found = torch.autograd.grad(maml(support, query).loss, own)
-    native = torch.autograd.grad(mf.MAML(model, LR, STEPS, loss="mse", backend="native")(support, query).loss, own)
-    for a, b in zip(found, native, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
-    assert all(a is b for a, b in zip(own, model.parameters(), strict=True))
-    assert mf.verify(maml, support, query).ok
-
-
-# ---------------------------------------------------------------------------------- what may run for all tasks at once
-
-SCALE, MODEL = 0.5, net()
-
-
-def helper(output: Tensor, target: Tensor) -> Tensor:
-    return SCALE * F.mse_loss(output, target)
-
-
-def through(output: Tensor, target: Tensor) -> Tensor:
-    return helper(output, target) + float(math_free())
-
-
-def math_free() -> int:
-    return len([1])
-
-
-def reads_global(output: Tensor, target: Tensor) -> Tensor:
-    return F.mse_loss(output, target) + squares(p for p in MODEL.parameters())
-
-
-def reads_through(output: Tensor, target: Tensor) -> Tensor:
-    return reads_global(output, target)
-
-
-def imports(output: Tensor, target: Tensor) -> Tensor:
-    from test_loss_reads_model import MODEL as model
-
-    return F.mse_loss(output, target) + squares(model.parameters())
-
-
-def evaluates(output: Tensor, target: Tensor) -> Tensor:
-    return eval("reads_global")(output, target)  # type: ignore[no-any-return]
-
-
-def default(output: Tensor, target: Tensor, model: nn.Module = MODEL) -> Tensor:
-    return squares(model.parameters())
-
-
-class Hooked(nn.L1Loss):
-    pass
-
-
-def hooked() -> nn.Module:
-    loss = nn.L1Loss()
-    loss.register_forward_hook(lambda *a: None)
-    return loss
-
-
-CLOSED = {
-    "F.l1_loss": F.l1_loss,
-    "nn.L1Loss": nn.L1Loss(),
-    "weighted classes": nn.CrossEntropyLoss(weight=torch.ones(2)),
-    "partial": functools.partial(F.smooth_l1_loss, beta=0.5),
-    "partial with a tensor": functools.partial(F.cross_entropy, weight=torch.ones(2)),
-    "function": helper,
-    "function of functions": through,
-    "lambda": lambda o, y: (o - y).abs().mean(),
-    "comprehension": lambda o, y: sum((o[:, i] - y[:, i]).abs().mean() for i in range(2)),
-}
-OPEN = {
-    "global": reads_global,
-    "global of a function called": reads_through,
-    "import": imports,
-    "eval": evaluates,
-    "default": default,
-    "closure": WAYS["parameters()"](MODEL),
-    "object": Objective(MODEL),
-    "bound method": Objective(MODEL).bound,
-    "partial": functools.partial(with_model, model=MODEL),
-    "partial with a parameter": functools.partial(F.cross_entropy, weight=MODEL[2].bias),
-    "own module": Decaying(MODEL),
-    "subclass of torch's": Hooked(),
-    "hooks": hooked(),
-    "global in a comprehension": lambda o, y: sum(p.square().sum() for p in MODEL.parameters()),
-    "bound method of torch's": MODEL[0].bias.dist,
-}
-
-
-@pytest.mark.parametrize("loss", CLOSED.values(), ids=CLOSED)
-def test_losses_that_cannot_read_the_model_run_for_all_tasks_at_once(loss: Any) -> None:
-    assert custom_loss.sees_only_arguments(loss)
-    assert reference.describe(net().float(), loss, lambda name: True, torch.randn(N, 3)).at_once
-
-
-@pytest.mark.parametrize("loss", OPEN.values(), ids=OPEN)
-def test_all_others_run_task_by_task(loss: Any) -> None:
-    assert not custom_loss.sees_only_arguments(loss)
-    assert not reference.describe(net().float(), loss, lambda name: True, torch.randn(N, 3)).at_once
-
-
-@pytest.mark.parametrize(
-    ("loss", "got"),
-    [
-        (lambda o, y: (o - y).abs(), r"a tensor of shape \[5, 2\]"),
-        (functools.partial(F.l1_loss, reduction="none"), r"a tensor of shape \[5, 2\]"),
-        (lambda o, y, model=MODEL: 0.0, "a float"),
-    ],
-)
-def test_a_loss_returns_one_number(loss: Any, got: str) -> None:
-    with pytest.raises(ValueError, match=f"must return one number.*it returned {got}"):
-        mf.MAML(net(), LR, STEPS, loss=loss, backend="torch")(data(), data(NQ))

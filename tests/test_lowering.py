@@ -1,12 +1,9 @@
-"""Lowering: every supported form becomes its steps, with torch's meaning; every other one is refused by name."""
+"""Lowering: every supported form becomes its steps, with torch's meaning."""
 
 from __future__ import annotations
 
 import copy
-import functools
-import operator
 import pickle
-import random
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -17,33 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import interpreter
+from forms import IMAGE, VECTOR, C, L, model_of, of, pool, seq
 from metafast.model.lowering import Unsupported, lower
 from metafast.model.program import Loss
-from metafast.tracking.snapshot import Snapshot
-
-C, L = nn.Conv2d, nn.Linear
-IMAGE, VECTOR = (2, 6, 7), (4,)
-
-
-class Of(nn.Module):
-    """A module whose forward is ``forward(modules, x)``."""
-
-    def __init__(self, forward: Callable[[Any, Tensor], Any], **modules: Any) -> None:
-        super().__init__()
-        self.function = forward
-        for name, module in modules.items():
-            setattr(self, name, module)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.function(self, x)
-
-
-def of(function: Callable[[Any, Tensor], Any], **build: Callable[[], Any]) -> Callable[[], nn.Module]:
-    return lambda: Of(function, **{name: make() for name, make in build.items()})
-
-
-def seq(*build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-    return lambda: nn.Sequential(*(make() for make in build))
 
 
 def seen(*build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
@@ -154,10 +127,6 @@ def act(module: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
 
 def fun(function: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
     return of(lambda m, x: function(m.fc(x)), fc=lambda: L(4, 3))
-
-
-def pool(function: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
-    return of(lambda m, x: function(x))
 
 
 FLAT = "conv2d flatten linear"
@@ -289,170 +258,6 @@ def test_form_becomes_its_steps_with_the_meaning_of_torch(
         torch.testing.assert_close(meant, expected, rtol=1e-12, atol=1e-12)
 
 
-class Subclass(nn.Linear):
-    pass
-
-
-class Straight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return torch.relu(x)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        return grads[0]
-
-
-@functools.singledispatch
-def numbers_of(x: Any) -> Any:
-    return x
-
-
-def no_grad(m: Any, x: Tensor) -> Tensor:
-    with torch.no_grad():
-        return m.fc(x)
-
-
-def autocast(m: Any, x: Tensor) -> Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return m.fc(x)
-
-
-def remembering(m: Any, x: Tensor) -> Tensor:
-    m.last = m.fc(x)
-    return m.last
-
-
-def stale(m: Any, x: Tensor) -> Tensor:
-    y = m.conv(x)
-    z = y.flatten(1)
-    y.relu_()
-    return m.fc(z)
-
-
-def assigns(m: Any, x: Tensor) -> Tensor:
-    y = m.fc(x)
-    y.data = x
-    return y
-
-
-def hooked() -> nn.Module:
-    model = nn.Sequential(L(4, 4), nn.ReLU())
-    model[1].register_forward_hook(lambda *a: None)
-    return model
-
-
-def parametrized() -> nn.Module:
-    return nn.Sequential(nn.utils.parametrizations.weight_norm(L(4, 4)))
-
-
-def mixed() -> nn.Module:
-    model = nn.Sequential(L(4, 4), L(4, 4))
-    model[1].double()
-    return model
-
-
-def fc(function: Callable[[Any, Tensor], Any], **more: Callable[[], Any]) -> Callable[[], nn.Module]:
-    return of(function, fc=lambda: L(4, 4), **more)
-
-
-#: how it is built, the shape of an example, the layer to be named, what the reason must say
-REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
-    (seq(lambda: L(4, 4), lambda: nn.GroupNorm(2, 4)), VECTOR, "1", "GroupNorm has no native form"),
-    (lambda: nn.GroupNorm(2, 4), VECTOR, "", "GroupNorm has no native form"),
-    (seq(nn.ReLU, lambda: Subclass(4, 4)), VECTOR, "1", "Subclass is a subclass of Linear"),
-    (hooked, VECTOR, "1", "ReLU has forward hooks"),
-    (parametrized, VECTOR, "0", "ParametrizedLinear has a parametrization"),
-    (mixed, VECTOR, "1", "Linear's weight has type torch.float64"),
-    (lambda: L(4, 4).half(), VECTOR, "", "Linear's weight has type torch.float16"),
-    (lambda: nn.LazyLinear(3), VECTOR, "", "LazyLinear's weight is a UninitializedParameter"),
-    (lambda: L(4, 3), (2, 5, 4), "", "Linear is native for inputs [N, I] or [N, L, I], not for [N, 2, 5, 4]"),
-    (lambda: L(4, 3), (2, 3, 5, 4), "", "works on [N, 2, 3, 5, 4]"),
-    (lambda: L(4, 3), (), "", "works on [N]"),
-    (lambda: L(4, 3), (0, 4), "", "works on [N, 0, 4]"),
-    (seq(lambda: L(4, 4), lambda: L(4, 0)), VECTOR, "1", "Linear's weight is empty"),
-    (lambda: L(4, 3), (5,), "", "Linear fails in torch"),
-    (lambda: C(2, 3, 3), (6, 7), "", "not for [N, 6, 7]"),
-    (lambda: C(2, 4, 3, groups=2), IMAGE, "", "Conv2d is not native with groups=2"),
-    (lambda: C(2, 4, 3, padding=1, padding_mode="reflect"), IMAGE, "", "padding_mode='reflect'"),
-    (lambda: C(2, 4, 2, padding="same"), IMAGE, "", "padding='same' and kernel [2, 2]"),
-    (lambda: nn.BatchNorm1d(5), (5, 4), "", "BatchNorm1d is native for inputs [N, C], not for [N, 5, 4]"),
-    (lambda: nn.BatchNorm2d(4), VECTOR, "", "BatchNorm2d is native for inputs [N, C, H, W]"),
-    (lambda: nn.BatchNorm2d(3), IMAGE, "", "do not fit"),
-    (pool(lambda x: F.batch_norm(x, None, None)), IMAGE, "", "in eval mode without running statistics"),
-    (of(lambda m, x: F.batch_norm(x, m.n.weight, m.n.bias), n=lambda: nn.BatchNorm1d(4)), VECTOR, "",
-     "statistics that require a gradient"),
-    (of(lambda m, x: F.linear(x, m.n.weight), n=lambda: nn.BatchNorm1d(4)), VECTOR, "", "weight of one dimension"),
-    (lambda: nn.MaxPool2d(2, return_indices=True), IMAGE, "", "return_indices"),
-    (lambda: nn.AvgPool2d(2, divisor_override=3), IMAGE, "", "divisor_override"),
-    (lambda: nn.MaxPool2d(2), (6, 7), "", "MaxPool2d is native for inputs [N, C, H, W]"),
-    (lambda: nn.MaxPool2d(9), IMAGE, "", "MaxPool2d fails in torch"),
-    (lambda: nn.Dropout(0.3), VECTOR, "", "Dropout is random in training mode (p=0.3)"),
-    (of(lambda m, x: F.dropout(x, training=m.training)), VECTOR, "", "dropout() in Of is random"),
-    (lambda: nn.Flatten(0), IMAGE, "", "Flatten is native to [N, -1]"),
-    (lambda: nn.Flatten(1, 2), IMAGE, "", "Flatten is native to [N, -1]"),
-    (pool(lambda x: x.flatten(4)), IMAGE, "", "flatten() in Of names 4, which is no axis"),
-    (pool(lambda x: x.flatten()), IMAGE, "", "native to [N, -1]"),
-    (pool(lambda x: x.view(2, -1)), IMAGE, "", "to (2, -1)"),
-    (pool(lambda x: x.view(-1, 42)), IMAGE, "", "to (-1, 42)"),
-    (pool(lambda x: x.view(x.size(0) * 2, -1)), IMAGE, "", "multiplies the number N of examples by"),
-    (pool(lambda x: x.view(-1, x.size(0))), IMAGE, "", "to (-1, N)"),
-    (pool(lambda x: x.view(x.size(0), 2, -1)), IMAGE, "", "to (N, 2, -1)"),
-    (pool(lambda x: x.mean(1)), IMAGE, "", "mean() in Of is native over the axes H, W"),
-    (pool(lambda x: x.mean()), IMAGE, "", "mean() in Of is native over the axes H, W"),
-    (pool(lambda x: x * 2), VECTOR, "", "* in Of multiplies a tensor computed from the input by"),
-    (pool(lambda x: x + 1), VECTOR, "", "+ in Of adds the number 1 to a tensor computed from"),
-    (pool(lambda x: x[:, 0]), VECTOR, "", "the operator [] in Of takes a part of a tensor computed from the input"),
-    (pool(lambda x: torch.cat([x, x], 1)), VECTOR, "", "cat() in Of has no native form"),
-    (pool(lambda x: x.transpose(1, 2)), IMAGE, "", "transpose() in Of has no native form"),
-    (pool(lambda x: x.T), VECTOR, "", "reads the attribute 'T'"),
-    (pool(lambda x: x.detach()), VECTOR, "", "detach() in Of has no native form"),
-    (pool(lambda x: operator.isub(x, x)), VECTOR, "", "the operator -= in Of subtracts a tensor computed from"),
-    (fc(lambda m, x: torch.add(x, m.fc(x), alpha=2)), VECTOR, "", "alpha=2"),
-    (of(lambda m, x: x + m.fc(x), fc=lambda: L(4, 1)), VECTOR, "", "broadcasts [N, 4] with [N, 1]"),
-    (fc(lambda m, x: torch.add(x, x, out=m.fc(x))), VECTOR, "", "add() in Of is called with arguments that have no"),
-    (fc(lambda m, x: x + m.fc.bias), VECTOR, "", "adds a parameter of shape [4] to a tensor computed from the input"),
-    (fc(lambda m, x: F.linear(x, x)), VECTOR, "", "takes a tensor computed from the input for a weight"),
-    (fc(lambda m, x: F.linear(x, m.fc.weight * 2)), VECTOR, "", "* in Of multiplies a parameter of shape [4, 4] by"),
-    (fc(lambda m, x: F.linear(x, m.fc.weight.t())), VECTOR, "", "t() in Of has no native form"),
-    (fc(lambda m, x: x + torch.ones(4)), VECTOR, "", "uses a tensor that is not computed from the input"),
-    (fc(lambda m, x: (x, m.fc(x))), VECTOR, "", "returns a tuple, not one tensor"),
-    (fc(lambda m, x: {"out": m.fc(x)}), VECTOR, "", "returns a dict, not one tensor"),
-    (fc(lambda m, x: m.fc.weight), VECTOR, "", "returns a parameter of shape [4, 4]"),
-    (fc(lambda m, x: m.fc(x) if x.sum() > 0 else x), VECTOR, "", "cannot be traced: its code may take another way"),
-    (fc(lambda m, x: m.fc(x) if random.random() < 2 else x), VECTOR, "", "draws random numbers"),
-    (fc(lambda m, x: m.fc(x) if torch.rand(()) < 2 else x), VECTOR, "", "draws random numbers"),
-    (fc(lambda m, x: m.fc(x) if torch.is_tensor(x) else x), VECTOR, "", "is_tensor asks for the type"),
-    (fc(lambda m, x: m.fc(x) if isinstance(x.size(0), int) else x), VECTOR, "", "asks for the type of a size"),
-    (fc(lambda m, x: torch.relu(numbers_of(x))), VECTOR, "", "wrapper asks for the type"),
-    (fc(lambda m, x: L(4, 4)(x)), VECTOR, "", "calls a Linear that is not registered"),
-    (fc(no_grad), VECTOR, "fc", "runs under no_grad"),
-    (fc(autocast), VECTOR, "fc", "runs under no_grad, autocast"),
-    (fc(lambda m, x: Straight.apply(m.fc(x))), VECTOR, "", "custom autograd function"),
-    (fc(remembering), VECTOR, "", "changes attributes"),
-    (fc(assigns), VECTOR, "", "assigns to the attribute data"),
-    (of(stale, conv=lambda: C(2, 3, 3), fc=lambda: L(60, 2)), IMAGE, "fc", "overwritten in place through another view"),
-    (lambda: nn.ReLU(inplace=True), VECTOR, "", "overwrites the model's input"),
-    (lambda: Of(lambda m, x: m.inner(x), inner=Of(lambda m, x: x.exp())), VECTOR, "inner", "exp() in Of has no native"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("build", "example", "where", "reason"), REFUSED, ids=[r[3][:50] for r in REFUSED])
-def test_everything_else_is_refused_by_name(
-    build: Callable[[], nn.Module], example: tuple[int, ...], where: str, reason: str
-) -> None:
-    model = build()
-    attributes = [dict(vars(m)) for m in model.modules()]
-    state = torch.get_rng_state()
-    with pytest.raises(Unsupported) as caught:
-        lower(model, example)
-    assert caught.value.where == where
-    assert reason in caught.value.reason
-    assert str(caught.value).startswith(f"layer {where!r}: " if where else "the model: ")
-    assert [dict(vars(m)) for m in model.modules()] == attributes
-    assert torch.equal(torch.get_rng_state(), state)
-
-
 def test_settings_reach_the_step() -> None:
     model = nn.Sequential(
         C(2, 3, (3, 2), (2, 1), (1, 2), (1, 3)), nn.MaxPool2d((2, 1), padding=(1, 0)), nn.BatchNorm2d(3)
@@ -507,7 +312,7 @@ def test_other_threads_run_models_while_one_lowers() -> None:
         thread.join()
         return m.fc(proxy)
 
-    model = Of(forward, fc=L(4, 4))
+    model = model_of(forward, fc=L(4, 4))
     assert [step.op for step in lower(model, VECTOR).steps] == ["linear"]
     assert torch.equal(results[0][0], other(x)) and torch.equal(results[0][1], model.fc(x))
 
@@ -525,76 +330,3 @@ def test_lowering_in_threads_at_once() -> None:
     for thread in threads:
         thread.join()
     assert all(set(results[n]) == {lower(models[n], VECTOR)} for n in range(8))
-
-
-# ---- noticing changes ------------------------------------------------------------------------------------------------
-
-
-def network() -> nn.Sequential:
-    return nn.Sequential(
-        C(2, 3, 3), nn.BatchNorm2d(3), nn.Sequential(nn.ReLU(), nn.Dropout(0.0)), nn.Flatten(), L(60, 2)
-    )
-
-
-def reshape_parameter(m: nn.Module) -> None:
-    m[4].weight.data = torch.randn(3, 60)
-
-
-def replace_equal_parameter(m: nn.Module) -> None:
-    m[1].weight = nn.Parameter(m[1].weight.detach().clone())
-
-
-CHANGES: dict[str, Callable[[Any], Any]] = {
-    "eval": lambda m: m.eval(),
-    "one module's training": lambda m: m[2][1].train(False),
-    "requires_grad": lambda m: m[0].weight.requires_grad_(False),
-    "shape of a parameter": reshape_parameter,
-    "dtype": lambda m: m.double(),
-    "parameter replaced": replace_equal_parameter,
-    "parameter removed": lambda m: m[0].register_parameter("bias", None),
-    "buffer replaced": lambda m: m[1].register_buffer("running_mean", torch.zeros(3)),
-    "submodule replaced": lambda m: m[2].__setitem__(0, nn.ReLU()),
-    "submodule added": lambda m: m.append(nn.ReLU()),
-    "setting": lambda m: setattr(m[2][1], "p", 0.5),
-    "setting of a leaf": lambda m: setattr(m[1], "eps", 1.0),
-    "forward of an instance": lambda m: setattr(m[2][0], "forward", torch.tanh),
-    "forward hook": lambda m: m[2].register_forward_hook(lambda *a: None),
-    "forward pre-hook": lambda m: m[0].register_forward_pre_hook(lambda *a: None),
-    "backward hook": lambda m: m[0].register_full_backward_hook(lambda *a: None),
-    "parametrization": lambda m: nn.utils.parametrizations.weight_norm(m[4]),
-    "attribute replaced by a tensor": lambda m: setattr(m[1], "eps", torch.ones(2)),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_snapshot_notices(change: Callable[[Any], Any]) -> None:
-    model = network()
-    snapshot = Snapshot(model, model.parameters())
-    assert snapshot.holds()
-    change(model)
-    assert not snapshot.holds()
-    assert Snapshot(model, model.parameters()).holds()
-
-
-def test_a_snapshot_notices_hooks_for_all_modules() -> None:
-    model = network()
-    snapshot = Snapshot(model, model.parameters())
-    handle = nn.modules.module.register_module_forward_hook(lambda *a: None)
-    try:
-        assert not snapshot.holds()
-        with pytest.raises(Unsupported, match="hooks are registered for all modules"):
-            lower(model, IMAGE)
-    finally:
-        handle.remove()
-    assert snapshot.holds()
-
-
-def test_training_does_not_disturb_a_snapshot() -> None:
-    model = network()
-    snapshot = Snapshot(model, model.parameters())
-    optimiser = torch.optim.Adam(model.parameters())
-    model(torch.randn(4, *IMAGE)).sum().backward()
-    optimiser.step()
-    model.load_state_dict(network().state_dict())
-    model.eval().train()
-    assert snapshot.holds()
