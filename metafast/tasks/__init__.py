@@ -11,8 +11,10 @@ from metafast.tasks.family import Curves, RegressionFamily
 from metafast.tasks.folder import ImageFolder
 from metafast.tasks.images import ImageTasks
 from metafast.tasks.omniglot import Omniglot
+from metafast.tasks.ratings import Ratings
 from metafast.tasks.sampler import TaskSampler
 from metafast.tasks.sinusoid import Sinusoids
+from metafast.tasks.table import GroupedTable, GroupTasks, Scale
 
 __all__ = [
     "TEST",
@@ -21,10 +23,14 @@ __all__ = [
     "Curves",
     "DataError",
     "Episode",
+    "GroupTasks",
+    "GroupedTable",
     "ImageFolder",
     "ImageTasks",
     "Omniglot",
+    "Ratings",
     "RegressionFamily",
+    "Scale",
     "Sinusoids",
     "Splits",
     "TaskSampler",

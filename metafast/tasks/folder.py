@@ -16,8 +16,8 @@ from torch import Tensor
 from metafast.tasks import archive, cache
 from metafast.tasks.archive import DataError
 from metafast.tasks.distribution import Splits
-from metafast.tasks.groups import listed, number
-from metafast.tasks.sampler import FRACTIONS, TaskSampler
+from metafast.tasks.groups import FRACTIONS, listed, number
+from metafast.tasks.sampler import TaskSampler
 
 #: Part of every cached file's name: to be raised when the preparation below changes.
 VERSION = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from metafast.tasks.episode import generator as seeded
 SPLIT = 3
 #: From so many rows on, distinct ones are drawn by drawing again what is not; below, by ordering random keys.
 MANY = 1000
+#: How many groups train, validation and test have, as in mini-ImageNet (Ravi and Larochelle, 2017).
+FRACTIONS = (0.64, 0.16, 0.2)
 PARTS = ("train", "validation", "test")
 
 
@@ -55,6 +58,12 @@ class Groups:
         """The fewest and the most rows of a group."""
         return (int(self.counts.min()), int(self.counts.max())) if len(self) else (0, 0)
 
+    def index(self) -> Tensor:
+        """The group of each row, int64 [M], where every row belongs to one."""
+        of = torch.empty_like(self.rows)
+        of[self.rows] = torch.arange(len(self)).repeat_interleave(self.counts)
+        return of
+
     def take(self, chosen: Sequence[int]) -> Groups:
         """Those at these places."""
         rows = torch.split(self.rows, self.counts.tolist())
@@ -84,34 +93,39 @@ class Groups:
         self,
         fractions: Sequence[float],
         *,
+        names: Mapping[str, Iterable[Hashable]] | None,
         seed: int,
         least: int,
-        names: Mapping[str, Iterable[Hashable]] | None = None,
+        taken: int,
+        skip_small: bool,
     ) -> tuple[Groups, Groups, Groups]:
         """Three parts without a common group: those named, or random ones of about these fractions.
 
         A random part has at least ``least`` groups, taken from the training part where its fraction gives fewer.
+        Groups with fewer rows than ``taken`` are an error or left out, unless they are in no part anyhow.
         """
         if names is not None:
-            return self._split_by_name(names)
+            return self._split_by_name(names, taken if skip_small else 0)
         if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
             raise ValueError(f"fractions: expected three numbers that add up to 1, got {tuple(fractions)}")
-        validation, test = (max(least, round(part * len(self))) for part in fractions[1:])
-        train = len(self) - validation - test
+        large = self.of_at_least(taken, skip_small=skip_small)
+        count = len(large)
+        validation, test = (max(least, round(part * count)) for part in fractions[1:])
+        train = count - validation - test
         if train < least:
             raise DataError(
-                f"{len(self)} {plural(self.kind)} cannot be split by fractions {tuple(fractions)} into three parts "
+                f"{count} {plural(self.kind)} cannot be split by fractions {tuple(fractions)} into three parts "
                 f"of at least {least} each, which the tasks need"
             )
-        order = torch.randperm(len(self), generator=seeded(seed, SPLIT)).tolist()
-        parts = np.split(np.array(order), [train, train + validation])
-        first, second, third = (self.take(sorted(part.tolist())) for part in parts)
+        order = torch.randperm(count, generator=seeded(seed, SPLIT)).tolist()
+        bounds = (0, train, train + validation, count)
+        first, second, third = (large.take(sorted(order[a:b])) for a, b in pairwise(bounds))
         return first, second, third
 
-    def _split_by_name(self, names: Mapping[str, Iterable[Hashable]]) -> tuple[Groups, Groups, Groups]:
+    def _split_by_name(self, names: Mapping[str, Iterable[Hashable]], least: int) -> tuple[Groups, Groups, Groups]:
         if set(names) != set(PARTS):
             raise ValueError(f"names: expected a dict with the keys {', '.join(PARTS)}, got {listed(list(names))}")
-        first, second, third = parts = [self.among(names[part]) for part in PARTS]
+        first, second, third = parts = [self.among(names[part]).of_at_least(least, skip_small=True) for part in PARTS]
         seen: dict[Hashable, str] = {}
         for part, groups in zip(PARTS, parts, strict=True):
             for name in groups.names:

@@ -12,13 +12,10 @@ from torch import Tensor
 from metafast.tasks.archive import DataError
 from metafast.tasks.distribution import Splits, Tasks
 from metafast.tasks.episode import Episode, Pair
-from metafast.tasks.groups import Groups, listed, number, plural
+from metafast.tasks.groups import FRACTIONS, Groups, listed, number, plural
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-#: How many classes train, validation and test have, as in mini-ImageNet (Ravi and Larochelle, 2017).
-FRACTIONS = (0.64, 0.16, 0.2)
 
 
 class TaskSampler(Tasks):
@@ -85,8 +82,10 @@ class TaskSampler(Tasks):
                 that is in none is left out.
         """
         inputs, classes = labelled(x, y)
-        settings = dict(ways=ways, shots=shots, queries=queries, skip_small=skip_small)
-        return Splits(*(cls._of(inputs, part, **settings) for part in split(classes, fractions, names, seed, settings)))
+        settings = dict(ways=number("ways", ways), shots=shots, queries=queries, skip_small=skip_small)
+        taken = number("shots", shots) + number("queries", queries)
+        parts = classes.split(fractions, names=names, seed=seed, least=ways, taken=taken, skip_small=skip_small)
+        return Splits(*(cls._of(inputs, part, **settings) for part in parts))
 
     @property
     def class_names(self) -> tuple[Hashable, ...]:
@@ -117,23 +116,6 @@ class TaskSampler(Tasks):
 def scaled(x: Tensor) -> Tensor:
     """Images of bytes as float32 in [0, 1]; anything else as it is."""
     return x.float().div_(255) if x.dtype == torch.uint8 else x
-
-
-def split(
-    classes: Groups,
-    fractions: Sequence[float],
-    names: Mapping[str, Iterable[Hashable]] | None,
-    seed: int,
-    settings: Mapping[str, Any],
-) -> tuple[Groups, Groups, Groups]:
-    """Of those that are large enough, the three parts that tasks of these settings can be drawn from."""
-    ways, taken = number("ways", settings["ways"]), settings["shots"] + settings["queries"]
-    if names is None or settings["skip_small"]:
-        classes = classes.of_at_least(taken, skip_small=settings["skip_small"])
-    if names is not None and settings["skip_small"]:
-        large = set(classes.names)
-        names = {part: [name for name in chosen if name in large] for part, chosen in names.items()}
-    return classes.split(fractions, seed=seed, least=ways, names=names)
 
 
 def labelled(x: Any, y: Any) -> tuple[Tensor, Groups]:
