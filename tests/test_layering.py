@@ -24,6 +24,7 @@ METAFAST = [
     "explain learner functional",
     "judge",
     "verification tasks",
+    "report",
     "training",
     "transfer",
     "cli",

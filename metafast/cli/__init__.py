@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from metafast.cli import evaluate, explain, info, options, train_omniglot, train_sinusoid
+from metafast.cli import compare, evaluate, explain, info, options, report, train_omniglot, train_sinusoid
 
 
 class Command(Protocol):
@@ -25,7 +25,7 @@ class Command(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-COMMANDS: tuple[Any, ...] = (info, explain, train_sinusoid, train_omniglot, evaluate)
+COMMANDS: tuple[Any, ...] = (info, explain, train_sinusoid, train_omniglot, evaluate, report, compare)
 
 MENUS = {
     "": """Exact second-order meta-learning for PyTorch.
