@@ -35,7 +35,6 @@ class RuleCase:
 
 MOMENTUM = dict(lr=0.1, momentum=0.75, dampening=0.0, weight_decay=0.0)
 ADAM = dict(lr=0.05, beta1=0.75, beta2=0.875, eps=1e-3, weight_decay=0.0)
-CLIPPED = dict(clip_norm=0.25, clip_value=0.0625)
 
 
 def sgd(h: Hypers, **options: Any) -> mf.Rule:
@@ -239,15 +238,15 @@ def problem_of(case: Case, dtype: torch.dtype) -> Problem:
 
 
 @contextlib.contextmanager
-def executing(how: str) -> Iterator[None]:
-    """Calls of the native engine go this way."""
+def executing(how: str) -> Iterator[str]:
+    """The backend, whose calls go this way meanwhile."""
     packing, threads = native.packing, torch.get_num_threads()
     try:
         native.packing = {"alone": "never", "whole packs": "whole", "small packs": "small"}.get(how, "auto")
         if how.endswith("threads"):
             torch.set_num_threads(int(how.split()[0]))
         with device.emulated(how) if how in ("persistent", "batched") else contextlib.nullcontext():
-            yield
+            yield "torch" if how == "torch" else "native"
     finally:
         native.packing = packing
         torch.set_num_threads(threads)
@@ -286,8 +285,7 @@ def by_metafast(case: Case) -> tuple[Tensors, Tensors]:
     """Outputs, and the gradients that the case asks for."""
     p = problem_of(case, case.dtype)
     options = dict(estimator=ESTIMATORS[case.estimator][0], memory=MEMORY[case.memory])
-    backend = "torch" if case.execution == "torch" else "native"
-    with executing(case.execution):
+    with executing(case.execution) as backend:
         maml = learner(p, case.rule, case.form, backend=backend, **options)
         if case.sweep == "meta_gradient":
             out, made = maml.meta_gradient(p.support, p.query, **call(p))

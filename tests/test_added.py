@@ -8,7 +8,6 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import metafast as mf
-from metafast.engine import device, native
+from rule_cases import EXECUTIONS, executing
 
 
 class Rule(NamedTuple):
@@ -97,33 +96,15 @@ def oracle(at: Problem, rule: Rule, modes: str) -> tuple[Tensor, list[Tensor]]:
     return mean.detach(), list(torch.autograd.grad(mean, initial))
 
 
-@contextmanager
-def engine(name: str) -> Iterator[str]:
-    """The backend, while it runs as ``name`` says."""
-    if name in ("persistent", "batched"):
-        with device.emulated(name):
-            yield "native"
-    else:
-        packing = native.packing
-        native.packing = "whole" if name == "packs" else "auto"
-        try:
-            yield "torch" if name == "torch" else "native"
-        finally:
-            native.packing = packing
-
-
-ENGINES = ("torch", "native", "packs", "persistent", "batched")
-
-
-@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("engine", EXECUTIONS)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @pytest.mark.parametrize("rule", RULES)
-def test_loss_and_gradient_are_torchs(rule: str, estimator: str, name: str) -> None:
+def test_loss_and_gradient_are_torchs(rule: str, estimator: str, engine: str) -> None:
     kind, modes = ESTIMATORS[estimator]
-    for wide in (False, True) if name in ("torch", "native") else (False,):
+    for wide in (False, True) if engine in ("torch", "alone") else (False,):
         at = problem(wide)
         value, gradients = oracle(at, RULES[rule], modes)
-        with engine(name) as backend:
+        with executing(engine) as backend:
             maml = mf.MAML(
                 at.model, steps=STEPS, loss="mse", rule=RULES[rule].ours(**RULES[rule].settings), estimator=kind,
                 backend=backend,

@@ -14,27 +14,20 @@ from torch import Tensor, nn
 import metafast as mf
 from judge import Tensors, assert_close, assert_same_bits, pull_back
 from metafast.rules.rule import Rule
-from rule_cases import ESTIMATORS, MODELS, RULES, adapt, executing, forward, learner, problem
-
-ENGINES = ("alone", "whole packs", "small packs", "2 threads", "persistent", "batched", "torch")
-
-
-def backend_of(engine: str) -> str:
-    return "torch" if engine == "torch" else "native"
-
+from rule_cases import ESTIMATORS, EXECUTIONS, MODELS, RULES, adapt, executing, forward, learner, problem
 
 # ----------------------------------------------------------------------------------------------------------- estimators
 
 
 def gradients(rule: str, engine: str, steps: int, estimator: Any) -> Tensors:
     p = problem(rule, "mlp", "[steps]", steps, "tasks")
-    with executing(engine):
-        maml = learner(p, rule, "[steps]", estimator=estimator, backend=backend_of(engine))
+    with executing(engine) as backend:
+        maml = learner(p, rule, "[steps]", estimator=estimator, backend=backend)
         outputs = forward(maml, p) | adapt(maml, p)
         return pull_back(outputs, p.leaves, {n: torch.ones_like(outputs[n]) for n in ("loss", "logits")})
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EXECUTIONS)
 @pytest.mark.parametrize("rule", ["sgd", "nesterov", "adam", "proximal, sgd"])
 def test_truncation_beyond_the_loop_is_exact(rule: str, engine: str) -> None:
     exact = gradients(rule, engine, 3, mf.Exact())
@@ -43,7 +36,7 @@ def test_truncation_beyond_the_loop_is_exact(rule: str, engine: str) -> None:
     assert not torch.equal(gradients(rule, engine, 3, mf.Truncated(2))["xs"], exact["xs"])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EXECUTIONS)
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
 def test_truncated_loop_is_the_exact_one_from_where_it_begins(rule: str, engine: str) -> None:
     """Without states, the last m steps from theta_{K-m} say everything; hyper-parameters of earlier steps get zero."""
@@ -55,8 +48,8 @@ def test_truncated_loop_is_the_exact_one_from_where_it_begins(rule: str, engine:
     if rule != "sgd":
         return
     p = problem(rule, "mlp", "[steps]", steps, "tasks")
-    with executing(engine):
-        first = learner(p, rule, "[steps]", backend=backend_of(engine))
+    with executing(engine) as backend:
+        first = learner(p, rule, "[steps]", backend=backend)
         middle = first.adapt(p.support, steps - swept, lr=p.hypers["lr"][: steps - swept], start=p.start)
         start = {n: v.detach().requires_grad_() for n, v in middle.items()}
         lr = p.hypers["lr"].detach()[steps - swept :].requires_grad_()
@@ -73,7 +66,7 @@ def test_truncated_loop_is_the_exact_one_from_where_it_begins(rule: str, engine:
     assert_close({"lr": found["lr"][steps - swept :]}, {"lr": expected[len(start)]}, tolerance=1e-12)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EXECUTIONS)
 def test_first_order_leaves_support_data_alone_and_hypers_not(engine: str) -> None:
     found = gradients("clip_norm, proximal, adam, soft_threshold", engine, 3, mf.FirstOrder())
     assert all((found[n] == 0).all() for n in ("xs", "ys"))
@@ -124,7 +117,7 @@ def hypers(eps: float) -> dict[str, Tensor]:
     return {n: torch.tensor(v).double().requires_grad_() for n, v in values.items()}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EXECUTIONS)
 @pytest.mark.parametrize("eps", [1e-3, 1e-8])
 @pytest.mark.parametrize("rule", ZEROS)
 def test_zero_gradients_have_finite_derivatives_by_the_convention(rule: str, eps: float, engine: str) -> None:
@@ -133,8 +126,8 @@ def test_zero_gradients_have_finite_derivatives_by_the_convention(rule: str, eps
     for model in (big, without_the_unit(big)):
         support, query = data()
         h = hypers(eps)
-        with executing(engine):
-            maml = mf.MAML(model, rule=ZEROS[rule](h), steps=4, loss="mse", backend=backend_of(engine))
+        with executing(engine) as backend:
+            maml = mf.MAML(model, rule=ZEROS[rule](h), steps=4, loss="mse", backend=backend)
             out = maml(support, query)
             leaves = {**dict(model.named_parameters()), **h, "xs": support[0], "ys": support[1]}
             made = torch.autograd.grad(out.loss, list(leaves.values()), materialize_grads=True)
@@ -151,7 +144,7 @@ def test_zero_gradients_have_finite_derivatives_by_the_convention(rule: str, eps
     assert_close(with_it, without, tolerance=1e-9)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", EXECUTIONS)
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_gradient_that_is_zero_altogether_is_clipped_to_zero(estimator: str, engine: str) -> None:
     """A target that is met exactly. By hand: theta stays; d theta'/d g = -lr, as if nothing were clipped."""
@@ -163,9 +156,9 @@ def test_a_gradient_that_is_zero_altogether_is_clipped_to_zero(estimator: str, e
     bound, lr = (torch.tensor(v).double().requires_grad_() for v in (0.5, 0.1))
     found = []
     for rule in (mf.chain(mf.clip_norm(bound), mf.SGD(lr)), mf.SGD(lr)):
-        with executing(engine):
+        with executing(engine) as backend:
             settings: dict[str, Any] = dict(steps=3, loss="mse", estimator=ESTIMATORS[estimator][0])
-            maml = mf.MAML(model, rule=rule, backend=backend_of(engine), **settings)
+            maml = mf.MAML(model, rule=rule, backend=backend, **settings)
             out = maml((x, y), (x, y + 1))
         leaves = [model.weight, lr, bound]
         found.append(torch.autograd.grad(out.loss, leaves, materialize_grads=True))

@@ -20,17 +20,7 @@ from torch.func import functional_call
 
 import metafast as mf
 from metafast.planning.plan import Planner
-
-LR = 0.3
-Task = tuple[Tensor, Tensor]
-
-
-def sets() -> tuple[Task, Task]:
-    def one() -> Task:
-        x, y = (torch.randn(2, 4, size, dtype=torch.float64) for size in (3, 2))
-        return x, y
-
-    return one(), one()
+from planned import LR, Task, sets
 
 
 def by_hand(model: nn.Module, support: Task, query: Task) -> list[Tensor]:

@@ -18,18 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import metafast as mf
-
-LR = 0.3
-Task = tuple[Tensor, Tensor]
-
-
-def sets(generator: torch.Generator | None = None) -> tuple[Task, Task]:
-    def one() -> Task:
-        x, y = (torch.randn(2, 4, size, dtype=torch.float64, generator=generator) for size in (3, 2))
-        return x, y
-
-    return one(), one()
-
+from planned import LR, sets
 
 # ---------------------------------------------------------------------------------- random numbers
 
