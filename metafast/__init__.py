@@ -7,9 +7,10 @@ from metafast.functional import grad, hvp
 from metafast.learner import MAML
 from metafast.rules import *  # noqa: F403
 from metafast.training import Metric, evaluate, meta_train
-from metafast.transfer import fine_tune, transfer
+from metafast.transfer import baselines, fine_tune, transfer
 from metafast.verification import verify
 
-__all__ = ["MAML", "Metric", "evaluate", "explain", "fine_tune", "grad", "hvp", "meta_train", "transfer", "verify"]
+__all__ = ["MAML", "Metric", "baselines", "evaluate", "explain", "fine_tune", "grad", "hvp", "meta_train"]
+__all__ += ["transfer", "verify"]
 __all__ += estimators.__all__
 __all__ += rules.__all__
