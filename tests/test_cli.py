@@ -16,12 +16,12 @@ import torch
 
 from drawings import draw
 from metafast.cli import comparison, main, train_omniglot
+from metafast.run_folder import RunFolder
 from metafast.tasks import Sinusoids, generator
 from metafast.training import checkpoint as checkpoints
 from metafast.training.evaluation import Estimate
 from metafast.training.interruption import Interruption
 from metafast.training.outer import Budget
-from metafast.training.run_folder import RunFolder
 
 TINY = ["--width", "6", "--tasks", "3", "--shots", "4", "--test-tasks", "20", "--threads", "1"]
 SMALL = [

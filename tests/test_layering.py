@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 CSRC = ["core", "formulas", "program rules estimators", "engine", "cpu cuda", "python"]
 METAFAST = [
     "tracking files",
-    "transforms model.program estimators",
+    "transforms model.program estimators run_folder",
     "call losses",
     "rules arguments",
     "model",

@@ -200,7 +200,7 @@ def test_without_matplotlib_the_page_says_so(tmp_path: Path, monkeypatch: pytest
         ("[]", "", "does not describe a metafast run"),
         ('{"format": "metafast-run", "version": 9}', "", "has format version 9, this metafast reads version 1"),
         ('{"format": "metafast-run", "version": 1}', "x\n{}\n", "metrics.jsonl, line 1, is damaged"),
-        ('{"format": "metafast-run", "version": 1}', "[]\n{}\n", "line 1: expected an object"),
+        ('{"format": "metafast-run", "version": 1}', "[]\n{}\n", "line 1, is damaged"),
     ],
 )
 def test_a_folder_that_is_none_of_a_run(tmp_path: Path, run: str | None, metrics: str, says: str) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from metafast.cli import options
+from metafast.run_folder import RunFolder
 from metafast.training import checkpoint as checkpoints
 from metafast.training.checkpoint import Checkpoint, CheckpointError
 from metafast.training.history import History
 from metafast.training.meta_train import meta_train
-from metafast.training.run_folder import RunFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,15 +1,14 @@
-"""What a run's folder says of it: run.json and metrics.jsonl."""
+"""What a run's folder says of it, as the pages ask for it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-FORMAT = "metafast-run"
-VERSION = 1
+from metafast.run_folder import Row, RunFolder
+
 #: Why a run stopped, as a reader would say it.
 STOPPED = {
     "max_iters": "all meta-steps done",
@@ -31,7 +30,7 @@ class Run:
 
     folder: Path
     facts: Mapping[str, Any]  # the content of run.json
-    metrics: list[dict[str, Any]]  # the lines of metrics.jsonl
+    metrics: list[Row]  # the lines of metrics.jsonl
 
     @property
     def name(self) -> str:
@@ -73,34 +72,8 @@ class Run:
 
 
 def read(folder: str | Path) -> Run:
-    """ValueError says what is missing or damaged. A last line of metrics that is cut short is left out: the run may
-    be writing it."""
-    folder = Path(folder)
-    path = folder / "run.json"
-    if not path.is_file():
+    """ValueError says what is missing or damaged."""
+    files = RunFolder(folder)
+    if not files.facts.is_file():
         raise ValueError(f"{folder} is not the folder of a run: it has no run.json")
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise ValueError(f"{path} does not describe a metafast run: its format is not {FORMAT!r}")
-    if facts.get("version") != VERSION:
-        raise ValueError(f"{path} has format version {facts.get('version')!r}, this metafast reads version {VERSION}")
-    return Run(folder, facts, _metrics(folder / "metrics.jsonl"))
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number}, is damaged: {error}") from None
-        if not isinstance(value, dict):
-            raise ValueError(f"{path}, line {number}: expected an object, found {line[:40]!r}")
-        found.append(value)
-    return found
+    return Run(files.path, files.read(), files.rows())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metafast.learner import MAML
+from metafast.run_folder import RunFolder
 from metafast.tasks import VALIDATION, Splits, Tasks
 from metafast.training import checkpoint as checkpoints
 from metafast.training import metrics, random_state
@@ -18,7 +19,6 @@ from metafast.training.history import History
 from metafast.training.outer import Budget, Outer
 from metafast.training.processes import processes
 from metafast.training.records import FolderRecords, Records
-from metafast.training.run_folder import RunFolder
 from metafast.training.sources import source
 from metafast.training.trainer import Plan, Trainer, Validation
 
@@ -92,7 +92,7 @@ def meta_train(
         patience: stop after so many validations without improvement.
         restore_best: leave the learner with the best weights, not the last.
         save_interval: meta-steps between two checkpoints; default: a minute. One is written at the end in any case.
-        out: the run's folder (:mod:`metafast.training.run_folder`); None: nothing is written.
+        out: the run's folder (:mod:`metafast.run_folder`); None: nothing is written.
         resume: go on with the run in ``out`` if there is one; or with that of another folder, or of a checkpoint file,
             which is then written on unless ``out`` is given. With the same arguments the weights come out bit for bit
             as those of a run that was never interrupted.

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from metafast.run_folder import RunFolder
 from metafast.training import checkpoint as checkpoints
 from metafast.training import random_state
 from metafast.training.checkpoint import Checkpoint
@@ -17,7 +18,6 @@ from metafast.training.guard import Divergence
 from metafast.training.history import History, Row
 from metafast.training.machine import describe
 from metafast.training.outer import Outer
-from metafast.training.run_folder import RunFolder
 
 #: Seconds between checkpoints where the user says no number of meta-steps, in case the machine dies.
 SAVE_EVERY = 60.0

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from metafast.files import replacing
-from metafast.training.checkpoint import CheckpointError
 
 FORMAT = "metafast-run"
 VERSION = 1
@@ -52,11 +51,11 @@ class RunFolder:
         try:
             found = json.loads(self.facts.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise CheckpointError(f"{self.facts} is damaged: {error}") from None
+            raise ValueError(f"{self.facts} is damaged: {error}") from None
         if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise CheckpointError(f"{self.facts} does not describe a metafast run")
+            raise ValueError(f"{self.facts} does not describe a metafast run")
         if found.get("version") != VERSION:
-            raise CheckpointError(
+            raise ValueError(
                 f"{self.facts} has format version {found.get('version')!r}, this metafast reads version {VERSION}"
             )
         return found
@@ -78,7 +77,7 @@ class RunFolder:
                 if not isinstance(row["kind"], str) or not isinstance(row["meta_step"], int):
                     raise ValueError("it is no row of a history")
             except (ValueError, KeyError, TypeError) as error:
-                raise CheckpointError(f"{self.metrics}, line {number}, is damaged: {error}") from None
+                raise ValueError(f"{self.metrics}, line {number}, is damaged: {error}") from None
             found.append(row)
         return found
 
