@@ -8,6 +8,7 @@ from metafast.tasks.archive import DataError
 from metafast.tasks.distribution import Splits, Tasks
 from metafast.tasks.episode import TEST, TRAIN, VALIDATION, Episode, generator
 from metafast.tasks.family import Curves, RegressionFamily
+from metafast.tasks.files import read_idx, read_npz, read_pickle
 from metafast.tasks.folder import ImageFolder
 from metafast.tasks.images import ImageTasks
 from metafast.tasks.omniglot import Omniglot
@@ -15,6 +16,8 @@ from metafast.tasks.ratings import Ratings
 from metafast.tasks.sampler import TaskSampler
 from metafast.tasks.sinusoid import Sinusoids
 from metafast.tasks.table import GroupedTable, GroupTasks, Scale
+from metafast.tasks.text import Texts, TextTasks
+from metafast.tasks.vocabulary import Vocabulary
 
 __all__ = [
     "TEST",
@@ -35,5 +38,11 @@ __all__ = [
     "Splits",
     "TaskSampler",
     "Tasks",
+    "TextTasks",
+    "Texts",
+    "Vocabulary",
     "generator",
+    "read_idx",
+    "read_npz",
+    "read_pickle",
 ]
