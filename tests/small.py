@@ -45,4 +45,4 @@ def gradients(loss: Tensor, *wrt: Any) -> list[Tensor]:
 
 def same(found: list[Tensor], truth: list[Tensor]) -> None:
     for a, b in zip(found, truth, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-13)
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)

@@ -23,7 +23,7 @@ def compare(function: Callable[..., Any], *inputs: Tensor) -> None:
     with higher_order.WrittenOut():
         found = run(*inputs)
     for a, b in zip(found, run(*inputs), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -127,4 +127,4 @@ def test_recurrent_layers_written_out(kind: str, settings: dict[str, Any]) -> No
     weights = list(layer.parameters())
     slopes = [torch.autograd.grad(o[0].sin().sum(), weights, materialize_grads=True) for o in (found, expected)]
     for a, b in zip(*slopes, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)

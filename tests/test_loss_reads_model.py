@@ -80,8 +80,8 @@ def test_gradients_and_products_are_taken_where_the_task_is() -> None:
     products = mf.hvp(model, params, batch, v, Objective(model), backend="torch")
     plain_products = mf.hvp(model, params, batch, v, "mse", backend="torch")
     for n, p in params.items():
-        torch.testing.assert_close(gradients[n], plain[n] + 2 * DECAY * p, rtol=1e-11, atol=1e-13)
-        torch.testing.assert_close(products[n], plain_products[n] + 2 * DECAY * v[n], rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(gradients[n], plain[n] + 2 * DECAY * p, rtol=1e-13, atol=1e-14)
+        torch.testing.assert_close(products[n], plain_products[n] + 2 * DECAY * v[n], rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("way", ["an object", "a bound method", "a partial", "a module that holds the model"])
@@ -127,7 +127,7 @@ def test_each_task_reads_its_own_activations(read: Callable[[Any], Tensor]) -> N
                    loss=lambda o, y: F.mse_loss(o, y) + DECAY * read(model).square().mean())  # fmt: skip
     found = torch.autograd.grad(maml(support, query).loss, list(model.parameters()))
     for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
+        torch.testing.assert_close(a, b, rtol=1e-13, atol=1e-14)
     assert mf.verify(maml, support, query).ok
 
 
@@ -151,7 +151,7 @@ def test_a_loss_may_run_the_model_again() -> None:
     along = [torch.randn_like(p) for p in by_hand]
     found = torch.autograd.grad(maml(support, query).loss, list(model.parameters()))
     slope = sum((g * v).sum().item() for g, v in zip(found, along, strict=True))
-    assert slope == pytest.approx(central_difference(truth, by_hand, along), rel=1e-7)
+    assert slope == pytest.approx(central_difference(truth, by_hand, along), rel=1e-8)
     assert mf.verify(maml, support, query).ok
 
 
@@ -222,7 +222,7 @@ def test_parameters_of_a_loss_are_meta_learnt_and_not_adapted() -> None:
 
     h, along = 1e-5, torch.tensor([1.0, -0.5], dtype=torch.float64)
     slope = (value(scale.detach() + h * along) - value(scale.detach() - h * along)) / (2 * h)
-    assert (gradients["loss.scale"] * along).sum().item() == pytest.approx(slope, rel=1e-7)
+    assert (gradients["loss.scale"] * along).sum().item() == pytest.approx(slope, rel=1e-8)
     assert set(maml.adapt(support)) == {n for n, _ in model.named_parameters()}
     report = mf.verify(maml, support, query)
     assert report.ok and "loss scale" in report.errors, str(report)
@@ -310,4 +310,4 @@ def test_the_judge_holds_real_parameters() -> None:
     along = [torch.randn_like(p) for p in at]
     slope = central_difference(lambda theta: meta_loss(theta, support, query, [0, 1, 2, 3]), at, along)
     found = sum((g * v).sum().item() for g, v in zip(gradients.values(), along, strict=True))
-    assert found == pytest.approx(slope, rel=1e-7)
+    assert found == pytest.approx(slope, rel=1e-8)

@@ -283,7 +283,7 @@ def test_func_grad_differentiates_the_torch_engine_twice() -> None:
     h = 1e-5
     up, down = (grad(loss_at(of))({n: p + s * h * direction[n] for n, p in at.items()}) for s in (1, -1))
     expected = [(up[name] - down[name]) / (2 * h) for name in at]
-    agree(values(grad(slope)(at)), expected, 1e-7)
+    agree(values(grad(slope)(at)), expected, 1e-9)
 
 
 def test_func_grad_through_batch_statistics() -> None:
