@@ -233,7 +233,12 @@ def _stored(
     else:
         path = Path(resume)
         path = path / "checkpoint.pt" if path.is_dir() else path
-        if out is not None and folder.holds_a_run() and path.resolve().parent != folder.path.resolve():
+        if (
+            path.exists()
+            and out is not None
+            and folder.holds_a_run()
+            and path.resolve().parent != folder.path.resolve()
+        ):
             raise CheckpointError(f"{folder.path} holds a run already: give another folder than out={out}")
     stored = checkpoints.load(path)
     if not stored.optimizer:
