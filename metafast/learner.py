@@ -14,6 +14,7 @@ from metafast.engine.reference import SWAPPING
 from metafast.estimators import Checkpoint, Exact, FirstOrder
 from metafast.estimators.estimator import Estimator
 from metafast.model.program import Parameter
+from metafast.planning import accumulation
 from metafast.planning.plan import Plan, Planner, one_kind
 from metafast.rules import SGD
 from metafast.rules.hypers import Frame, LearntValues, hyper, hypers, learnt
@@ -205,12 +206,7 @@ class MAML(nn.Module):
         repeat: Repeat | None = self.__dict__.get("_repeat")
         if as_set and repeat is not None and (outputs := repeat.unrolled(self, support, query)) is not None:
             return Output(*outputs)
-        plan, call, loop = self._unrolling(support, query, steps, lr, stepwise, start)
-        result = plan.engine.unroll(plan.program, call, loop)
-        if as_set and result.again is not None:
-            node, run = result.again
-            self._remember(plan, run, call, node)
-        return Output(result.loss, result.task_loss, result.logits, result.support_loss)
+        return self._unrolled(*self._unrolling(support, query, steps, lr, stepwise, start), as_set)
 
     @transforms.entry(f"{THIS}.meta_gradient", differentiable="that of the learner itself is")
     def meta_gradient(
@@ -249,6 +245,53 @@ class MAML(nn.Module):
             self._remember(plan, result.run, call)
         out = Output(result.loss, result.task_loss, result.logits, result.support_loss)
         return out, tuple(result.gradients.parameters)
+
+    @transforms.entry(f"{THIS}.backward", differentiable="that of the learner itself is")
+    def backward(
+        self,
+        support: Any,
+        query: Any,
+        steps: int | None = None,
+        lr: HyperValue | None = None,
+        stepwise: bool = False,
+        start: Mapping[str, Tensor] | None = None,
+        *,
+        gradient: Tensor | None = None,
+    ) -> Output:
+        """What ``out = maml(support, query); out.loss.backward(gradient)`` does, with the same bits: it adds to
+        ``.grad`` of every leaf that requires one, and returns the outputs, detached. Under ``torch.no_grad()`` too.
+
+        Where parameters of the model alone want gradients, and have no hooks, it is one native call without a graph,
+        which for a small network takes as long as the meta-step itself; elsewhere it is those two calls.
+
+        ``DistributedDataParallel`` has no such method, and ``ddp.module.backward`` adds up this process's gradients
+        alone: average them by ``torch.distributed`` before the optimiser steps, or call ``ddp(support,
+        query).loss.backward()``.
+
+        Args:
+            gradient: that of something for the loss, [], by which all gradients are scaled; None means 1. With a
+                GradScaler, ``scaler.scale(torch.ones(()))``.
+            support, query, steps, lr, stepwise, start: those of :meth:`forward`.
+        """
+        scale = accumulation.cotangent(gradient)
+        as_set = steps is None and lr is None and start is None and not stepwise
+        repeat: Repeat | None = self.__dict__.get("_repeat")
+        if as_set and repeat is not None and (written := repeat.accumulated(self, support, query, scale)) is not None:
+            support_loss, task_loss, loss, logits = written
+            return Output(loss, task_loss, logits, support_loss)
+        with torch.enable_grad():
+            plan, call, loop = self._unrolling(support, query, steps, lr, stepwise, start)
+            others = call.leaves()[len(call.parameters) :]
+            whole = start is None and plan.native and plan.composed is None
+            if whole and not accumulation.any_requires_grad(others) and accumulation.is_plain(plan.receivers):
+                result = plan.engine.meta_gradient(plan.program, call, loop)
+                if as_set:
+                    self._remember(plan, result.run, call)
+                accumulation.accumulate(plan.receivers, result.gradients.parameters, scale)
+                return Output(result.loss, result.task_loss, result.logits, result.support_loss)
+            out = self._unrolled(plan, call, loop, as_set)
+            torch.autograd.backward(out.loss, scale)
+            return Output(*(value.detach() for value in out))
 
     @transforms.entry(f"{THIS}.adapt")
     def adapt(
@@ -301,6 +344,14 @@ class MAML(nn.Module):
 
         if Repeat.possible(self, run, call):
             self._repeat = Repeat(self, plan, run, call, node)
+
+    def _unrolled(self, plan: Plan, call: Call, loop: InnerLoop, as_set: bool) -> Output:
+        """The outputs of a call, which is remembered for the next one if its settings are ``as_set``."""
+        result = plan.engine.unroll(plan.program, call, loop)
+        if as_set and result.again is not None:
+            node, run = result.again
+            self._remember(plan, run, call, node)
+        return Output(result.loss, result.task_loss, result.logits, result.support_loss)
 
     def _unrolling(
         self,

@@ -17,7 +17,6 @@ from metafast.training import checkpoint as checkpoints
 from metafast.training import networks, random_state
 from metafast.training.checkpoint import Checkpoint, CheckpointError
 from metafast.training.outer import Budget, Outer
-from metafast.training.outer_adam import Adam
 
 
 def example(**changes):
@@ -209,42 +208,6 @@ def test_an_optimiser_of_another_model_is_refused(stored, message):
     assert all(
         torch.equal(after[i][key], value) for i, of in before["state"]["state"].items() for key, value in of.items()
     )
-
-
-def test_adam_is_torchs_adam():
-    """In float64 over steps of changing rates, on tensors of several shapes, interrupted halfway."""
-    torch.manual_seed(0)
-    shapes = [(3, 2), (5,), (), (1, 4, 2)]
-    ours = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
-    theirs = [torch.nn.Parameter(p.detach().clone()) for p in ours]
-    adam, reference = Adam(ours), torch.optim.Adam(theirs)
-    for step in range(60):
-        gradients = [torch.randn_like(p) * 10.0 ** (step % 7 - 5) for p in ours]
-        if step % 4 == 0:  # not contiguous: torch's operations instead of the native call
-            gradients[0] = gradients[0].t().contiguous().t()
-        rate = 0.01 * (1 + step % 3)
-        adam.step(gradients, rate)
-        for p, gradient in zip(theirs, gradients, strict=True):
-            p.grad = gradient
-        reference.param_groups[0]["lr"] = rate
-        reference.step()
-        if step == 30:
-            state, adam = adam.state_dict(), Adam(ours)
-            adam.load_state_dict(state)
-    for a, b in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
-
-
-def test_adam_in_float32_and_on_gradients_that_do_not_fit():
-    """(1 - b1) g / (1 - b1) = g and (1 - b2) g^2 / (1 - b2) = g^2: a first step moves by rate * g / (|g| + eps)."""
-    p = torch.nn.Parameter(torch.zeros(1000))
-    adam, g = Adam([p]), torch.linspace(-2, 2, 1000)
-    for wrong in ([g[1:]], [g, g], [g.double()]):
-        with pytest.raises(RuntimeError):
-            adam.step(wrong, 0.5)
-    assert not p.any() and not adam.first.any() and not adam.second.any()
-    adam.step([g], 0.5)
-    torch.testing.assert_close(p.detach(), -0.5 * g / (g.abs() + 1e-8))
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 #: From the bottom to the top; those of one line do not know each other.
 CSRC = ["core", "formulas", "program rules estimators", "engine", "cpu cuda", "python"]
 METAFAST = [
-    "tracking files",
+    "tracking files optim",
     "transforms model.program estimators run_folder",
     "call losses",
     "rules arguments",

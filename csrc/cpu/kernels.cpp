@@ -79,16 +79,47 @@ void add_groups(const Real* rows, int64_t stride, int64_t count, int64_t begin, 
   }
 }
 
-void adam(const AdamStep& step, const Real* __restrict g, int64_t n, Real* __restrict theta, Real* __restrict first,
-          Real* __restrict second) {
-  const Real beta1 = Real(step.beta1), beta2 = Real(step.beta2), new1 = Real(1 - step.beta1),
-             new2 = Real(1 - step.beta2);
-  const Real rate = Real(step.rate), epsilon = Real(step.epsilon);
+template <bool kLargest>
+void adam_with(const AdamStep& step, const Real* __restrict g, int64_t n, Real* __restrict theta,
+               Real* __restrict first, Real* __restrict second, Real* __restrict largest) {
+  const Real sign = Real(step.sign), decay = Real(step.decay), keep = Real(step.keep), beta2 = Real(step.beta2);
+  const Real new1 = Real(1 - step.beta1), new2 = Real(1 - step.beta2), old1 = Real(1) - new1;
+  const Real rate = Real(step.rate), root = Real(step.root), epsilon = Real(step.epsilon);
+  const bool decays = step.decay != 0, mostly_new = new1 >= Real(0.5);
   for (int64_t i = 0; i < n; ++i) {
-    const Real m = beta1 * first[i] + new1 * g[i], v = beta2 * second[i] + new2 * g[i] * g[i];
+    const Real d = decays ? sign * g[i] + decay * theta[i] : sign * g[i];
+    const Real change = d - first[i];
+    const Real m = mostly_new ? d - change * old1 : first[i] + new1 * change;
+    const Real v = beta2 * second[i] + new2 * d * d;
     first[i] = m, second[i] = v;
-    theta[i] -= rate * m / (sqrt(v) + epsilon);
+    Real u = v;
+    if constexpr (kLargest) largest[i] = u = largest[i] >= v || largest[i] != largest[i] ? largest[i] : v;  // NaN stays
+    theta[i] = keep * theta[i] - rate * m / (sqrt(u) / root + epsilon);
   }
+}
+
+void adam(const AdamStep& step, const Real* g, int64_t n, Real* theta, Real* first, Real* second, Real* largest) {
+  (largest ? adam_with<true> : adam_with<false>)(step, g, n, theta, first, second, largest);
+}
+
+template <bool kKeeps>
+void sgd_with(const SgdStep& step, const Real* __restrict g, int64_t n, Real* __restrict theta,
+              Real* __restrict velocity) {
+  const Real sign = Real(step.sign), decay = Real(step.decay), rate = Real(step.rate);
+  const Real momentum = Real(step.momentum), fresh = Real(step.fresh);
+  const bool decays = step.decay != 0, nesterov = step.nesterov;
+  for (int64_t i = 0; i < n; ++i) {
+    Real d = decays ? sign * g[i] + decay * theta[i] : sign * g[i];
+    if constexpr (kKeeps) {
+      const Real b = velocity[i] = momentum * velocity[i] + fresh * d;
+      d = nesterov ? d + momentum * b : b;
+    }
+    theta[i] -= rate * d;
+  }
+}
+
+void sgd(const SgdStep& step, const Real* g, int64_t n, Real* theta, Real* velocity) {
+  (velocity ? sgd_with<true> : sgd_with<false>)(step, g, n, theta, velocity);
 }
 
 void elementary(int32_t function, const Real* x, Real* y, int64_t n) {
@@ -116,8 +147,8 @@ void elementary(int32_t function, const Real* x, Real* y, int64_t n) {
 template <>
 const Kernels<Real>& table<Real>() {
   static const Kernels<Real> kernels = {
-      kLanes<Real>, kGroup<Real>,          small_packs_pay,        run_task, run_pack,  run_group, add_rows,
-      add_groups,   parameter_in<Real, 1>, parameter_out<Real, 1>, adam,     elementary};
+      kLanes<Real>, kGroup<Real>,          small_packs_pay,        run_task, run_pack, run_group, add_rows,
+      add_groups,   parameter_in<Real, 1>, parameter_out<Real, 1>, adam,     sgd,      elementary};
   return kernels;
 }
 

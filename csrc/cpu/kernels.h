@@ -6,9 +6,18 @@
 
 namespace metafast {
 
-// One step of Adam (Kingma and Ba 2015, algorithm 1); both corrections of bias, being numbers, stand in rate and epsilon.
+// One step of an optimiser of the outer loop, as torch.optim takes it, on the gradient d = sign g + decay theta.
+//
+//   Adam (Kingma and Ba 2015, algorithm 1): m <- m + (1 - beta1) (d - m), v <- beta2 v + (1 - beta2) d^2, u = v or the largest
+//   v so far; theta <- keep theta - rate m / (sqrt(u) / root + epsilon). The corrections of bias stand in rate and root, and
+//   the weight decay of AdamW (Loshchilov and Hutter 2019) in keep.
 struct AdamStep {
-  double beta1, beta2, rate, epsilon;
+  double sign, decay, keep, beta1, beta2, rate, root, epsilon;
+};
+//   SGD: b <- momentum b + fresh d; theta <- theta - rate (b, or d + momentum b if nesterov, or d where nothing is kept).
+struct SgdStep {
+  double sign, decay, rate, momentum, fresh;
+  bool nesterov;
 };
 
 template <class T>
@@ -26,7 +35,8 @@ struct Kernels {
                      T* total);
   void (*parameter_in)(const ParameterPlan&, const T* user, T* out);
   void (*parameter_out)(const ParameterPlan&, const T* in, T* user);
-  void (*adam)(const AdamStep&, const T* gradient, int64_t n, T* theta, T* first, T* second);
+  void (*adam)(const AdamStep&, const T* gradient, int64_t n, T* theta, T* first, T* second, T* largest);  // or null
+  void (*sgd)(const SgdStep&, const T* gradient, int64_t n, T* theta, T* velocity);                        // or null
   // exp, expm1, tanh, sigmoid, log1p01 of an array, so that their stated errors can be tested.
   void (*elementary)(int32_t function, const T* x, T* y, int64_t n);
 };

@@ -1,4 +1,4 @@
-// The Python module metafast._native. Only this file, python/prepared.cpp, python/repeat.cpp and python/tensors.cpp know Python.
+// The Python module metafast._native. Only files of csrc/python know Python.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -12,6 +12,7 @@
 #include "formulas/losses/list.h"
 #include "program/nodes.h"
 #include "python/links.h"
+#include "python/optimisers.h"
 #include "python/prepared.h"
 #include "python/repeat.h"
 #include "python/tensors.h"
@@ -158,41 +159,6 @@ void elementary(const std::string& name, bool is_double, Address x, Address y, i
   throw std::invalid_argument("unknown elementary function " + name);
 }
 
-template <class T>
-void adam(const AdamStep& step, const std::vector<Elements>& state, const std::vector<Elements>& gradients) {
-  int64_t at = 0;
-  for (const Elements& g : gradients) {
-    const auto part = [&](size_t i) { return static_cast<T*>(state[i].data) + at; };
-    kernels<T>().adam(step, static_cast<const T*>(g.data), g.count, part(0), part(1), part(2));
-    at += g.count;
-  }
-}
-
-// One step of Adam on the vectors of parameters and both moments, with gradients that make up such a vector. False, and
-// nothing done, if these are not plain contiguous tensors on the CPU that fit each other.
-bool adam_step(const py::tuple& state, const py::sequence& gradients, double beta1, double beta2, double rate,
-               double epsilon) {
-  std::vector<Elements> vectors, parts;
-  int64_t count = 0;
-  for (py::handle tensor : state) {
-    const std::optional<Elements> found = elements(tensor);
-    if (!found) return false;
-    vectors.push_back(*found);
-  }
-  if (vectors.size() != 3) return false;
-  const auto same_kind = [&](const Elements& e) { return e.is_double == vectors[0].is_double; };
-  for (py::handle tensor : gradients) {
-    const std::optional<Elements> found = elements(tensor);
-    if (!found || !same_kind(*found)) return false;
-    parts.push_back(*found);
-    count += found->count;
-  }
-  for (const Elements& vector : vectors)
-    if (!same_kind(vector) || vector.count != count) return false;
-  (vectors[0].is_double ? adam<double> : adam<float>)({beta1, beta2, rate, epsilon}, vectors, parts);
-  return true;
-}
-
 py::dict build_info() {
   py::dict info;
   info["version"] = METAFAST_VERSION;
@@ -303,8 +269,8 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
       py::arg("tensors"));
   m.def("holds_classes", &holds_classes, py::arg("tensor"), py::arg("classes"));
   m.def("rows_add_up", &rows_add_up, py::arg("tensor"), py::arg("share"));
-  m.def("adam_step", &adam_step, py::arg("state"), py::arg("gradients"), py::arg("beta1"), py::arg("beta2"),
-        py::arg("rate"), py::arg("epsilon"));
+  m.def("adam_step", &adam_step, py::arg("groups"), py::arg("state"), py::arg("threads"));
+  m.def("sgd_step", &sgd_step, py::arg("groups"), py::arg("state"), py::arg("threads"));
   m.def("device_obstacle", &device_obstacle, py::arg("program"));
   m.def("elementary", &elementary, py::arg("name"), py::arg("is_double"), py::arg("x"), py::arg("y"), py::arg("n"));
   m.def("build_info", &build_info);

@@ -62,7 +62,7 @@ class Handle:
         self.shapes = [p.shape for p in program.parameters]
         self.ndims = [len(shape) for shape in self.shapes]
         self.adapted, self.learnt = program.adapted, program.learnt
-        self.unused = frozenset(self.learnt).difference(*(step.parameters for step in program.steps))
+        self.unused = program.unused
         self.output = program.values[program.output]
         self.sessions: dict[Hashable, Prepared] = {}
 

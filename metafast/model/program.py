@@ -96,6 +96,11 @@ class Program:
         """Indices of the parameters that receive a meta-gradient, in order."""
         return tuple(i for i, p in enumerate(self.parameters) if p.role != "constant")
 
+    @cached_property
+    def unused(self) -> frozenset[int]:
+        """Those of :attr:`learnt` that no step reads: their meta-gradient is none, rather than zero."""
+        return frozenset(self.learnt).difference(*(step.parameters for step in self.steps))
+
     def __str__(self) -> str:
         lines = [f"%0 : {list(self.values[0])}"]
         for step in self.steps:

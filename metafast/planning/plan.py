@@ -31,6 +31,7 @@ from metafast.model import lowering
 from metafast.model.builder import called
 from metafast.model.program import Parameter, Program, Shape, Step
 from metafast.planning import engines, shared
+from metafast.planning.accumulation import Receivers
 from metafast.tracking.facts import facts
 from metafast.tracking.reads import Reads, Undone
 from metafast.tracking.snapshot import Snapshot
@@ -123,6 +124,12 @@ class Plan:
         if key is not None:
             self.accepted.add(key)
         return checked
+
+    @cached_property
+    def receivers(self) -> Receivers:
+        """Where a native plan's gradients go; none for a parameter that the model never uses."""
+        learnt = enumerate(self.program.learnt)
+        return [(place, self.tensors[i]) for place, i in learnt if i not in self.program.unused]
 
     def refuse_constants(self, name: str, given: Mapping[str, Tensor]) -> None:
         """The native engine has no gradient for what the model holds constant; torch has."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
 from threading import get_ident
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, get_num_threads, nn
 from metafast import _native, arguments
 from metafast.call import Batch, Call
 from metafast.engine import native, ops
+from metafast.planning.accumulation import accumulate, any_requires_grad, is_plain
 from metafast.planning.plan import Plan
 from metafast.tracking.facts import facts
 
@@ -74,7 +74,7 @@ class Repeat:
             (name, at) for name, at in (("support weights", 2), ("query weights", 5)) if data[at] is not None
         ]
         self.node = None
-        if node is not None and not _any_requires_grad(data):
+        if node is not None and not any_requires_grad(data):
             self.node = node
             node.be_ready(run.prepared)
 
@@ -102,12 +102,24 @@ class Repeat:
             return None
         return native.Run(self.prepared, [*self.shared, *data, None, None]).again()[: self.prepared.gradients]
 
+    def accumulated(self, learner: nn.Module, support: Any, query: Any, scale: Tensor | None) -> list[Any] | None:
+        """Support losses, task losses, loss and logits for other data, their gradients added to ``.grad``, or None."""
+        receivers = self.plan.receivers
+        if not is_plain(receivers):
+            return None
+        data = self._data(learner, support, query)
+        if data is None or any_requires_grad(data):
+            return None
+        written = native.Run(self.prepared, [*self.shared, *data, None, None]).again()
+        accumulate(receivers, written[4 : self.prepared.gradients], scale)
+        return written[:4]
+
     def unrolled(self, learner: nn.Module, support: Any, query: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """Loss, task losses, logits and support losses, in a graph, or None."""
         if self.node is None or not torch.is_grad_enabled():
             return None
         data = self._data(learner, support, query)
-        if data is None or _any_requires_grad(data):
+        if data is None or any_requires_grad(data):
             return None
         return ops.unroll_again(self.node, *self.shared, *data)
 
@@ -133,10 +145,6 @@ class Repeat:
         for name, w in self.weighted:
             self.plan.check_weights(name, data[w])
         return data
-
-
-def _any_requires_grad(tensors: Sequence[Tensor | None]) -> bool:
-    return any(t is not None and t.requires_grad for t in tensors)
 
 
 def product_again(plan: Plan, run: native.Run, params: Any, batch: Batch, v: Any) -> _native.Product | None:
