@@ -12,7 +12,7 @@ TORCH  ?= torch==2.13.0
 TESTS  ?= tests
 SANITIZE_TESTS ?= tests
 # The last two are of the CUDA code, which is emulated with a thread of the system for each of the device.
-TSAN_TESTS     ?= tests/test_concurrency.py tests/test_sharing.py::test_helpers_change_no_bit tests/test_relay.py tests/test_shim.py \
+TSAN_TESTS     ?= tests/test_concurrency.py tests/test_sharing.py::test_helpers_change_no_bit tests/test_wrap_around.py tests/test_shim.py \
 	tests/test_cuda_emulated.py::test_threads_of_the_system_give_the_same_bits
 # One process per core; PARALLEL= for one test after another, as a debugger wants it.
 PARALLEL       ?= -n auto

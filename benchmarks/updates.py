@@ -38,6 +38,6 @@ def update(
 
 
 def root(xp: Any, x: Any) -> Any:
-    """The square root, its slope at zero taken for zero: units whose ReLU is shut have gradients of exactly zero."""
+    """The square root, its slope at zero taken for zero: inactive units have gradients of exactly zero."""
     positive = x > 0
     return xp.where(positive, xp.sqrt(xp.where(positive, x, 1)), 0)

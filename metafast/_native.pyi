@@ -21,7 +21,7 @@ class Program:
         self,
         values: Sequence[Sequence[int]],
         parameters: Sequence[tuple[Sequence[int], str]],
-        steps: Sequence[tuple[str, Sequence[int], int, Sequence[int], Mapping[str, float]]],
+        nodes: Sequence[tuple[str, Sequence[int], int, Sequence[int], Mapping[str, float]]],
         loss: str,
         loss_attributes: Mapping[str, float],
         reduction: str,
@@ -72,7 +72,7 @@ class Session:
     @property
     def tasks_at_once(self) -> int: ...
     @property
-    def handed_over(self) -> int: ...
+    def migrated(self) -> int: ...
     @property
     def constants_bytes(self) -> int: ...
     def upload(self, constants: int, stream: int) -> None: ...
@@ -82,12 +82,12 @@ class Contents:
     def __init__(self, dictionaries: Sequence[dict[Any, Any]], tensors: Sequence[Tensor]) -> None: ...
     def hold(self) -> bool: ...
 
-class Product:
+class RepeatedHvp:
     def __init__(
         self,
         session: Session,
         names: tuple[tuple[str, ...], tuple[str, ...]],
-        facts: bytes,
+        metadata: bytes,
         places: Sequence[int],
         own: Sequence[Tensor | None],
         written: Sequence[tuple[str, int]],
@@ -95,16 +95,16 @@ class Product:
         classes: int,
         check_weights: Callable[[Tensor], None] | None,
         contents: Contents,
-        holds: Callable[[], bool],
+        is_unchanged: Callable[[], bool],
         threads: Callable[[], int],
         workspace: Callable[[int], Any],
     ) -> None: ...
     def run(self, params: Any, batch: Any, v: Any) -> dict[str, Tensor] | None: ...
 
-def legs(
+def wrap_around(
     threads: int, runs: int, stages: Sequence[float], rest: float
 ) -> list[list[tuple[int, int, int, int, int]]]: ...
-def facts(tensors: tuple[Tensor | None, ...]) -> bytes | None: ...
+def metadata(tensors: tuple[Tensor | None, ...]) -> bytes | None: ...
 def holds_classes(tensor: Tensor, classes: int) -> bool: ...
 def rows_add_up(tensor: Tensor, share: float) -> bool: ...
 

@@ -13,7 +13,7 @@ from metafast import losses
 from metafast.call import Batch
 from metafast.estimators import Checkpoint
 from metafast.model.program import Loss, Parameter, Shape
-from metafast.tracking.facts import holds_classes, rows_add_up
+from metafast.tracking.metadata import holds_classes, rows_add_up
 
 AdaptParams = str | Sequence[str] | Callable[[str], bool] | None
 BACKENDS = ("auto", "native", "torch")

@@ -18,7 +18,7 @@ from metafast.model import cost
 from metafast.model.builder import BATCH, Builder, Place, Unsupported, batched, called
 from metafast.model.cut import layer_of, static_values
 from metafast.model.lowering import check_output, evaluate, interpret
-from metafast.model.program import ABSENT, Loss, Program, Shape, Step
+from metafast.model.program import ABSENT, Loss, Node, Program, Shape
 from metafast.model.tracing import trace
 from metafast.planning import engines
 
@@ -203,24 +203,24 @@ class _Walk:
 
     def __call__(self, b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         self.calls += 1
-        first, known = len(b.steps), len(self.rows)
+        first, known = len(b.nodes), len(self.rows)
         result = self._call(b, target, arguments, keywords, first)
         new = len(self.rows) - known
-        values = [step.output for step in b.steps[first:]] if new == len(b.steps) - first else []
+        values = [node.output for node in b.nodes[first:]] if new == len(b.nodes) - first else []
         last = getattr(result, "value", None)
         self.made += [(value, self.calls) for value in values or [-1 if last is None else last] * new]
         return result
 
     def mark(self, b: Builder, output: int) -> str | None:
         """Mark what runs once of a model that is native; the layer up to which that is, or None."""
-        found = static_values(b.steps, b.parameters, output)
+        found = static_values(b.nodes, b.parameters, output)
         if found is None:
             return None
-        steps = [step for step in b.steps if step.output in found[1]]
-        if not cost.total(steps, b.values, b.parameters):
+        nodes = [node for node in b.nodes if node.output in found[1]]
+        if not cost.total(nodes, b.values, b.parameters):
             return None
         self._mark([value in found[1] for value, _ in self.made])
-        return layer_of(steps[-1])
+        return layer_of(nodes[-1])
 
     def mark_by_torch(self, model: nn.Module, adapt_params: AdaptParams, loss: Loss, x: Tensor) -> str | None:
         """Mark what torch runs once, before an inner loop that is native; the layer up to which that is, or None."""
@@ -235,7 +235,7 @@ class _Walk:
         calls = sum(node.op.startswith("call_") for node in found[0].prefix.program.module.nodes)
         self._mark([number <= calls for _, number in self.made])
         rest = found[0].rest.program
-        self.rows = [row for row in self.rows if row.once] + [self._row(step, rest) for step in rest.steps]
+        self.rows = [row for row in self.rows if row.once] + [self._row(node, rest) for node in rest.nodes]
         return found[0].where
 
     def _mark(self, once: Sequence[bool]) -> None:
@@ -253,18 +253,18 @@ class _Walk:
             shape = result.shape if isinstance(result, Place) else None
             self.rows.append(Row(b.where, name, shape, 0, 0, 0, unsupported.reason))
             return result
-        self.rows += [self._row(step, b) for step in b.steps[first:]]
-        if len(b.steps) == first and isinstance(target, nn.Module):
+        self.rows += [self._row(node, b) for node in b.nodes[first:]]
+        if len(b.nodes) == first and isinstance(target, nn.Module):
             self.rows.append(Row(b.where, "(nothing)", result.shape, 0, 0, 0, ""))
         return result
 
-    def _row(self, step: Step, b: Builder | Program) -> Row:
-        shape = b.values[step.output]
+    def _row(self, node: Node, b: Builder | Program) -> Row:
+        shape = b.values[node.output]
         elements = math.prod(shape)
-        weights = sum(b.parameters[i].numel for i in step.parameters[:2] if i != ABSENT)
-        flops = self.examples * cost.flops(step, b.values, b.parameters)
-        size = 0 if step.op == "flatten" else self.examples * elements * self.itemsize
-        return Row(step.where, step.op, shape, weights, flops, size, "")
+        weights = sum(b.parameters[i].numel for i in node.parameters[:2] if i != ABSENT)
+        flops = self.examples * cost.flops(node, b.values, b.parameters)
+        size = 0 if node.op == "flatten" else self.examples * elements * self.itemsize
+        return Row(node.where, node.op, shape, weights, flops, size, "")
 
 
 def _torchs(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What a Program means, in plain torch: each step written from its definition, for tests of the lowering.
+"""What a Program means, in plain torch: each node written from its definition, for tests of the lowering.
 
 Pooling is written from the output's shape alone, as a kernel must do it: a Program has no ceil_mode.
 """
@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metafast.model.program import ABSENT, Program, Step
+from metafast.model.program import ABSENT, Node, Program
 
 Named = dict[str, float]
 
@@ -20,23 +20,23 @@ def run(program: Program, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
     """The output [N, *output] for x [N, *example]; ``tensors`` are the values of ``program.parameters``."""
     assert [tuple(t.shape) for t in tensors] == [p.shape for p in program.parameters]
     values = {0: x}
-    for step in program.steps:
-        inputs = [values[i] for i in step.inputs]
-        parameters = [None if i == ABSENT else tensors[i] for i in step.parameters]
-        shape = program.values[step.output]
-        values[step.output] = STEPS[step.op](step, inputs, parameters, dict(step.attributes), shape)
-        assert values[step.output].shape == (x.shape[0], *shape), step
+    for node in program.nodes:
+        inputs = [values[i] for i in node.inputs]
+        parameters = [None if i == ABSENT else tensors[i] for i in node.parameters]
+        shape = program.values[node.output]
+        values[node.output] = NODES[node.op](node, inputs, parameters, dict(node.attributes), shape)
+        assert values[node.output].shape == (x.shape[0], *shape), node
     return values[program.output]
 
 
-def _linear(step: Step, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
+def _linear(node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
     weight, bias = parameters
     assert weight is not None
     y = torch.einsum("n...i,oi->n...o", inputs[0], weight)
     return y if bias is None else y + bias
 
 
-def _conv2d(step: Step, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
+def _conv2d(node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
     weight, bias = parameters
     assert weight is not None
     padded = F.pad(inputs[0], (int(a["pad_w"]),) * 2 + (int(a["pad_h"]),) * 2)
@@ -67,12 +67,12 @@ def _extended(x: Tensor, a: Named, fill: float, out: Sequence[int]) -> Tensor:
     return F.pad(x, (left, right, top, bottom), value=fill)
 
 
-def _max_pool2d(step: Step, inputs: list[Tensor], parameters: object, a: Named, shape: Sequence[int]) -> Tensor:
+def _max_pool2d(node: Node, inputs: list[Tensor], parameters: object, a: Named, shape: Sequence[int]) -> Tensor:
     x = _extended(inputs[0], a, -torch.inf, shape[1:])
     return _windows(x, a, int(a["kernel_h"]), int(a["kernel_w"]), shape[1:]).amax((-2, -1))
 
 
-def _avg_pool2d(step: Step, inputs: list[Tensor], parameters: object, a: Named, shape: Sequence[int]) -> Tensor:
+def _avg_pool2d(node: Node, inputs: list[Tensor], parameters: object, a: Named, shape: Sequence[int]) -> Tensor:
     """Sum over the window, divided by the number of positions inside the input (and its padding, if that counts)."""
     x = inputs[0]
     kernel = int(a["kernel_h"]), int(a["kernel_w"])
@@ -87,7 +87,7 @@ def _avg_pool2d(step: Step, inputs: list[Tensor], parameters: object, a: Named, 
 
 
 def _adaptive_avg_pool2d(
-    step: Step, inputs: list[Tensor], parameters: object, a: Named, shape: Sequence[int]
+    node: Node, inputs: list[Tensor], parameters: object, a: Named, shape: Sequence[int]
 ) -> Tensor:
     x = inputs[0]
     (height, width), (h, w) = x.shape[2:], shape[1:]
@@ -99,7 +99,7 @@ def _adaptive_avg_pool2d(
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def _batch_norm(step: Step, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
+def _batch_norm(node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
     weight, bias, mean, variance = parameters
     x = inputs[0]
     axes = [0, 2, 3][: x.ndim - 1] if x.ndim == 4 else [0]
@@ -117,14 +117,14 @@ def _batch_norm(step: Step, inputs: list[Tensor], parameters: list[Tensor | None
 
 
 def _pointwise(function: Callable[[Tensor, Named], Tensor]) -> Callable[..., Tensor]:
-    return lambda step, inputs, parameters, a, shape: function(inputs[0], a)
+    return lambda node, inputs, parameters, a, shape: function(inputs[0], a)
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
     return x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
-STEPS: dict[str, Callable[..., Tensor]] = {
+NODES: dict[str, Callable[..., Tensor]] = {
     "linear": _linear,
     "conv2d": _conv2d,
     "batch_norm": _batch_norm,
@@ -143,6 +143,6 @@ STEPS: dict[str, Callable[..., Tensor]] = {
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
-    "flatten": lambda step, inputs, parameters, a, shape: inputs[0].reshape(inputs[0].shape[0], -1),
-    "add": lambda step, inputs, parameters, a, shape: inputs[0] + inputs[1],
+    "flatten": lambda node, inputs, parameters, a, shape: inputs[0].reshape(inputs[0].shape[0], -1),
+    "add": lambda node, inputs, parameters, a, shape: inputs[0] + inputs[1],
 }

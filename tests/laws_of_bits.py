@@ -76,12 +76,12 @@ def tasks_at_once_equal_tasks_one_by_one(case: Case) -> None:
 def place_among_tasks_does_not_matter(case: Case) -> None:
     problem = case.problem()
     backwards = list(reversed(range(case.row.tasks)))
-    turned = take(problem, backwards)
-    expected, actual = run(case, problem), run(case, turned)
+    reordered = take(problem, backwards)
+    expected, actual = run(case, problem), run(case, reordered)
     assert_same_bits({n: v[backwards] for n, v in part(actual, *PER_TASK).items()}, part(expected, *PER_TASK))
     data = ("xs", "ys", "ws", "xq", "yq", "wq")
     assert_same_bits(
-        {name: value[backwards] for name, value in part(gradients(actual, turned), *data).items()},
+        {name: value[backwards] for name, value in part(gradients(actual, reordered), *data).items()},
         part(gradients(expected, problem), *data),
     )
 

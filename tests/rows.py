@@ -31,7 +31,7 @@ LINEAR = [
         ]
     ),
     Row("linear/sequence", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (5, 3)),
-    Row(  # by way of its inputs, turned weights made again
+    Row(  # by way of its inputs, transposed weights recomputed
         "linear/wide-inputs-rates",
         lambda: seq(L(96, 16), nn.Tanh(), L(16, 12), nn.Tanh(), L(12, 1)),
         (96,),

@@ -73,7 +73,7 @@ def test_statistics_never_updated_warn_once(backend: str, warned: list[warnings.
 
 @pytest.mark.parametrize("lr", ["float", "dict of both"])
 def test_tapes_that_leave_the_cache(lr: str) -> None:
-    """Together larger than csrc/cpu/threads/ahead.h takes a cache to be, one by one smaller."""
+    """Together larger than csrc/cpu/threads/prefetch.h takes a cache to be, one by one smaller."""
     model = nn.Sequential(nn.Linear(24, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh(), nn.Linear(48, 2)).double()
     support, query = [(torch.randn(2, n, 24).double(), torch.randn(2, n, 2).double()) for n in (24, 7)]
     rate = lr_forms(model)[lr]

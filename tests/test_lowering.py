@@ -1,4 +1,4 @@
-"""Lowering: every supported form becomes its steps, with torch's meaning."""
+"""Lowering: every supported form becomes its nodes, with torch's meaning."""
 
 from __future__ import annotations
 
@@ -239,15 +239,15 @@ def values_of(model: nn.Module, program: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("build", "example", "ops"), [f[1:] for f in FORMS], ids=[f[0] for f in FORMS])
-def test_form_becomes_its_steps_with_the_meaning_of_torch(
+def test_form_becomes_its_nodes_with_the_meaning_of_torch(
     build: Callable[[], nn.Module], example: tuple[int, ...], ops: str
 ) -> None:
     torch.manual_seed(0)
     model = build().double()
     before = copy.deepcopy(model.state_dict())
     program = lower(model, example, dtype=torch.float64)
-    assert " ".join(step.op for step in program.steps) == ops
-    assert program.output == len(program.values) - 1 or not program.steps
+    assert " ".join(node.op for node in program.nodes) == ops
+    assert program.output == len(program.values) - 1 or not program.nodes
     assert [p.name for p in program.parameters if p.role != "constant"] == [n for n, _ in model.named_parameters()]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "lowering left a trace"
     for n in (2, 5):  # one Program, any number of examples
@@ -258,11 +258,11 @@ def test_form_becomes_its_steps_with_the_meaning_of_torch(
         torch.testing.assert_close(meant, expected, rtol=1e-12, atol=1e-12)
 
 
-def test_settings_reach_the_step() -> None:
+def test_settings_reach_the_node() -> None:
     model = nn.Sequential(
         C(2, 3, (3, 2), (2, 1), (1, 2), (1, 3)), nn.MaxPool2d((2, 1), padding=(1, 0)), nn.BatchNorm2d(3)
     )
-    conv, pooling, norm = lower(model, (2, 9, 9)).steps
+    conv, pooling, norm = lower(model, (2, 9, 9)).nodes
     assert dict(conv.attributes) == {
         "stride_h": 2, "stride_w": 1, "pad_h": 1, "pad_w": 2, "dilation_h": 1, "dilation_w": 3,
     }  # fmt: skip
@@ -271,7 +271,7 @@ def test_settings_reach_the_step() -> None:
         "dilation_h": 1, "dilation_w": 1,
     }  # fmt: skip
     assert norm.attributes == (("eps", 1e-5), ("training", 1.0))
-    assert [step.where for step in (conv, pooling, norm)] == ["0", "1", "2"]
+    assert [node.where for node in (conv, pooling, norm)] == ["0", "1", "2"]
 
 
 def test_roles() -> None:
@@ -287,7 +287,7 @@ def test_roles() -> None:
 def test_tied_weights_are_one_parameter() -> None:
     program = lower(Tied(), VECTOR)
     assert [p.name for p in program.parameters] == ["first.weight", "first.bias", "second.bias"]
-    assert [step.parameters for step in program.steps if step.op == "linear"] == [(0, 1), (0, 2)]
+    assert [node.parameters for node in program.nodes if node.op == "linear"] == [(0, 1), (0, 2)]
 
 
 def test_a_program_is_a_value() -> None:
@@ -313,7 +313,7 @@ def test_other_threads_run_models_while_one_lowers() -> None:
         return m.fc(proxy)
 
     model = model_of(forward, fc=L(4, 4))
-    assert [step.op for step in lower(model, VECTOR).steps] == ["linear"]
+    assert [node.op for node in lower(model, VECTOR).nodes] == ["linear"]
     assert torch.equal(results[0][0], other(x)) and torch.equal(results[0][1], model.fc(x))
 
 

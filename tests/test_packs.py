@@ -45,7 +45,7 @@ def packable(row: Row) -> bool:
     program = lowered(row)
     in_packs = primitives()
     flat = all(len(shape) == 1 for shape in program.values)
-    return flat and all(in_packs[step.op] for step in program.steps)
+    return flat and all(in_packs[node.op] for node in program.nodes)
 
 
 PACKABLE = [row for row in ROWS if packable(row)]

@@ -18,7 +18,7 @@ from judge import Case, assert_close, forward, gradients, part, truth
 from metafast._native import primitives
 from metafast.engine import native
 from metafast.model import cost
-from metafast.model.program import Step
+from metafast.model.program import Node
 from row import Row
 from rows import POINTWISE
 
@@ -96,6 +96,6 @@ def test_what_is_not_known_to_run_in_packs_does_not(name: str, monkeypatch: pyte
 
 
 def test_explain_does_not_guess_the_cost_of_a_node() -> None:
-    unknown = Step("mystery", (0,), 1)
+    unknown = Node("mystery", (0,), 1)
     with pytest.raises(NotImplementedError, match="mystery"):
         cost.flops(unknown, ((3,), (3,)), ())

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 import metafast as mf
 from changes import CHANGES, WAYS, with_norm
 from metafast.engine import ops
-from metafast.tracking import facts as facts_module
-from metafast.tracking.facts import Contents, facts
+from metafast.tracking import metadata as metadata_module
+from metafast.tracking.metadata import Contents, metadata
 
 T = 3
 pytestmark = pytest.mark.filterwarnings("ignore:metafast. layer '1' .BatchNorm1d. is in eval mode")
@@ -332,7 +332,7 @@ def test_bad_products_are_refused_as_ever() -> None:
         product(model, params, (x, y), {name: v[name] for name in v if name != first})
 
 
-# --------------------------------------------------------------------------------------------------------------- facts
+# ------------------------------------------------------------------------------------------------------------- metadata
 
 
 class Special(torch.Tensor):
@@ -340,9 +340,9 @@ class Special(torch.Tensor):
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_facts_tell_shapes_dtypes_and_devices_apart(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_tell_shapes_dtypes_and_devices_apart(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not native:
-        monkeypatch.setattr(facts_module, "_plain", lambda tensors: None)
+        monkeypatch.setattr(metadata_module, "_plain", lambda tensors: None)
     kinds = [
         *(torch.zeros(shape) for shape in [(), (1,), (2,), (1, 2), (2, 1), (0, 2), (2, 0)]),
         *(torch.zeros(2, dtype=d) for d in (torch.float64, torch.int64, torch.int32, torch.bool, torch.bfloat16)),
@@ -351,15 +351,15 @@ def test_facts_tell_shapes_dtypes_and_devices_apart(native: bool, monkeypatch: p
     ]
     for i, a in enumerate(kinds):
         for j, b in enumerate(kinds):
-            assert (facts((a, None)) == facts((b, None))) == (i == j)
+            assert (metadata((a, None)) == metadata((b, None))) == (i == j)
     one = torch.zeros(2, 3)
-    assert facts((one,)) == facts((nn.Parameter(torch.ones(2, 3)),)) == facts((torch.ones(3, 2).mT,))
-    assert facts((one,)) != facts((one, one)) != facts((one, None))
+    assert metadata((one,)) == metadata((nn.Parameter(torch.ones(2, 3)),)) == metadata((torch.ones(3, 2).mT,))
+    assert metadata((one,)) != metadata((one, one)) != metadata((one, None))
 
 
-def test_facts_of_what_is_no_plain_tensor() -> None:
+def test_metadata_of_what_is_no_plain_tensor() -> None:
     for odd in (torch.zeros(2).to_sparse(), torch.zeros(2, device="meta"), Special([1.0, 2.0])):
-        assert facts((odd,)) == facts((odd,)) and isinstance(facts((odd,)), tuple)
+        assert metadata((odd,)) == metadata((odd,)) and isinstance(metadata((odd,)), tuple)
 
 
 @pytest.mark.parametrize(

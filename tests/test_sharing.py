@@ -1,4 +1,4 @@
-"""Threads without a task help with loops of others (csrc/cpu/threads/crew.h): the same bits, whoever does what."""
+"""Threads without a task take parts of others' loops (csrc/cpu/threads/work_stealing.h): the same bits."""
 
 from __future__ import annotations
 

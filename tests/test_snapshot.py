@@ -54,10 +54,10 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
 def test_a_snapshot_notices(change: Callable[[Any], Any]) -> None:
     model = network()
     snapshot = Snapshot(model, model.parameters())
-    assert snapshot.holds()
+    assert snapshot.is_unchanged()
     change(model)
-    assert not snapshot.holds()
-    assert Snapshot(model, model.parameters()).holds()
+    assert not snapshot.is_unchanged()
+    assert Snapshot(model, model.parameters()).is_unchanged()
 
 
 def test_a_snapshot_notices_hooks_for_all_modules() -> None:
@@ -65,12 +65,12 @@ def test_a_snapshot_notices_hooks_for_all_modules() -> None:
     snapshot = Snapshot(model, model.parameters())
     handle = nn.modules.module.register_module_forward_hook(lambda *a: None)
     try:
-        assert not snapshot.holds()
+        assert not snapshot.is_unchanged()
         with pytest.raises(Unsupported, match="hooks are registered for all modules"):
             lower(model, IMAGE)
     finally:
         handle.remove()
-    assert snapshot.holds()
+    assert snapshot.is_unchanged()
 
 
 def test_training_does_not_disturb_a_snapshot() -> None:
@@ -81,4 +81,4 @@ def test_training_does_not_disturb_a_snapshot() -> None:
     optimiser.step()
     model.load_state_dict(network().state_dict())
     model.eval().train()
-    assert snapshot.holds()
+    assert snapshot.is_unchanged()

@@ -18,7 +18,7 @@ from judge import assert_close
 from metafast.engine import native
 
 #: What is added to the hidden layers' biases, and so how much the ReLUs let through: nothing, some, half, nearly all.
-SHIFTS = {"shut": -100.0, "few": -0.5, "half": 0.0, "open": 1.5}
+SHIFTS = {"inactive": -100.0, "few": -0.5, "half": 0.0, "open": 1.5}
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 3e-6}
 
 
@@ -136,7 +136,7 @@ def test_parts_come_to_the_same_bits(
 
 @pytest.mark.parametrize("bad", [torch.inf, -torch.inf, torch.nan])
 def test_zero_times_infinity_is_not_skipped(bad: float) -> None:
-    """A unit shut for every example, a weight behind it that is no number, and no step, which would spread it."""
+    """A unit inactive for every example, a weight behind it that is no number, and no step, which would spread it."""
     model = network(21, 70, 0.0, torch.float32)
     with torch.no_grad():
         model[0].bias[3] = -1000

@@ -32,13 +32,13 @@ enum class GradientMode : int32_t { kIgnore, kOverwrite, kAccumulate };
 struct Value {
   int64_t rows;  // positions per example: height * width
   int32_t height, width, channels;
-  int32_t ld;    // of activations and their tangents
-  int32_t cold;  // of cotangents and their tangents: differs from ld only for the input, read where the user has it
+  int32_t ld;            // of activations and their tangents
+  int32_t ld_cotangent;  // of cotangents and their tangents: another one only for the input, which stands with the user
   int64_t activation, cotangent;          // offsets in the tape
   int64_t activation_dot, cotangent_dot;  // offsets in the tangent tape
   bool has_tangent, has_cotangent;
-  bool cotangent_unread;  // it makes gradients of parameters and nothing else: the tangent pass does without
-  bool cotangent_passes;  // it is not kept: all steps have one place for it, at this offset among such
+  bool cotangent_unread;        // it makes gradients of parameters and nothing else: the tangent pass does without
+  bool cotangent_is_transient;  // it is not kept: all inner steps have one place for it, at this offset among such
 };
 
 // A parameter of shape [outputs, inputs, taps] with the user, [taps][inputs][ld] inside. A vector has inputs = taps = 1, and
@@ -49,7 +49,7 @@ struct ParameterPlan {
   int32_t outputs, inputs, taps, ld;
   bool read_once = false;  // on packs: by one linear layer
   // Hessian-vector products read it, and its vector, where the user has them; write their own where the user wants it.
-  bool left = false, direct = false;
+  bool in_user_layout = false, gradient_in_user_layout = false;
   int64_t numel() const { return int64_t(outputs) * inputs * taps; }
 };
 
@@ -59,7 +59,7 @@ struct PoolWindow {
   double divisor;
 };
 
-// Index tables that turn a convolution into the indirect product of cpu/kernels/gemm.h. Offsets are into a buffer that holds
+// Index tables that make a convolution the indirect product of cpu/kernels/gemm.h. Offsets are into a buffer that holds
 // `group` zero-padded images; `pixel` gives the first element under each output position, `tap` the way from there to
 // each (tap, channel). `adjoint_*` are the same for the input gradient, which is a convolution of the output cotangents
 // (spread by the stride) with flipped, transposed weights.
@@ -82,7 +82,7 @@ constexpr int64_t norm_scratch(int64_t rows, int64_t ld) {
   return (kNormArrays + 2 * ((rows + kMomentRows - 1) / kMomentRows)) * ld;
 }
 
-struct Step {
+struct Node {
   Op op;
   int32_t input[2], output;
   int32_t parameter[4];  // -1: absent
@@ -91,16 +91,15 @@ struct Step {
   double attribute[2];
   bool training;             // normalises by the batch's own statistics
   bool bias_cancels;         // only nodes that subtract the mean read the output
-  int64_t saved, saved_dot;  // offsets of what the step keeps for later passes, in the tape and the tangent tape
+  int64_t saved, saved_dot;  // offsets of what the node keeps for later passes, in the tape and the tangent tape
   ConvTables conv;
   const PoolWindow* windows;
-  // The tangent pass makes the cotangent of the input `again`; a linear layer's tangent pass turns its weight again.
-  bool again, turns_again;
-  bool after_relu;  // the first input has zeros
-  int32_t
-      shut_by;  // where this value of a ReLU, which alone reads the output, is zero, so are cotangents; -1: there is none
-  // On packs, a ReLU between two linear layers is `merged` into them.
-  bool relu_follows, relu_precedes, merged;
+  // The tangent pass recomputes the cotangent of the input; a linear layer's transposes its weight.
+  bool recomputes_cotangent, recomputes_transpose;
+  bool after_relu;    // the first input has zeros
+  int32_t masked_by;  // the value of a ReLU that alone reads the output: where it is zero, so are cotangents; or -1
+  // On packs, a ReLU between two linear layers is `fused` into them.
+  bool relu_follows, relu_precedes, fused;
 };
 
 struct LossPlan {
@@ -113,17 +112,17 @@ struct LossPlan {
 // A Program for batches of `examples`.
 struct BatchPlan {
   int64_t examples;
-  int32_t step_count, value_count, output;
-  const Step* steps;
+  int32_t node_count, value_count, output;
+  const Node* nodes;
   const Value* values;
   const ParameterPlan* parameters;
   LossPlan loss;
   // Parameters stand in the order adapted, meta, constant. Those below `gradient_size` get a gradient, those below
   // `tangent_size` have a tangent, those below `adapted_size` are moved by the inner loop.
   int64_t adapted_size, gradient_size, tangent_size;
-  bool gradient_has_gaps;  // some parameter is used by no step: its gradient is zero and must be written
-  bool input_is_direct;    // activations of value 0 are read where the user, or a pack of tasks, has them
-  int64_t tape_size, tangent_size_total, passing_size, scratch_size;
+  bool gradient_has_gaps;  // some parameter is used by no node: its gradient is zero and must be written
+  bool input_in_place;     // activations of value 0 are read where the user, or a pack of tasks, has them
+  int64_t tape_size, tangent_size_total, transient_size, scratch_size;
 };
 
 }  // namespace metafast

@@ -25,7 +25,7 @@ struct Division {
 };
 Division divide(const Call& call, const Program& program, const PackSizes& sizes, size_t element_bytes);
 
-// Runs that are no more than this for each thread may be divided unevenly, or handed over.
+// Runs that are no more than this for each thread may be divided unevenly, or migrate.
 constexpr int64_t kFewRuns = 8;
 
 // Whether cpu/first_layer.h takes over the first layer: where it applies and costs fewer operations.

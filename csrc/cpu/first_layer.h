@@ -42,7 +42,7 @@ struct FirstLayer {
   void begin(const T* w) const {
     gram();
     product(x, n.support_rows, w, base + n.start);
-    T* const zeros[] = {change(0), moved(), swept(), base + n.mu_change};
+    T* const zeros[] = {change(0), coordinates(), coordinate_bars(), base + n.mu_change};
     for (T* array : zeros) clear(array, size());
     clear(base + n.states, 2 * job.state_count * size());
     coordinates(0)[0] = T(1);
@@ -59,29 +59,29 @@ struct FirstLayer {
         const T *from = coordinates(k), *const none = nullptr;
         T* to = coordinates(k + 1);
         run<Link, T>(k, from, none, from + 1, to, to + 1, 1);
-        run<Link, S>(k, moved(), d, states(), moved(), states(), size());
+        run<Link, S>(k, coordinates(), d, states(), coordinates(), states(), size());
       }
     });
     const int32_t every = job.kept.every;
-    if (every && (k + 1) % every == 0) copy(moved(), states(), checkpoint(k + 1), checkpoint(k + 1) + size());
-    if (k + 1 < n.steps) by_gram(base + n.gram, n.support_rows, moved(), change(k + 1));
+    if (every && (k + 1) % every == 0) copy(coordinates(), states(), checkpoint(k + 1), checkpoint(k + 1) + size());
+    if (k + 1 < n.steps) by_gram(base + n.gram, n.support_rows, coordinates(), change(k + 1));
   }
 
   // Coordinates as step k, which follows a checkpoint or is the first, found them.
   void restore(int32_t k) const {
     if (k == 0) {
-      clear(moved(), size()), clear(states(), job.state_count * size()), clear(change(0), size());
+      clear(coordinates(), size()), clear(states(), job.state_count * size()), clear(change(0), size());
       return;
     }
-    copy(checkpoint(k), checkpoint(k) + size(), moved(), states());
-    by_gram(base + n.gram, n.support_rows, moved(), change(k));
+    copy(checkpoint(k), checkpoint(k) + size(), coordinates(), states());
+    by_gram(base + n.gram, n.support_rows, coordinates(), change(k));
   }
 
   void query(const T* w) const {
     share(n.query_rows, n.support_rows * n.inputs,
           [&](int64_t begin, int64_t end, T*) { products(x_query, begin, end, n.support_rows, base + n.cross); });
     product(x_query, n.query_rows, w, base + n.query_start);
-    by_gram(base + n.cross, n.query_rows, moved(), base + n.query_change);
+    by_gram(base + n.cross, n.query_rows, coordinates(), base + n.query_change);
   }
 
   // From the cotangent of the query's first layer: B, and X B.
@@ -98,7 +98,7 @@ struct FirstLayer {
       using Link = typename decltype(is)::Type;
       if constexpr (Link::kAffine) {
         run_back<Link, T>(k, bars(), bars() + 1, &v0, 1);
-        run_back<Link, S>(k, swept(), states() + job.state_count * size(), base + n.direction, size());
+        run_back<Link, S>(k, coordinate_bars(), states() + job.state_count * size(), base + n.direction, size());
       }
     });
     if (k + 1 < n.steps) by_gram(base + n.gram, n.support_rows, base + n.direction, base + n.mu_change);
@@ -107,9 +107,9 @@ struct FirstLayer {
 
   // H v of step k, its tangent being `factor` times that of D.
   void reverse(int32_t k, T factor, const T* d_dot) const {
-    T* __restrict r = swept();
+    T* __restrict r = coordinate_bars();
     for (int64_t i = 0; i < size(); ++i) r[i] += factor * d_dot[i];
-    if (job.descent && k > 0) by_gram(base + n.gram, n.support_rows, swept(), base + n.mu_change);
+    if (job.descent && k > 0) by_gram(base + n.gram, n.support_rows, coordinate_bars(), base + n.mu_change);
   }
 
   // From B to lambda.
@@ -117,7 +117,7 @@ struct FirstLayer {
     const T p = bars()[0];
     if (!job.descent)
       for (int64_t i = 0; i < int64_t(n.inputs) * n.ld; ++i) gradient[i] = p * gradient[i];
-    weight_gradient(x, n.support_rows, swept(), gradient, Start::kAccumulate);
+    weight_gradient(x, n.support_rows, coordinate_bars(), gradient, Start::kAccumulate);
   }
 
   // - lambda . g of gradient descent: - <X lambda, D>.
@@ -131,8 +131,8 @@ struct FirstLayer {
  private:
   int64_t size() const { return n.support_rows * n.ld; }
   T* change(int32_t k) const { return base + n.change + k % n.changes * size(); }
-  T* moved() const { return base + n.moved; }                                               // S
-  T* swept() const { return base + n.swept; }                                               // R
+  T* coordinates() const { return base + n.coordinates; }                                   // S
+  T* coordinate_bars() const { return base + n.coordinate_bars; }                           // R
   T* states() const { return base + n.states; }                                             // E, then Q
   T* coordinates(int32_t k) const { return base + n.numbers + k * (1 + job.state_count); }  // c and e of step k
   T* bars() const { return coordinates(n.steps + 1); }                                      // p and q

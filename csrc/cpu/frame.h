@@ -1,12 +1,12 @@
 // Where the arrays of one pass over a Program stand: what a primitive sees.
 //
-// A primitive is a struct with four static functions of (const Frame&, const Step&):
+// A primitive is a struct with four static functions of (const Frame&, const Node&):
 //   forward           writes the output's activation
 //   backward          reads the output's cotangent; writes those of its inputs and parameters
 //   tangent_forward   writes the tangent of the output's activation
 //   tangent_backward  writes the tangents of what backward writes
 // The tangent passes read the activations and cotangents that the first two left in the tape; cotangents only where
-// they are read and not sooner made again (Value::cotangent_passes).
+// they are read and not sooner recomputed (Value::cotangent_is_transient).
 #pragma once
 
 #include <stddef.h>
@@ -14,7 +14,7 @@
 #include "core/scalar.h"
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/pack.h"
-#include "cpu/threads/ahead.h"
+#include "cpu/threads/prefetch.h"
 #include "cpu/threads/share.h"
 #include "engine/job.h"
 
@@ -41,29 +41,31 @@ template <class T>
 struct Frame {
   const BatchPlan* plan;
   T *tape, *tangent_tape;
-  const T* x;                // activations of value 0 if the plan says they are direct
+  const T* x;                // activations of value 0 if the plan says they are read in place
   const T *initial, *theta;  // all parameters at step 0; the adapted ones at this step
   FirstProduct<T> first, first_dot;
   const Job<Element<T>>* job;  // for what is read and written as the user has it
   int64_t task;
   const T* vector;             // tangent of the parameters, or null
   T *gradient, *gradient_dot;  // of the learnt parameters; null where only those of the values are wanted
-  T* passing;                  // what need not last
+  T* transient;                // what need not last
   T* scratch;                  // for what is not shared
   Sharing<T> share;
   FusedStep<T> fused;
-  Ahead* ahead;  // what the next step will work on, or null
+  Prefetcher* prefetcher;  // of what the next step will work on, or null
 
-  void ask_ahead() const {
-    if (ahead) ahead->ask();
+  void prefetch() const {
+    if (prefetcher) prefetcher->fetch();
   }
   int64_t examples() const { return plan->examples; }
   const Value& value(int v) const { return plan->values[v]; }
   int64_t rows(int v) const { return plan->examples * plan->values[v].rows; }
 
-  const T* activation(int v) const { return v == 0 && plan->input_is_direct ? x : tape + plan->values[v].activation; }
+  const T* activation(int v) const { return v == 0 && plan->input_in_place ? x : tape + plan->values[v].activation; }
   T* activation_out(int v) const { return tape + plan->values[v].activation; }
-  T* cotangent(int v) const { return (plan->values[v].cotangent_passes ? passing : tape) + plan->values[v].cotangent; }
+  T* cotangent(int v) const {
+    return (plan->values[v].cotangent_is_transient ? transient : tape) + plan->values[v].cotangent;
+  }
   // Does nobody ask for it, there being no gradients to be made?
   bool cotangent_unread(int v) const { return !gradient && plan->values[v].cotangent_unread; }
   // Null where the tangent is known to be zero.

@@ -16,24 +16,26 @@ namespace {
 
 using Real = METAFAST_REAL;
 
-void run_task(const Job<Real>& job, const Turn& turn) { Machine<Real>(job, turn).run(turn.begin, turn.end); }
+void run_task(const Job<Real>& job, const WorkItem& item) { Machine<Real>(job, item).run(item.begin, item.end); }
 
-void run_pack(const Job<Real>& job, const Turn& turn) { Machine<WholePack<Real>>(job, turn).run(turn.begin, turn.end); }
+void run_pack(const Job<Real>& job, const WorkItem& item) {
+  Machine<WholePack<Real>>(job, item).run(item.begin, item.end);
+}
 
-void run_group(const Job<Real>& job, const Turn& turn) {
-  Machine<SmallPack<Real>>(job, turn).run(turn.begin, turn.end);
+void run_group(const Job<Real>& job, const WorkItem& item) {
+  Machine<SmallPack<Real>>(job, item).run(item.begin, item.end);
 }
 
 // As wide as T and independent, so that nothing but the multipliers limits them.
 template <class T>
 double time_of_products() {
   using Clock = std::chrono::steady_clock;
-  constexpr int kSums = 10, kTurns = 200;
+  constexpr int kSums = 10, kRounds = 200;
   const Clock::time_point start = Clock::now();
   double quickest = 1;
   for (Clock::time_point now = start; now - start < std::chrono::microseconds(500);) {
     T sums[kSums] = {};
-    for (int turn = 0; turn < kTurns; ++turn)
+    for (int round = 0; round < kRounds; ++round)
 #pragma GCC unroll 16
       for (T& sum : sums) {
         sum.v = sum.v * sum.v + sum.v;

@@ -25,9 +25,9 @@ struct Kernels {
   int32_t lanes;              // elements of a SIMD register: leading dimensions are multiples of it
   int32_t group;              // tasks of a small pack, and those that sums over tasks are made of
   bool (*small_packs_pay)();  // whether a small pack takes about half as long as a whole one
-  void (*run_task)(const Job<T>&, const Turn&);
-  void (*run_pack)(const Job<T>&, const Turn&);   // of `lanes` tasks
-  void (*run_group)(const Job<T>&, const Turn&);  // of `group` tasks
+  void (*run_task)(const Job<T>&, const WorkItem&);
+  void (*run_pack)(const Job<T>&, const WorkItem&);   // of `lanes` tasks
+  void (*run_group)(const Job<T>&, const WorkItem&);  // of `group` tasks
   // total[begin .. end) (+)= sum over `count` rows, in order; or of the sums over groups of them, in order. The ends are
   // multiples of 16.
   void (*add_rows)(const T* rows, int64_t stride, int64_t count, int64_t begin, int64_t end, bool accumulate, T* total);

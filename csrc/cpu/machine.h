@@ -23,7 +23,7 @@ template <class T>
 struct Machine : TaskData<T> {
   using Data = TaskData<T>;
   using E = Element<T>;
-  using Data::bring, Data::load_input, Data::load_targets, Data::target_gradients, Data::add_data_gradients;
+  using Data::bind_set, Data::load_input, Data::load_targets, Data::target_gradients, Data::add_data_gradients;
   using Data::each_lane, Data::each_task, Data::in_lane;
   using Data::job, Data::task, Data::count, Data::base, Data::kWidth;
 
@@ -32,14 +32,14 @@ struct Machine : TaskData<T> {
   const T* initial;
   const Sharing<T> share;
 
-  Machine(const Job<E>& j, const Turn& turn)
-      : Data{j, turn.run * kWidth, int(j.tasks - turn.run * kWidth < kWidth ? j.tasks - turn.run * kWidth : kWidth),
-             reinterpret_cast<T*>(j.places) + turn.place * j.layout.total},
-        lambda(j.gradients && !kIsPack<T> ? reinterpret_cast<T*>(j.gradients) + turn.row * j.gradient_stride
+  Machine(const Job<E>& j, const WorkItem& item)
+      : Data{j, item.run * kWidth, int(j.tasks - item.run * kWidth < kWidth ? j.tasks - item.run * kWidth : kWidth),
+             reinterpret_cast<T*>(j.places) + item.place * j.layout.total},
+        lambda(j.gradients && !kIsPack<T> ? reinterpret_cast<T*>(j.gradients) + item.row * j.gradient_stride
                                           : base + j.layout.meta_gradient),
-        row(j.gradients + turn.row * j.gradient_stride),
+        row(j.gradients + item.row * j.gradient_stride),
         initial(kIsPack<T> ? nullptr : reinterpret_cast<const T*>(j.shared_initial)),
-        share{j.helpers, turn.thread, reinterpret_cast<T*>(j.scratch), j.scratch_stride} {}
+        share{j.helpers, item.thread, reinterpret_cast<T*>(j.scratch), j.scratch_stride} {}
 
   // Stages [begin, end) of inner steps, query, reverse steps; all but the first find what others left in this task's place.
   void run(int32_t begin, int32_t end) {
@@ -55,7 +55,8 @@ struct Machine : TaskData<T> {
     if (has_first() && job.second_order) first().finish(lambda + plan(job.first.parameter).offset);
     if (job.uses_start) add(start_bar(), job.adapted_size, lambda);
     for (int32_t p = 0; p < job.learnt_count; ++p)
-      if (job.own_gradient[p] && !direct(p)) to_user(plan(p), result_ + plan(p).offset, job.own_gradient[p]);
+      if (job.own_gradient[p] && !gradient_in_user_layout(p))
+        to_user(plan(p), result_ + plan(p).offset, job.own_gradient[p]);
     if constexpr (kIsPack<T>)
       if (job.gradients) sum_lanes(lambda, count, job.learnt_size + job.hyper_size, job.gradient_stride, row);
   }
@@ -67,11 +68,11 @@ struct Machine : TaskData<T> {
 
   METAFAST_OUTLINED void linearise(int32_t k) {
     f_ = support_frame(k);
-    Ahead next_tape = ahead(k + 1);
-    f_.ahead = &next_tape;
+    Prefetcher next_tape = prefetcher(k + 1);
+    f_.prefetcher = &next_tape;
     if (job.descent && !job.want_hyper_gradient) f_.fused = descent().fused_step(f_.theta, theta_after(k), k);
     const T loss = support_pass(f_, k);
-    f_.ahead = nullptr;
+    f_.prefetcher = nullptr;
     if (job.support_loss)
       each_task([&](int64_t t, int lane) { job.support_loss[t * job.steps + k] = lane_of(loss, lane); });
   }
@@ -106,10 +107,10 @@ struct Machine : TaskData<T> {
     f_ = support_frame(k);
     if (!job.kept.gradients) f_.gradient = nullptr;
     if (!job.second_order || job.kept.has_tape(k, job.steps)) return;
-    Ahead next_tape = ahead(k - 1);
-    f_.ahead = &next_tape;
+    Prefetcher next_tape = prefetcher(k - 1);
+    f_.prefetcher = &next_tape;
     support_pass(f_, k);
-    f_.ahead = nullptr;
+    f_.prefetcher = nullptr;
   }
 
   void step_adjoint(int32_t k) {
@@ -124,15 +125,15 @@ struct Machine : TaskData<T> {
   }
 
   METAFAST_OUTLINED void product(int32_t k) {
-    Ahead next_tape = ahead(k - 1);
-    f_.ahead = &next_tape;
+    Prefetcher next_tape = prefetcher(k - 1);
+    f_.prefetcher = &next_tape;
     if (!job.descent)
       product_with_vector(k);
     else if (descent().one_rate(k))
       product_with_lambda(k);
     else
       find_vector(k), product_with_vector(k);
-    f_.ahead = nullptr;
+    f_.prefetcher = nullptr;
   }
 
   // H v + c grad L, with the mixed derivatives of the data, c being the cotangent of the loss.
@@ -143,7 +144,7 @@ struct Machine : TaskData<T> {
     if (only_product) f.gradient = nullptr;
     T* v = base + job.layout.vector;
     for (int32_t p = 0; p < job.learnt_count; ++p)
-      if (!left(p)) from_user(plan(p), job.vectors[p], v + plan(p).offset);
+      if (!in_user_layout(p)) from_user(plan(p), job.vectors[p], v + plan(p).offset);
     f.vector = v;
     find_tangents(f);
     load_input(f);
@@ -171,8 +172,12 @@ struct Machine : TaskData<T> {
   const T* result_ = {};   // where the gradients stand that the user wants for each task
 
   const ParameterPlan& plan(int32_t p) const { return job.parameters[p]; }
-  bool left(int32_t p) const { return job.estimator.is_hessian_vector() && job.support_plan->parameters[p].left; }
-  bool direct(int32_t p) const { return job.estimator.is_hessian_vector() && job.support_plan->parameters[p].direct; }
+  bool in_user_layout(int32_t p) const {
+    return job.estimator.is_hessian_vector() && job.support_plan->parameters[p].in_user_layout;
+  }
+  bool gradient_in_user_layout(int32_t p) const {
+    return job.estimator.is_hessian_vector() && job.support_plan->parameters[p].gradient_in_user_layout;
+  }
 
   METAFAST_OUTLINED void from_user(const ParameterPlan& p, const ParameterSource<E>& source, T* out) const {
     each_lane([&](int64_t t, int lane) {
@@ -232,7 +237,7 @@ struct Machine : TaskData<T> {
     initial = mine;
     if (!begins) return;
     for (int32_t p = 0; p < job.parameter_count; ++p) {
-      if (left(p)) continue;
+      if (in_user_layout(p)) continue;
       const int64_t begin = plan(p).offset, end = begin + plan(p).size;
       if (job.sources[p].task_stride)
         from_user(plan(p), job.sources[p], mine + begin);
@@ -257,8 +262,8 @@ struct Machine : TaskData<T> {
   Frame<T> support_frame(int32_t k) const {
     const int64_t tape = job.kept.tape_slot(k) * job.layout.tape_stride;
     Frame<T> f = frame(job.support_plan, base + job.layout.tapes + tape, theta_at(k));
-    f.passing = base + job.layout.passing + k * job.layout.passing_stride;
-    bring(f, job.support, k);
+    f.transient = base + job.layout.transient + k * job.layout.transient_stride;
+    bind_set(f, job.support, k);
     f.gradient = gradient_of(k);
     if (has_first()) f.first = first().z(k);
     return f;
@@ -293,16 +298,16 @@ struct Machine : TaskData<T> {
   }
 
   // The tape of step k and its parameters, where they will not be in the cache. (Those of packs are slower for it: 1.06.)
-  Ahead ahead(int32_t k) const {
-    Ahead found;
+  Prefetcher prefetcher(int32_t k) const {
+    Prefetcher found;
     const bool kept = job.kept.tapes == job.steps && !job.kept.every;
     if (kIsPack<T> || !kept || !job.second_order || k < 0 || k >= job.steps) return found;
     const int64_t unread = job.first.parameter == 0 ? plan(0).size : 0, tape = job.layout.tape_stride;
     const int64_t size = tape + job.adapted_size - unread;
-    if (size > kAheadAtMost<T> || job.steps * size < kAheadFrom<T>) return found;
+    if (size > kPrefetchAtMost<T> || job.steps * size < kPrefetchFrom<T>) return found;
     found.add(base + job.layout.tapes + k * tape, tape * int64_t(sizeof(T)));
     found.add(theta_at(k) + unread, (size - tape) * int64_t(sizeof(T)));
-    found.spread(2 * job.support_plan->step_count);
+    found.spread(2 * job.support_plan->node_count);
     return found;
   }
 
@@ -314,7 +319,7 @@ struct Machine : TaskData<T> {
 
   void query_pass() const {
     Frame<T> f = frame(job.query_plan, base + job.layout.query_tape, theta_at(job.steps));
-    bring(f, job.query, 0);
+    bind_set(f, job.query, 0);
     f.gradient = lambda;
     if (has_first()) {
       first().query(initial + plan(job.first.parameter).offset);
@@ -345,12 +350,12 @@ struct Machine : TaskData<T> {
       if (job.query.y)
         loss_backward(f, targets, out, loss_cotangent(), loss);
       else
-        memset(dz, 0, size_t(f.examples() * z.rows * z.cold) * sizeof(T));
+        memset(dz, 0, size_t(f.examples() * z.rows * z.ld_cotangent) * sizeof(T));
       if (const E* given = job.logits_cotangent)
         each_lane([&](int64_t t, int lane) {
           E* mine = in_lane(dz, lane);
           const auto add = [&](int64_t from, int64_t to) { mine[to * kWidth] += given[t * outputs + from]; };
-          for_elements(z, f.examples(), z.cold, add);
+          for_elements(z, f.examples(), z.ld_cotangent, add);
         });
     }
     backward(f);

@@ -1,4 +1,4 @@
-// The four passes over all steps of a Program. To add a primitive: its header here; program/primitives.h lists it.
+// The four passes over all nodes of a Program. To add a primitive: its header here; program/primitives.h lists it.
 #pragma once
 
 #include <stdlib.h>
@@ -8,13 +8,13 @@
 #include "cpu/primitives/batch_norm_relu_pool.h"
 #include "cpu/primitives/conv2d.h"
 #include "cpu/primitives/first_linear.h"
-#include "cpu/primitives/given_linear.h"
 #include "cpu/primitives/linear.h"
 #include "cpu/primitives/loss_passes.h"
 #include "cpu/primitives/one_output_linear.h"
 #include "cpu/primitives/packed_linear.h"
 #include "cpu/primitives/pooling.h"
 #include "cpu/primitives/shape_and_sum.h"
+#include "cpu/primitives/user_linear.h"
 #include "cpu/primitives/winograd_conv2d.h"
 
 #include "program/primitives.h"
@@ -58,11 +58,11 @@ struct OnPacks<T, Op::kLinear> {
 template <class T>
 struct OnPacks<T, Op::kOneOutputLinear> : OnPacks<T, Op::kLinear> {};
 
-// Calls body(what does the step's primitive), unless others do its work.
+// Calls body(what does the node's primitive), unless others do its work.
 template <class T, class Body>
-static void with_primitive(const Step& s, Body body) {
-  if (s.merged) return;
-  switch (s.op) {
+static void with_primitive(const Node& node, Body body) {
+  if (node.fused) return;
+  switch (node.op) {
 #define METAFAST_CASE(NAME, ...)                    \
   case Op::k##NAME:                                 \
     if constexpr (!kIsPack<T>)                      \
@@ -77,55 +77,55 @@ static void with_primitive(const Step& s, Body body) {
 }
 
 template <class T>
-METAFAST_OUTLINED static void forward(const Frame<T>& f, const Step& s) {
-  with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::forward(f, s); });
+METAFAST_OUTLINED static void forward(const Frame<T>& f, const Node& node) {
+  with_primitive<T>(node, [&](auto is) { decltype(is)::Primitive::forward(f, node); });
 }
 
 template <class T>
 static void forward(const Frame<T>& f) {
-  for (int i = 0; i < f.plan->step_count; ++i) f.ask_ahead(), forward(f, f.plan->steps[i]);
+  for (int i = 0; i < f.plan->node_count; ++i) f.prefetch(), forward(f, f.plan->nodes[i]);
 }
 
 template <class T>
-METAFAST_OUTLINED static void tangent_forward(const Frame<T>& f, const Step& s) {
-  if (!f.value(s.output).has_tangent) return;
-  with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::tangent_forward(f, s); });
+METAFAST_OUTLINED static void tangent_forward(const Frame<T>& f, const Node& node) {
+  if (!f.value(node.output).has_tangent) return;
+  with_primitive<T>(node, [&](auto is) { decltype(is)::Primitive::tangent_forward(f, node); });
 }
 
 template <class T>
 static void tangent_forward(const Frame<T>& f) {
-  for (int i = 0; i < f.plan->step_count; ++i) f.ask_ahead(), tangent_forward(f, f.plan->steps[i]);
+  for (int i = 0; i < f.plan->node_count; ++i) f.prefetch(), tangent_forward(f, f.plan->nodes[i]);
 }
 
 // Both at once where a primitive can. Tangents come as late as they may: some are wanted only where a ReLU behind is open.
 template <class T>
 static void forward_with_tangent(const Frame<T>& f) {
-  const Step* const steps = f.plan->steps;
-  int moved = 0;
-  for (int i = 0; i < f.plan->step_count; ++i) {
+  const Node* const nodes = f.plan->nodes;
+  int next = 0;
+  for (int i = 0; i < f.plan->node_count; ++i) {
     if constexpr (!kIsPack<T>)
-      if (steps[i].op == Op::kGivenHiddenLinear) {
-        for (; moved < i; ++moved) tangent_forward(f, steps[moved]);
-        GivenHiddenLinear<T>::forward_with_tangent(f, steps[moved++]);
+      if (nodes[i].op == Op::kUserHiddenLinear) {
+        for (; next < i; ++next) tangent_forward(f, nodes[next]);
+        UserHiddenLinear<T>::forward_with_tangent(f, nodes[next++]);
         continue;
       }
-    forward(f, steps[i]);
+    forward(f, nodes[i]);
   }
-  for (; moved < f.plan->step_count; ++moved) tangent_forward(f, steps[moved]);
+  for (; next < f.plan->node_count; ++next) tangent_forward(f, nodes[next]);
 }
 
 template <class T>
-METAFAST_OUTLINED static void backward(const Frame<T>& f, const Step& s) {
-  with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::backward(f, s); });
+METAFAST_OUTLINED static void backward(const Frame<T>& f, const Node& node) {
+  with_primitive<T>(node, [&](auto is) { decltype(is)::Primitive::backward(f, node); });
 }
 
 template <class T>
 static void backward(const Frame<T>& f) {
   if (f.gradient && f.plan->gradient_has_gaps) memset(f.gradient, 0, size_t(f.plan->gradient_size) * sizeof(T));
-  for (int i = f.plan->step_count - 1; i >= 0; --i) {
-    const Step& s = f.plan->steps[i];
-    f.ask_ahead();
-    if (f.value(s.output).has_cotangent && !f.cotangent_unread(s.output)) backward(f, s);
+  for (int i = f.plan->node_count - 1; i >= 0; --i) {
+    const Node& node = f.plan->nodes[i];
+    f.prefetch();
+    if (f.value(node.output).has_cotangent && !f.cotangent_unread(node.output)) backward(f, node);
   }
 }
 
@@ -134,12 +134,12 @@ METAFAST_OUTLINED static void tangent_backward(const Frame<T>& f) {
   if (f.plan->gradient_has_gaps) memset(f.gradient_dot, 0, size_t(f.plan->gradient_size) * sizeof(T));
   Frame<T> values = f;
   values.gradient = nullptr;
-  for (int i = f.plan->step_count - 1; i >= 0; --i) {
-    const Step& s = f.plan->steps[i];
-    f.ask_ahead();
-    if (!f.value(s.output).has_cotangent) continue;
-    if (s.again) backward(values, s);
-    with_primitive<T>(s, [&](auto is) { decltype(is)::Primitive::tangent_backward(f, s); });
+  for (int i = f.plan->node_count - 1; i >= 0; --i) {
+    const Node& node = f.plan->nodes[i];
+    f.prefetch();
+    if (!f.value(node.output).has_cotangent) continue;
+    if (node.recomputes_cotangent) backward(values, node);
+    with_primitive<T>(node, [&](auto is) { decltype(is)::Primitive::tangent_backward(f, node); });
   }
 }
 
@@ -204,7 +204,7 @@ struct LossOnLanes {
   T* const kept = f.tape + plan.loss.kept;
   const T* const z_dot = f.tangent_tape ? f.activation_dot(plan.output) : nullptr;
 
-  // Calls body(passes, lanes, cotangent, gradients of targets and weights) until every task has had its turn; copies come
+  // Calls body(passes, lanes, cotangent, gradients of targets and weights) until every task has been served; copies come
   // from and go to the lanes.
   template <class Body>
   void each_task(const TaskTargets<T>& targets, T* dz, const TargetGradients<T>& out, Body body) const {
@@ -216,7 +216,7 @@ struct LossOnLanes {
                               [&](const auto& passes) { body(passes, AllLanes<T>(), dz, out); });
     } else {
       Value z = own;
-      z.ld = z.cold = int32_t((own.channels + kLanes<E> - 1) / kLanes<E> * kLanes<E>);
+      z.ld = z.ld_cotangent = int32_t((own.channels + kLanes<E> - 1) / kLanes<E> * kLanes<E>);
       const int64_t size = n * z.ld;
       E* const room = reinterpret_cast<E*>(f.scratch);
       E *const y = room, *const y_dot = y + size, *const p = y_dot + size, *const dy = p + size;

@@ -63,13 +63,13 @@ class Runs {
   int64_t elements() const { return total_; }  // of workspace
 
   // Multiply-adds of the longest forward pass.
-  double products() const {
-    const auto of = [](const std::shared_ptr<const Program::Batch>& b) { return b ? b->products : 0; };
+  double multiply_adds() const {
+    const auto of = [](const std::shared_ptr<const Program::Plan>& b) { return b ? b->multiply_adds : 0; };
     return std::max(of(support_), of(query_));
   }
 
-  // Runs that begin in one thread and end in another (cpu/threads/relay.h) have places of their own: `handed` is their number.
-  void lay_out(int64_t handed) {
+  // Runs that migrate from thread to thread (cpu/threads/wrap_around.h) have places of their own: `migrated` is their number.
+  void lay_out(int64_t migrated) {
     int64_t total = 0;
     const auto take = [&](int64_t n) {
       const int64_t at = total;
@@ -112,26 +112,27 @@ class Runs {
       first.direction = take(job_.descent ? 0 : size);
       first.checkpoints = take(kept.every ? call_.steps / kept.every * (1 + job_.state_count) * size : 0);
       first.numbers = take((call_.steps + 2) * (1 + job_.state_count));
-      for (int64_t* array : {&first.start, &first.moved, &first.mu_start, &first.mu_change, &first.swept})
+      for (int64_t* array :
+           {&first.start, &first.coordinates, &first.mu_start, &first.mu_change, &first.coordinate_bars})
         *array = take(size);
     }
-    const auto targets = [&](const std::shared_ptr<const Program::Batch>& b) {
-      return b ? b->examples * b->values[b->output].rows * b->values[b->output].cold : 0;
+    const auto targets = [&](const std::shared_ptr<const Program::Plan>& b) {
+      return b ? b->examples * b->values[b->output].rows * b->values[b->output].ld_cotangent : 0;
     };
-    const auto examples = [&](const std::shared_ptr<const Program::Batch>& b) { return b ? b->examples : 0; };
+    const auto examples = [&](const std::shared_ptr<const Program::Plan>& b) { return b ? b->examples : 0; };
     l.targets = take(std::max(targets(support_), targets(query_)));
     l.target_gradient = take(std::max(targets(support_), targets(query_)));
     l.weight_gradient = take(std::max(examples(support_), examples(query_)));
-    const auto packs = [&](const std::shared_ptr<const Program::Batch>& b) {
+    const auto packs = [&](const std::shared_ptr<const Program::Plan>& b) {
       return b && tasks_.width > 1 ? b->examples * (b->values[0].channels + b->values[b->output].channels + 1) : 0;
     };
     l.support_packs = take(packs(support_));
     l.query_packs = take(packs(query_));
     l.tapes = take(kept.tapes * l.tape_stride);
     const bool per_step = kept.tapes > 1 && job_.want_hyper_gradient && job_.first.parameter >= 0;
-    l.passing_stride = per_step ? aligned(support_->passing_size) : 0;
-    l.passing =
-        take(support_ ? support_->passing_size + (call_.steps > 0 ? call_.steps - 1 : 0) * l.passing_stride : 0);
+    l.transient_stride = per_step ? aligned(support_->transient_size) : 0;
+    l.transient =
+        take(support_ ? support_->transient_size + (call_.steps > 0 ? call_.steps - 1 : 0) * l.transient_stride : 0);
     // The query's tape is no longer needed when the first tangent is.
     const int64_t last =
         std::max(support_ && call_.sweep ? support_->tangent_size_total : 0, query_ ? query_->tape_size : 0);
@@ -140,7 +141,7 @@ class Runs {
     constexpr int64_t kOff = 16;  // a power of two, so that places do not fall on the same cache sets
     l.total = total + kOff;
     job_.scratch_stride = aligned(scratch) + kOff;
-    const int64_t places = std::min<int64_t>(count(), call_.threads) + handed;
+    const int64_t places = std::min<int64_t>(count(), call_.threads) + migrated;
     total_ = work_at_ + (job_.scratch_stride * call_.threads + l.total * places) * tasks_.width + kOff;
   }
 
@@ -156,12 +157,14 @@ class Runs {
 
   void let_help(const Helpers& helpers) { job_.helpers = helpers; }
 
-  // Stages [begin, end) of a run that is the `row`-th of its wave and, unless negative, the `handed`-th to be handed over.
-  void run(int64_t run, int64_t row, int thread, int32_t begin, int32_t end, int64_t handed = -1) const {
-    const int64_t threads = call_.threads, place = handed >= 0 ? threads + handed : count() < threads ? run : thread;
-    const Turn turn{tasks_.begin / tasks_.width + run, row * rows_per_run(), place, thread, begin, end};
-    if (tasks_.width == 1) return kernels_.run_task(job_, turn);
-    (tasks_.width == kernels_.lanes ? kernels_.run_pack : kernels_.run_group)(job_, turn);
+  // Stages [begin, end) of a run that is the `row`-th of its wave and, unless negative, the `migrated`-th that migrates.
+  void run(int64_t run, int64_t row, int thread, int32_t begin, int32_t end, int64_t migrated = -1) const {
+    const int64_t threads = call_.threads, place = migrated >= 0       ? threads + migrated
+                                                   : count() < threads ? run
+                                                                       : thread;
+    const WorkItem item{tasks_.begin / tasks_.width + run, row * rows_per_run(), place, thread, begin, end};
+    if (tasks_.width == 1) return kernels_.run_task(job_, item);
+    (tasks_.width == kernels_.lanes ? kernels_.run_pack : kernels_.run_group)(job_, item);
   }
 
   // Adds what `runs` runs from `begin` have left, in order, to the sums; threads share out the elements, so their number does
@@ -247,11 +250,11 @@ class Runs {
     first = FirstLayerPlan{};
     first.parameter = -1;
     if (small_ || !first_layer_by_gram(call_, program_)) return;
-    const Step* step = program_.first_layer_step();
+    const Node* node = program_.first_layer_node();
     const Shape& in = program_.value_shape(0);
     const int64_t rows = in.size() == 2 ? in[0] : 1;
-    first.parameter = step->parameter[0];
-    first.output = step->output;
+    first.parameter = node->parameter[0];
+    first.output = node->output;
     first.inputs = int32_t(in.back());
     first.ld = plans_[size_t(first.parameter)].ld;
     first.support_rows = rows * call_.support->examples;
@@ -262,7 +265,7 @@ class Runs {
   // are whole vectors.
   bool leaves_weights() const {
     const bool only_product = call_.is_hessian_vector() && !call_.loss_cotangent && call_.loss_cotangent_all == 0;
-    if (!program_.first_layer_step() || !only_product || small_ || call_.support->dx) return false;
+    if (!program_.first_layer_node() || !only_product || small_ || call_.support->dx) return false;
     const Shape& in = program_.value_shape(0);
     return in.size() == 1 && in[0] % kernels_.lanes == 0 &&
            std::all_of(call_.gradients.begin(), call_.gradients.end(), [](const Tensor& g) { return g.own && g.data; });
@@ -270,25 +273,25 @@ class Runs {
 
   void make_batches() {
     const FirstLinearForm first = job_.first.parameter >= 0 ? FirstLinearForm::kByGram
-                                  : leaves_weights()        ? FirstLinearForm::kAsGiven
+                                  : leaves_weights()        ? FirstLinearForm::kInUserLayout
                                                             : FirstLinearForm::kPlain;
     const bool packed = tasks_.width > 1;
     const int lanes = plan_lanes();
     // The inner loop itself wants gradients of the adapted parameters only; the reverse sweep those of all.
     const bool second_order = call_.sweep && call_.is_second_order();
     if (call_.support) {
-      support_ = program_.batch(call_.support->examples, lanes, second_order ? Scope::kLearnt : Scope::kAdapted,
-                                !second_order               ? Scope::kNone
-                                : call_.is_hessian_vector() ? Scope::kLearnt
-                                                            : Scope::kAdapted,
-                                second_order && call_.support->dx, first, packed);
+      support_ = program_.plan(call_.support->examples, lanes, second_order ? Scope::kLearnt : Scope::kAdapted,
+                               !second_order               ? Scope::kNone
+                               : call_.is_hessian_vector() ? Scope::kLearnt
+                                                           : Scope::kAdapted,
+                               second_order && call_.support->dx, first, packed);
       job_.support_plan = support_.get();
     } else if (call_.steps > 0) {
       throw std::invalid_argument("native call: inner steps without a support set");
     }
     if (call_.query) {
-      query_ = program_.batch(call_.query->examples, lanes, call_.sweep ? Scope::kLearnt : Scope::kNone, Scope::kNone,
-                              call_.sweep && call_.query->dx, first, packed);
+      query_ = program_.plan(call_.query->examples, lanes, call_.sweep ? Scope::kLearnt : Scope::kNone, Scope::kNone,
+                             call_.sweep && call_.query->dx, first, packed);
       job_.query_plan = query_.get();
     }
   }
@@ -297,7 +300,7 @@ class Runs {
     job_.gradient_stride = aligned(std::max<int64_t>(1, job_.learnt_size + job_.hyper_size));
     wave_ = count();
     if (!sums_) return;
-    // A relay (cpu/threads/relay.h) has no waves: few packs come in one, and so do the tasks that fill none.
+    // Slices (cpu/threads/wrap_around.h) come in no waves: few packs do, and so do the tasks that fill none.
     const int64_t few =
         tasks_.width > 1 ? kFewRuns * call_.threads : std::max<int64_t>(4 * call_.threads, kernels_.lanes);
     wave_ = std::min(wave_,
@@ -390,7 +393,7 @@ class Runs {
   std::vector<HyperPlan<T>> hyper_plans_;
   std::vector<std::vector<const T*>> each_;  // of each hyper-parameter, per adapted parameter
   std::vector<T*> adapted_, shared_gradient_, own_gradient_;
-  std::shared_ptr<const Program::Batch> support_, query_;
+  std::shared_ptr<const Program::Plan> support_, query_;
   int64_t shared_at_ = 0, hypers_at_ = 0, sums_at_ = 0, waves_at_ = 0, work_at_ = 0, total_ = 0, wave_ = 0;
   bool sums_ = false;
   T* base_ = nullptr;

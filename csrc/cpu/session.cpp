@@ -4,8 +4,8 @@
 
 #include "cpu/choices.h"
 #include "cpu/runs.h"
-#include "cpu/threads/crew.h"
-#include "cpu/threads/relay.h"
+#include "cpu/threads/work_stealing.h"
+#include "cpu/threads/wrap_around.h"
 
 namespace metafast {
 namespace {
@@ -25,8 +25,8 @@ class CpuSession final : public Session {
     if (division.packed < call.tasks)
       rest_ = std::make_unique<Runs<T>>(call, program, Tasks{1, division.packed, call.tasks});
     offers_ = offers();
-    if (relayed()) legs_ = legs(call.threads, runs_->count(), stages_, division.rest);
-    runs_->lay_out(legs_.handed);
+    if (sliced()) slices_ = wrap_around(call.threads, runs_->count(), stages_, division.rest);
+    runs_->lay_out(slices_.migrated);
     if (rest_) rest_->lay_out(0);
   }
 
@@ -34,16 +34,16 @@ class CpuSession final : public Session {
     return (runs_->elements() + (rest_ ? rest_->elements() : 0)) * int64_t(sizeof(T)) + 64;
   }
   int64_t tasks_at_once() const override { return runs_->width(); }
-  int64_t handed_over() const override { return legs_.handed; }
+  int64_t migrated() const override { return slices_.migrated; }
 
-  void run(Address workspace, void*, const std::function<void()>& meanwhile) override {
+  void run(Address workspace, void*, const std::function<void()>& overlapped) override {
     T* base = at<T>((workspace + 63) / 64 * 64);
     runs_->prepare(base);
     if (rest_) rest_->prepare(base + runs_->elements());
-    if (legs_.all.empty())
-      in_waves(meanwhile);
+    if (slices_.all.empty())
+      in_waves(overlapped);
     else
-      in_relay(meanwhile);
+      in_slices(overlapped);
     runs_->finish();
     if (rest_) {
       rest_->resume();
@@ -65,46 +65,48 @@ class CpuSession final : public Session {
     return times;
   }
 
-  Crew::Offers offers() const {
-    if (runs_->width() > 1 || call.sharing == Choice::kNever) return Crew::Offers::kNever;
-    if (call.sharing == Choice::kAlways) return Crew::Offers::kAll;
-    return runs_->products() >= kWorthHelping ? Crew::Offers::kToIdle : Crew::Offers::kNever;
+  WorkStealing::Offers offers() const {
+    if (runs_->width() > 1 || call.sharing == Choice::kNever) return WorkStealing::Offers::kNever;
+    if (call.sharing == Choice::kAlways) return WorkStealing::Offers::kAll;
+    return runs_->multiply_adds() >= kWorthHelping ? WorkStealing::Offers::kToIdle : WorkStealing::Offers::kNever;
   }
 
   // Whether runs of one wave would not come out even, or there are two sorts of them.
-  bool relayed() const {
+  bool sliced() const {
     const int64_t runs = runs_->count(), threads = call.threads;
     const bool uneven = runs > threads && runs < kFewRuns * threads && runs % threads > 0;
-    return rest_ || (uneven && runs <= runs_->wave() && offers_ == Crew::Offers::kNever);
+    return rest_ || (uneven && runs <= runs_->wave() && offers_ == WorkStealing::Offers::kNever);
   }
 
-  void in_waves(const std::function<void()>& meanwhile) {
+  void in_waves(const std::function<void()>& overlapped) {
     const int64_t runs = runs_->count(), wave = runs_->wave();
     const auto all_stages = int32_t(stages_.size());
     for (int64_t begin = 0; begin < runs; begin += wave) {
       const int64_t count = std::min(wave, runs - begin);
-      const int threads = offers_ == Crew::Offers::kNever ? int(std::min<int64_t>(call.threads, count)) : call.threads;
-      Crew crew(threads, count, offers_, backward_);
-      runs_->let_help(crew.helpers());
+      const int threads =
+          offers_ == WorkStealing::Offers::kNever ? int(std::min<int64_t>(call.threads, count)) : call.threads;
+      WorkStealing stealing(threads, count, offers_, backward_);
+      runs_->let_help(stealing.helpers());
       parallel(threads, [&](int thread) {
-        if (thread == 0 && begin == 0) meanwhile();
-        crew.work(thread, [&](int64_t row) { runs_->run(begin + row, row, thread, 0, all_stages); });
+        if (thread == 0 && begin == 0) overlapped();
+        stealing.work(thread, [&](int64_t row) { runs_->run(begin + row, row, thread, 0, all_stages); });
       });
       runs_->add_up(begin, count, begin > 0);
     }
     backward_ = !backward_;
   }
 
-  void in_relay(const std::function<void()>& meanwhile) {
-    Relay relay(legs_, rest_ ? rest_->count() : 0, backward_);
-    const auto run = [&](const Leg& leg, int thread) {
-      const int64_t handed = backward_ && leg.handed >= 0 ? legs_.handed - 1 - leg.handed : leg.handed;
-      runs_->run(leg.run, leg.run, thread, leg.begin, leg.end, handed);
+  void in_slices(const std::function<void()>& overlapped) {
+    WrapAround schedule(slices_, rest_ ? rest_->count() : 0, backward_);
+    const auto run = [&](const Slice& slice, int thread) {
+      const int64_t migrated =
+          backward_ && slice.migrated >= 0 ? slices_.migrated - 1 - slice.migrated : slice.migrated;
+      runs_->run(slice.run, slice.run, thread, slice.begin, slice.end, migrated);
     };
     parallel(call.threads, [&](int thread) {
-      if (thread == 0) meanwhile();
-      relay.work(
-          thread, [&](const Leg& leg) { run(leg, thread); },
+      if (thread == 0) overlapped();
+      schedule.work(
+          thread, [&](const Slice& slice) { run(slice, thread); },
           [&](int64_t i) { rest_->run(i, i, thread, 0, int32_t(stages_.size())); });
     });
     backward_ = !backward_;
@@ -113,8 +115,8 @@ class CpuSession final : public Session {
 
   std::vector<double> stages_;
   std::unique_ptr<Runs<T>> runs_, rest_;
-  Crew::Offers offers_ = Crew::Offers::kNever;
-  Legs legs_;
+  WorkStealing::Offers offers_ = WorkStealing::Offers::kNever;
+  Slices slices_;
   bool backward_ = false;  // the next call, so that it begins with what the caches still hold
 };
 

@@ -1,6 +1,6 @@
 // A run's data: where the passes find inputs and targets, and what their gradients are added to.
 //
-// A task by itself reads inputs where the user has them if it can, and copies them otherwise. Packs turn every set once,
+// A task by itself reads inputs where the user has them if it can, and copies them otherwise. Packs interleave every set once,
 // 16 rows of a task each into rows of 16 tasks, unless the inner steps see different data.
 #pragma once
 
@@ -35,17 +35,17 @@ struct TaskData {
   static const E* in_lane(const T* p, int lane) { return reinterpret_cast<const E*>(p) + lane; }
 
   // Readies a frame to read a set's inputs at step k.
-  METAFAST_OUTLINED void bring(Frame<T>& f, const Examples<E>& set, int32_t k) const {
+  METAFAST_OUTLINED void bind_set(Frame<T>& f, const Examples<E>& set, int32_t k) const {
     if constexpr (kIsPack<T>) {
       const Packs to = packs(f, set);
       f.x = to.x;
       if (k > 0 && !set.x_step_stride) return;
       const int64_t n = f.examples();
-      turn(set.x + k * set.x_step_stride, set.x_task_stride, n * f.value(0).channels, to.x);
+      interleave(set.x + k * set.x_step_stride, set.x_task_stride, n * f.value(0).channels, to.x);
       if (!set.y_is_class && set.y)
-        turn(static_cast<const E*>(set.y) + k * set.y_step_stride, set.y_task_stride,
-             n * f.value(f.plan->output).channels, to.y);
-      if (set.w) turn(set.w + k * set.w_step_stride, set.w_task_stride, n, to.w);
+        interleave(static_cast<const E*>(set.y) + k * set.y_step_stride, set.y_task_stride,
+                   n * f.value(f.plan->output).channels, to.y);
+      if (set.w) interleave(set.w + k * set.w_step_stride, set.w_task_stride, n, to.w);
     } else {
       f.x = set.x + task * set.x_task_stride + k * set.x_step_stride;
     }
@@ -54,7 +54,7 @@ struct TaskData {
   // Where inputs are not read as they stand.
   METAFAST_OUTLINED void load_input(const Frame<T>& f) const {
     if constexpr (!kIsPack<T>)
-      if (!f.plan->input_is_direct) value_in(f.value(0), f.examples(), f.value(0).ld, f.x, f.activation_out(0));
+      if (!f.plan->input_in_place) value_in(f.value(0), f.examples(), f.value(0).ld, f.x, f.activation_out(0));
   }
 
   METAFAST_OUTLINED TaskTargets<T> load_targets(const Frame<T>& f, const Examples<E>& set, int32_t k) const {
@@ -74,8 +74,8 @@ struct TaskData {
       own.real_stride = z.rows * z.channels, own.real_ld = z.channels;
       if constexpr (!kIsPack<T>) {  // whole registers
         T* real = base + job.layout.targets;
-        value_in(z, n, z.cold, own.real, real);
-        own = {nullptr, real, z.rows * z.cold, z.cold, own.weights};
+        value_in(z, n, z.ld_cotangent, own.real, real);
+        own = {nullptr, real, z.rows * z.ld_cotangent, z.ld_cotangent, own.weights};
       }
     });
     if constexpr (kIsPack<T>) {
@@ -97,7 +97,7 @@ struct TaskData {
     const int64_t n = f.examples();
     each_task([&](int64_t t, int lane) {
       const auto add = [&](const Value& v, const T* in, E* user) {
-        value_add<E, kWidth>(v, n, v.cold, in_lane(in, lane), lane_of(sign, lane), user);
+        value_add<E, kWidth>(v, n, v.ld_cotangent, in_lane(in, lane), lane_of(sign, lane), user);
       };
       if (set.dx) add(x, dx, set.dx + t * set.x_task_stride + k * set.x_step_stride);
       if (from.dy) add(z, from.dy, set.dy + t * set.y_task_stride + k * set.y_step_stride);
@@ -118,7 +118,7 @@ struct TaskData {
     return {x, y, y + f.examples() * f.value(f.plan->output).channels};
   }
   // from: [tasks][size]
-  void turn(const E* from, int64_t stride, int64_t size, T* to) const {
+  void interleave(const E* from, int64_t stride, int64_t size, T* to) const {
     const auto row = [&](int64_t lane) { return from + at(lane) * stride; };
     transpose_rows<E>(row, kWidth, size, Rows<E>{reinterpret_cast<E*>(to), kWidth}, kWidth);
   }

@@ -41,20 +41,20 @@ class Blob {
 
 // A plan with its lists. Tables of the CPU's convolution stay behind; windows of pooling come along.
 inline int64_t put_plan(Blob& blob, const BatchPlan& plan, int64_t parameters_at) {
-  std::vector<Step> steps(plan.steps, plan.steps + plan.step_count);
+  std::vector<Node> nodes(plan.nodes, plan.nodes + plan.node_count);
   std::vector<std::pair<size_t, int64_t>> windows;
-  for (size_t i = 0; i < steps.size(); ++i) {
-    Step& s = steps[i];
-    s.conv = ConvTables{};
-    if (s.windows) windows.push_back({i, blob.put(s.windows, size_t(plan.values[s.output].rows))});
-    s.windows = nullptr;
+  for (size_t i = 0; i < nodes.size(); ++i) {
+    Node& node = nodes[i];
+    node.conv = ConvTables{};
+    if (node.windows) windows.push_back({i, blob.put(node.windows, size_t(plan.values[node.output].rows))});
+    node.windows = nullptr;
   }
-  const int64_t steps_at = blob.put(steps.data(), steps.size());
+  const int64_t nodes_at = blob.put(nodes.data(), nodes.size());
   for (const auto& [i, to] : windows)
-    blob.point(METAFAST_MEMBER(steps_at + int64_t(i * sizeof(Step)), Step, windows), to);
+    blob.point(METAFAST_MEMBER(nodes_at + int64_t(i * sizeof(Node)), Node, windows), to);
   const int64_t values_at = blob.put(plan.values, size_t(plan.value_count));
   const int64_t plan_at = blob.put(&plan, 1);
-  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, steps), steps_at);
+  blob.point(METAFAST_MEMBER(plan_at, BatchPlan, nodes), nodes_at);
   blob.point(METAFAST_MEMBER(plan_at, BatchPlan, values), values_at);
   blob.point(METAFAST_MEMBER(plan_at, BatchPlan, parameters), parameters_at);
   return plan_at;

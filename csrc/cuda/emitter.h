@@ -37,13 +37,13 @@ struct Emitter {
   bool moves(int p) const { return p >= 0 && plan->parameters[p].offset < plan->tangent_size; }
   static bool wanted(GradientMode mode) { return mode != GradientMode::kIgnore; }
 
-  void operator()(Phase phase, const Step& s, int64_t tiles, int32_t argument = 0) {
-    emit(phase, int32_t(&s - plan->steps), tiles, argument);
+  void operator()(Phase phase, const Node& node, int64_t tiles, int32_t argument = 0) {
+    emit(phase, int32_t(&node - plan->nodes), tiles, argument);
   }
-  void emit(Phase phase, int32_t step, int64_t tiles, int32_t argument = 0) {
-    list.push_back({phase, step, which, k, int32_t(tiles), argument, tangent, 0});
+  void emit(Phase phase, int32_t node, int64_t tiles, int32_t argument = 0) {
+    list.push_back({phase, node, which, k, int32_t(tiles), argument, tangent, 0});
   }
-  // Elements of T that the phases of this pass of this step share.
+  // Elements of T that the phases of this pass of this node share.
   void need_scratch(int64_t elements) { scratch = std::max(scratch, elements); }
 };
 

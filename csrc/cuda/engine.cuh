@@ -42,8 +42,8 @@ struct LoadTargets : PhaseDefaults {
     const Value& z = plan.values[plan.output];
     const T* y = static_cast<const T*>(data.y) + task.task * data.y_task_stride + i.k * data.y_step_stride;
     T* out = task.at(task.job.layout.targets);
-    block.for_each(plan.examples * z.rows * z.cold, [&](uint32_t inside) {
-      const uint32_t from = user_index(z, z.cold, inside);
+    block.for_each(plan.examples * z.rows * z.ld_cotangent, [&](uint32_t inside) {
+      const uint32_t from = user_index(z, z.ld_cotangent, inside);
       out[inside] = from != kPad ? y[from] : T(0);
     });
   }
@@ -91,8 +91,8 @@ struct SeedLogits : PhaseDefaults {
     const int64_t count = f.examples() * z.rows * z.channels;
     const T* given = task.job.logits_cotangent;
     T* dz = f.cotangent(f.plan->output);
-    block.for_each(f.examples() * z.rows * z.cold, [&](uint32_t inside) {
-      const uint32_t user = user_index(z, z.cold, inside);
+    block.for_each(f.examples() * z.rows * z.ld_cotangent, [&](uint32_t inside) {
+      const uint32_t user = user_index(z, z.ld_cotangent, inside);
       const T value = given && user != kPad ? given[task.task * count + user] : T(0);
       dz[inside] = i.argument ? value : dz[inside] + value;
     });
@@ -163,13 +163,13 @@ struct AddDataGradients : PhaseDefaults {
       const T* from = i.argument >= 2 ? f.cotangent_dot(0) : f.cotangent(0);
       T* dx = data.dx + task.task * data.x_task_stride + i.k * data.x_step_stride;
       block.for_each(f.examples() * x.rows * x.channels,
-                     [&](uint32_t user) { dx[user] += factor * from[inside_index(x, x.cold, user)]; });
+                     [&](uint32_t user) { dx[user] += factor * from[inside_index(x, x.ld_cotangent, user)]; });
     }
     if (data.dy) {
       const T* from = task.at(task.job.layout.target_gradient);
       T* dy = data.dy + task.task * data.y_task_stride + i.k * data.y_step_stride;
       block.for_each(f.examples() * z.rows * z.channels,
-                     [&](uint32_t user) { dy[user] += factor * from[inside_index(z, z.cold, user)]; });
+                     [&](uint32_t user) { dy[user] += factor * from[inside_index(z, z.ld_cotangent, user)]; });
     }
     if (data.dw) {
       const T* from = task.at(task.job.layout.weight_gradient);

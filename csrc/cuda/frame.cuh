@@ -1,10 +1,10 @@
 // What the device code of a primitive sees, and what it must keep to. (csrc/cpu/frame.h is the same for the CPU.)
 //
-// A pass of a step (forward, backward, tangent forward, tangent backward) is one or more *phases*. A phase is a struct
+// A pass of a node (forward, backward, tangent forward, tangent backward) is one or more *phases*. A phase is a struct
 //
 //   template <class T>
 //   struct LinearForward : PhaseDefaults {
-//     static __device__ void run(const Frame<T>& f, const Step& s, const Block& b);
+//     static __device__ void run(const Frame<T>& f, const Node& node, const Block& b);
 //   };
 //
 // executed by a block of threads for one task and one tile of its work (b.tile of b.tiles), in both execution styles:
@@ -12,13 +12,13 @@
 // after another. Its name stands in phases.h; the struct in primitives/<name>.cuh, which phases.cuh includes. Where and
 // with how many tiles it runs is decided on the host by primitives/<name>.h, which schedule.cpp includes:
 //
-//   struct LinearSchedule { static void forward(Emitter& e, const Step& s); backward; tangent_forward; tangent_backward };
+//   struct LinearSchedule { static void forward(Emitter& e, const Node& node); backward; tangent_forward; tangent_backward };
 //
 // Rules
 //   * The result must not depend on the order of threads, tiles or tasks: no floating-point atomics; sums in a fixed
 //     order. It may depend on b.tiles and b.threads, which are the same in both styles.
 //   * Tiles of a phase are independent: none reads what another writes, and no element has two writers. What must wait
-//     is another phase; partial results stand in f.scratch (Emitter::need_scratch), which belongs to one pass of one step.
+//     is another phase; partial results stand in f.scratch (Emitter::need_scratch), which belongs to one pass of one node.
 //   * Any number of threads that is a multiple of 32, at most kThreads, must give a right result. Every thread of the
 //     block calls b.sync() equally often. No `__shared__` variables: b.shared<T>() are kShared elements of T, undefined at
 //     entry, shared by the block; a phase that uses them begins and ends with no assumption on them (the engine puts a
@@ -72,7 +72,7 @@ template <class T>
 struct Frame {
   const BatchPlan* plan;
   T *tape, *tangent_tape;
-  const T* x;                  // activations of value 0 if the plan says they are direct
+  const T* x;                  // activations of value 0 if the plan says they are read in place
   const T *initial, *theta;    // all parameters at step 0; the adapted ones at this step
   const T* vector;             // tangent of the parameters
   T *gradient, *gradient_dot;  // of the learnt parameters
@@ -83,7 +83,7 @@ struct Frame {
   MF_HD int64_t rows(int v) const { return plan->examples * plan->values[v].rows; }
 
   MF_HD const T* activation(int v) const {
-    return v == 0 && plan->input_is_direct ? x : tape + plan->values[v].activation;
+    return v == 0 && plan->input_in_place ? x : tape + plan->values[v].activation;
   }
   MF_HD T* activation_out(int v) const { return tape + plan->values[v].activation; }
   MF_HD T* cotangent(int v) const { return tape + plan->values[v].cotangent; }

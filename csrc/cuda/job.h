@@ -19,7 +19,7 @@ enum class Which : int32_t { kSupport, kQuery };
 // One phase of one task, cut into tiles. Phases of a task follow one another; tiles of a phase are independent.
 struct Instruction {
   Phase phase;
-  int32_t step;  // in BatchPlan::steps, or -1
+  int32_t node;  // in BatchPlan::nodes, or -1
   Which which;
   int32_t k;  // inner step, 0 for the query
   int32_t tiles;

@@ -9,11 +9,11 @@ namespace METAFAST_ISA {
 
 // How the two kinds of phase are called alike.
 template <class P>
-struct StepPhase : P {
+struct NodePhase : P {
   template <class T>
   static __device__ void run_on(const Task<T>& task, const Instruction& i, const Block& block) {
     const Frame<T> f = task.frame(i);
-    P::run(f, f.plan->steps[i.step], block);
+    P::run(f, f.plan->nodes[i.node], block);
   }
 };
 template <class P>
@@ -59,7 +59,7 @@ struct Persistent {
   static __device__ void run(const Task<T>& task, const Instruction& i, const Block& block) {
     switch (i.phase) {
 #define METAFAST_STEP(PHASE, STRUCT) \
-  case Phase::PHASE: run<StepPhase<STRUCT<T>>>(task, i, block); break;
+  case Phase::PHASE: run<NodePhase<STRUCT<T>>>(task, i, block); break;
 #define METAFAST_ENGINE(PHASE, STRUCT) \
   case Phase::PHASE: run<EnginePhase<STRUCT<T>>>(task, i, block); break;
       METAFAST_PRIMITIVE_PHASES(METAFAST_STEP)
@@ -114,7 +114,7 @@ static void launch_phase(Phase phase, const DeviceJob<T>* job, int32_t index, in
                          void* stream) {
   switch (phase) {
 #define METAFAST_STEP(PHASE, STRUCT) \
-  case Phase::PHASE: return launch_phase<T, StepPhase<STRUCT<T>>>(job, index, tiles, tasks, stream);
+  case Phase::PHASE: return launch_phase<T, NodePhase<STRUCT<T>>>(job, index, tiles, tasks, stream);
 #define METAFAST_ENGINE(PHASE, STRUCT) \
   case Phase::PHASE: return launch_phase<T, EnginePhase<STRUCT<T>>>(job, index, tiles, tasks, stream);
     METAFAST_PRIMITIVE_PHASES(METAFAST_STEP)

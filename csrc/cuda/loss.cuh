@@ -26,7 +26,7 @@ struct LossPass {
     const int64_t at = i * z.rows * z.ld;
     return {f.activation(f.plan->output) + at,
             dot ? dot + at : nullptr,
-            f.tape + f.plan->loss.kept + i * z.cold,
+            f.tape + f.plan->loss.kept + i * z.ld_cotangent,
             z.channels,
             z.ld,
             z.rows * z.channels};
@@ -34,8 +34,9 @@ struct LossPass {
   // Real targets of images stand transposed in the workspace, others are read where the user has them.
   __device__ Target<T> target(int64_t i) const {
     const int64_t at = task.task * data.y_task_stride + instruction.k * data.y_step_stride;
-    if (data.y_is_class) return {static_cast<const int64_t*>(data.y)[at + i], nullptr, z.channels, z.cold};
-    if (z.height > 0) return {-1, task.at(task.job.layout.targets) + i * z.rows * z.cold, z.channels, z.cold};
+    if (data.y_is_class) return {static_cast<const int64_t*>(data.y)[at + i], nullptr, z.channels, z.ld_cotangent};
+    if (z.height > 0)
+      return {-1, task.at(task.job.layout.targets) + i * z.rows * z.ld_cotangent, z.channels, z.ld_cotangent};
     return {-1, static_cast<const T*>(data.y) + at + i * z.rows * z.channels, z.channels, z.channels};
   }
   __device__ bool valid(const Target<T>& y) const {
@@ -97,10 +98,10 @@ struct LossPass {
       const Outputs<T> zi = outputs(i);
       const Target<T> yi = target(i);
       const T scale = unit * weight(i);
-      T *dzi = dz + i * z.rows * z.cold, *dyi = dy ? dy + i * z.rows * z.cold : nullptr;
+      T *dzi = dz + i * z.rows * z.ld_cotangent, *dyi = dy ? dy + i * z.rows * z.ld_cotangent : nullptr;
       const bool good = valid(yi);
-      METAFAST_ROLLED for (int64_t e = 0; e < z.rows * z.cold; ++e) dzi[e] =
-          good || uint32_t(e) % uint32_t(z.cold) >= uint32_t(z.channels) ? T(0) : not_a_number();
+      METAFAST_ROLLED for (int64_t e = 0; e < z.rows * z.ld_cotangent; ++e) dzi[e] =
+          good || uint32_t(e) % uint32_t(z.ld_cotangent) >= uint32_t(z.channels) ? T(0) : not_a_number();
       if (good) {
         loss.template gradient<S>(zi, yi, [&](int64_t c, S g) { dzi[place(c)] = scale * part(g); });
         if (dyi) loss.template target_gradient<S>(zi, yi, [&](int64_t c, S g) { dyi[place(c)] = scale * part(g); });
@@ -127,7 +128,7 @@ struct LossPass {
  private:
   __device__ int64_t place(int64_t c) const {
     const uint32_t at = uint32_t(c), channels = uint32_t(z.channels);
-    return int64_t(at / channels) * z.cold + at % channels;
+    return int64_t(at / channels) * z.ld_cotangent + at % channels;
   }
   __device__ static T part(T a) { return a; }
   __device__ static T part(Dual<T> a) { return a.d; }

@@ -56,7 +56,7 @@
   X(kNormPoolGradientSums, NormPoolGradientSums)             \
   X(kNormPoolInputGradient, NormPoolInputGradient)
 
-// X(phase, struct template of the scalar type): the engine's own, which see the task instead of a step.
+// X(phase, struct template of the scalar type): the engine's own, which see the task instead of a node.
 #define METAFAST_ENGINE_PHASES(X)              \
   X(kGatherInitial, GatherInitial)             \
   X(kGatherHypers, GatherHypers)               \

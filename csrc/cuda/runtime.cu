@@ -36,7 +36,7 @@ void check(cudaError_t error, const char* doing) {
 
 __global__ void nothing() {}
 
-Facts find(int device) {
+Properties find(int device) {
   cudaDeviceProp properties;
   check(cudaGetDeviceProperties(&properties, device), "asking for the properties of the GPU");
   cudaFuncAttributes attributes;
@@ -56,9 +56,9 @@ struct Recording : Graph {
 
 }  // namespace
 
-const Facts& facts(int device) {
+const Properties& properties(int device) {
   static std::mutex mutex;
-  static std::map<int, Facts> known;
+  static std::map<int, Properties> known;
   std::lock_guard<std::mutex> lock(mutex);
   const auto found = known.find(device);
   return found != known.end() ? found->second : known[device] = find(device);

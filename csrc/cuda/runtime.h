@@ -12,13 +12,13 @@
 namespace metafast {
 namespace device {
 
-struct Facts {
+struct Properties {
   std::string name;
   int64_t shared_bytes;  // the most a block may ask for
   int multiprocessors;
 };
 // Also checks that the driver and the compiled code fit the device.
-const Facts& facts(int device);
+const Properties& properties(int device);
 
 // Copies and waits: for what is uploaded once.
 void copy_and_wait(void* to, const void* from, size_t bytes, void* stream);

@@ -163,13 +163,13 @@ class Scheduler {
 
   void load_targets() {
     const Value& z = e.plan->values[e.plan->output];
-    if (n.image_targets[int(e.which)]) emit(Phase::kLoadTargets, e.plan->examples * z.rows * z.cold);
+    if (n.image_targets[int(e.which)]) emit(Phase::kLoadTargets, e.plan->examples * z.rows * z.ld_cotangent);
   }
 
   void query_pass() {
     enter(Which::kQuery, 0);
     const Value& z = e.plan->values[e.plan->output];
-    const int64_t outputs = e.plan->examples * z.rows * z.cold;
+    const int64_t outputs = e.plan->examples * z.rows * z.ld_cotangent;
     forward();
     if (n.logits) emit(Phase::kWriteLogits, outputs);
     const bool backwards = n.sweep && z.has_cotangent;
@@ -201,38 +201,42 @@ class Scheduler {
     emit(Phase::kAddDataGradients, e.plan->examples * x.rows * x.channels, argument);
   }
 
-  // Calls the schedule of the step's primitive.
+  // Calls the schedule of the node's primitive.
   template <class Call>
-  void with_primitive(const Step& s, Call call) {
-    if (!with_schedule(s.op, call)) throw std::invalid_argument("CUDA: a step of this Program has no device code yet");
+  void with_primitive(const Node& node, Call call) {
+    if (!with_schedule(node.op, call))
+      throw std::invalid_argument("CUDA: a node of this Program has no device code yet");
   }
 
   void forward() {
     const Value& x = e.plan->values[0];
-    if (!e.plan->input_is_direct) emit(Phase::kLoadInput, e.plan->examples * x.rows * x.ld);
-    for (int32_t i = 0; i < e.plan->step_count; ++i) {
-      const Step& s = e.plan->steps[i];
-      with_primitive(s, [&](auto primitive) { primitive.forward(e, s); });
+    if (!e.plan->input_in_place) emit(Phase::kLoadInput, e.plan->examples * x.rows * x.ld);
+    for (int32_t i = 0; i < e.plan->node_count; ++i) {
+      const Node& node = e.plan->nodes[i];
+      with_primitive(node, [&](auto primitive) { primitive.forward(e, node); });
     }
   }
   void tangent_forward() {
-    for (int32_t i = 0; i < e.plan->step_count; ++i) {
-      const Step& s = e.plan->steps[i];
-      if (e.value(s.output).has_tangent) with_primitive(s, [&](auto primitive) { primitive.tangent_forward(e, s); });
+    for (int32_t i = 0; i < e.plan->node_count; ++i) {
+      const Node& node = e.plan->nodes[i];
+      if (e.value(node.output).has_tangent)
+        with_primitive(node, [&](auto primitive) { primitive.tangent_forward(e, node); });
     }
   }
   void backward() {
     if (e.plan->gradient_has_gaps) emit(Phase::kClearGradient, e.plan->gradient_size, 0);
-    for (int32_t i = e.plan->step_count - 1; i >= 0; --i) {
-      const Step& s = e.plan->steps[i];
-      if (e.value(s.output).has_cotangent) with_primitive(s, [&](auto primitive) { primitive.backward(e, s); });
+    for (int32_t i = e.plan->node_count - 1; i >= 0; --i) {
+      const Node& node = e.plan->nodes[i];
+      if (e.value(node.output).has_cotangent)
+        with_primitive(node, [&](auto primitive) { primitive.backward(e, node); });
     }
   }
   void tangent_backward() {
     if (e.plan->gradient_has_gaps) emit(Phase::kClearGradient, e.plan->gradient_size, 1);
-    for (int32_t i = e.plan->step_count - 1; i >= 0; --i) {
-      const Step& s = e.plan->steps[i];
-      if (e.value(s.output).has_cotangent) with_primitive(s, [&](auto primitive) { primitive.tangent_backward(e, s); });
+    for (int32_t i = e.plan->node_count - 1; i >= 0; --i) {
+      const Node& node = e.plan->nodes[i];
+      if (e.value(node.output).has_cotangent)
+        with_primitive(node, [&](auto primitive) { primitive.tangent_backward(e, node); });
     }
   }
 
@@ -245,8 +249,8 @@ class Scheduler {
 Schedule make_schedule(const CallShape& shape) { return Scheduler(shape).make(); }
 
 bool device_supports(const BatchPlan& plan) {
-  for (int32_t i = 0; i < plan.step_count; ++i)
-    if (!with_schedule(plan.steps[i].op, [](auto) {})) return false;
+  for (int32_t i = 0; i < plan.node_count; ++i)
+    if (!with_schedule(plan.nodes[i].op, [](auto) {})) return false;
   return true;
 }
 

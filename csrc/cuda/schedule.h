@@ -41,7 +41,7 @@ struct Schedule {
 
 Schedule make_schedule(const CallShape& shape);
 
-// Whether every step of the plan has device code.
+// Whether every node of the plan has device code.
 bool device_supports(const BatchPlan& plan);
 
 }  // namespace metafast

@@ -60,8 +60,8 @@ class DeviceSession final : public Session {
     device::copy_and_wait(at<void>(constants_on_device_), bytes.data(), bytes.size(), stream);
   }
 
-  void run(Address workspace, void* stream, const std::function<void()>& meanwhile) override {
-    meanwhile();
+  void run(Address workspace, void* stream, const std::function<void()>& overlapped) override {
+    overlapped();
     const Address base = (workspace + 255) / 256 * 256;
     upload_block(base, stream);
     const auto launches = [this, base](void* on) { launch(base, on); };
@@ -82,14 +82,14 @@ class DeviceSession final : public Session {
     if (call.support) {
       const Scope tangent = !second_order ? Scope::kNone : call.is_hessian_vector() ? Scope::kLearnt : Scope::kAdapted;
       plans_[0] =
-          program_.device_batch(call.support->examples, kDeviceLanes, second_order ? Scope::kLearnt : Scope::kAdapted,
-                                tangent, second_order && call.support->dx);
+          program_.device_plan(call.support->examples, kDeviceLanes, second_order ? Scope::kLearnt : Scope::kAdapted,
+                               tangent, second_order && call.support->dx);
     } else if (call.steps > 0) {
       throw std::invalid_argument("native call: inner steps without a support set");
     }
     if (call.query)
-      plans_[1] = program_.device_batch(call.query->examples, kDeviceLanes, call.sweep ? Scope::kLearnt : Scope::kNone,
-                                        Scope::kNone, call.sweep && call.query->dx);
+      plans_[1] = program_.device_plan(call.query->examples, kDeviceLanes, call.sweep ? Scope::kLearnt : Scope::kNone,
+                                       Scope::kNone, call.sweep && call.query->dx);
   }
 
   // Kernels count in 32 bits (frame.cuh).
@@ -102,7 +102,7 @@ class DeviceSession final : public Session {
     check(std::max(shape_.parameter_size, shape_.learnt_size + shape_.hyper_size));
     for (const auto& plan : plans_)
       for (int32_t v = 0; plan && v < plan->value_count; ++v)
-        check(plan->examples * plan->values[v].rows * std::max(plan->values[v].ld, plan->values[v].cold));
+        check(plan->examples * plan->values[v].rows * std::max(plan->values[v].ld, plan->values[v].ld_cotangent));
   }
 
   void fill_shape() {
@@ -169,12 +169,12 @@ class DeviceSession final : public Session {
     };
     const auto targets = [&](int i) {
       return plans_[i] ? plans_[i]->examples * plans_[i]->values[plans_[i]->output].rows *
-                             plans_[i]->values[plans_[i]->output].cold
+                             plans_[i]->values[plans_[i]->output].ld_cotangent
                        : 0;
     };
     const auto examples = [&](int i) { return plans_[i] ? plans_[i]->examples : 0; };
-    const int64_t limit =
-        device::facts(on_.device).shared_bytes / int64_t(sizeof(T)) - device_kernels<T>().persistent_shared_elements;
+    const int64_t limit = device::properties(on_.device).shared_bytes / int64_t(sizeof(T)) -
+                          device_kernels<T>().persistent_shared_elements;
     // All hot; if that is too much for shared memory, what grows with the steps is cold; then everything.
     for (int level = 0; level < 2; ++level) {
       const bool grows = level > 0;
@@ -405,7 +405,7 @@ class DeviceSession final : public Session {
   const Program& program_;
   const OnDevice on_;
   std::vector<ParameterPlan> parameters_;
-  std::shared_ptr<const Program::Batch> plans_[2];
+  std::shared_ptr<const Program::Plan> plans_[2];
   CallShape shape_;
   Schedule schedule_;
   TaskLayout layout_;
@@ -429,7 +429,7 @@ std::unique_ptr<Session> make_device_session(std::shared_ptr<const Program> prog
 }
 
 std::string device_obstacle(const Program& program) {
-  const auto plan = program.device_batch(2, kDeviceLanes, Scope::kNone, Scope::kNone, false);
+  const auto plan = program.device_plan(2, kDeviceLanes, Scope::kNone, Scope::kNone, false);
   return device_supports(*plan) ? "" : "a layer of it has no CUDA code yet";
 }
 

@@ -17,7 +17,7 @@ struct OnDevice {
 std::unique_ptr<Session> make_device_session(std::shared_ptr<const Program> program, Call call, bool is_double,
                                              OnDevice on);
 
-// Whether every step has device code: "" or why not.
+// Whether every node has device code: "" or why not.
 std::string device_obstacle(const Program& program);
 
 }  // namespace metafast

@@ -64,7 +64,7 @@ struct Call {
   Memory memory;
   int32_t checkpoint_every;  // steps; 0: the square root of their number
   Packing packing;
-  Choice sharing;  // of a task's loops by threads (cpu/threads/crew.h)
+  Choice sharing;  // of a task's loops by threads (cpu/threads/work_stealing.h)
   int64_t tasks, steps;
   int threads;
   double loss_cotangent_all;  // of every task's loss, where loss_cotangent is absent
@@ -120,9 +120,9 @@ class Session {
   Call call;                                           // to be filled with addresses before each run
   virtual int64_t bytes() const = 0;                   // of workspace
   virtual int64_t tasks_at_once() const { return 1; }  // one in each lane of a SIMD register
-  virtual int64_t handed_over() const { return 0; }    // runs that one thread begins and another finishes
-  // By one thread at a time, which calls meanwhile() once, as soon as others, if there are any, are at work.
-  virtual void run(Address workspace, void* stream, const std::function<void()>& meanwhile) = 0;
+  virtual int64_t migrated() const { return 0; }       // runs that one thread begins and another finishes
+  // By one thread at a time, which calls overlapped() once, as soon as others, if there are any, are at work.
+  virtual void run(Address workspace, void* stream, const std::function<void()>& overlapped) = 0;
   virtual int64_t constants_bytes() const { return 0; }            // of memory that lives as long as the session,
   virtual void upload(Address /*constants*/, void* /*stream*/) {}  // to be filled before the first run
 

@@ -33,8 +33,8 @@ struct FirstLayerPlan {
   int32_t inputs, ld, steps;
   int32_t changes;  // X (W_k - W_0) that are kept: of all steps, or one where tapes hold what is made of them
   int64_t support_rows, query_rows;
-  int64_t gram, cross;                                                                  // X X', X_q X'
-  int64_t start, change, moved, query_start, query_change, mu_start, mu_change, swept;  // see there
+  int64_t gram, cross;                                                                                  // X X', X_q X'
+  int64_t start, change, coordinates, query_start, query_change, mu_start, mu_change, coordinate_bars;  // see there
   int64_t states, direction, numbers, checkpoints;  // of a rule with states; v; c, e, p, q; S and E
 };
 
@@ -55,7 +55,8 @@ struct ThreadLayout {
   int64_t support_packs, query_packs;  // their data, where tasks run in packs
   int64_t tapes, tape_stride;          // of the support passes: one for each step of a segment if kept
   int64_t tangent_tape, query_tape;
-  int64_t passing, passing_stride;  // what tapes leave out: a place for each step only if a gradient of rates reads it
+  int64_t transient,
+      transient_stride;  // what tapes leave out: a place for each step only if a gradient of rates reads it
   int64_t total;
 };
 
@@ -79,7 +80,7 @@ struct HyperPlan {
 };
 
 // What is kept of the steps of a task. Checkpoints of theta stand after every `every` steps, if that is not 0; what lies
-// between them is made again, a segment at a time (docs/maths.md, equation 13). `thetas`, `tapes`, `gradients`: how many of
+// between them is recomputed, a segment at a time (docs/maths.md, equation 13). `thetas`, `tapes`, `gradients`: how many of
 // each are kept, besides.
 struct KeptSteps {
   int32_t every, thetas, tapes, gradients;
@@ -94,7 +95,7 @@ struct KeptSteps {
   MF_HD int64_t tape_slot(int32_t k) const { return tapes > 1 ? k % tapes : 0; }
   MF_HD int64_t gradient_slot(int32_t k) const { return gradients > 1 ? k % gradients : 0; }
 
-  // Whether step k, which is not the last of all, ends a segment that a reverse sweep makes again; where that begins.
+  // Whether step k, which is not the last of all, ends a segment that a reverse sweep recomputes; where that begins.
   MF_HD bool ends_segment(int32_t k, int32_t steps) const { return every && (k + 1) % every == 0 && k + 1 < steps; }
   MF_HD int32_t segment_begin(int32_t k) const { return k + 1 - every; }
   // Whether the tape of step k is still there when a sweep that comes from behind has reached it.
@@ -105,19 +106,19 @@ struct KeptSteps {
 
 // One task, or pack of tasks, and where it runs: the first row for what is summed over tasks, the place for the rest, the
 // thread; and which of its stages: inner steps, query, reverse steps.
-struct Turn {
+struct WorkItem {
   int64_t run, row, place, thread;
   int32_t begin, end;
 };
 
-// How a task's loop is offered to idle threads (cpu/threads/crew.h).
+// How a task's loop is offered to idle threads (cpu/threads/work_stealing.h).
 using Part = void (*)(const void* context, int64_t part, int64_t thread);
 struct Helpers {
-  void* crew;                           // null: nobody will ever help
-  int64_t worth;                        // multiply-adds that are worth handing over
-  int64_t (*likely)(const void* crew);  // how many threads would come
+  void* owner;                           // null: nobody will ever help
+  int64_t worth;                         // multiply-adds that are worth handing over
+  int64_t (*likely)(const void* owner);  // how many threads would come
   // Calls part(context, i, thread that does it) for i = 0 .. parts - 1 and returns when all are done.
-  void (*share)(void* crew, int64_t thread, int64_t parts, Part part, const void* context);
+  void (*share)(void* owner, int64_t thread, int64_t parts, Part part, const void* context);
 };
 
 // One call: what the tasks have in common. Where tasks run in packs (cpu/kernels/pack.h), places and scratch hold packs, and

@@ -34,10 +34,11 @@ bool reads_states(const Call& call) {
 }  // namespace
 
 KeptSteps keep_steps(const Call& call, int64_t tape_bytes) {
-  const int32_t steps = std::max<int32_t>(int32_t(call.steps), 1), swept = call.estimator.swept(int32_t(call.steps));
+  const int32_t steps = std::max<int32_t>(int32_t(call.steps), 1),
+                reverse_steps = call.estimator.reverse_steps(int32_t(call.steps));
   KeptSteps kept{};
   kept.every = checkpoint_every(call, steps);
-  const int32_t segment = kept.every ? kept.every : call.sweep ? std::max(swept, 1) : 1;
+  const int32_t segment = kept.every ? kept.every : call.sweep ? std::max(reverse_steps, 1) : 1;
   // Of theta, the one that a step begins with and the one that it ends with.
   kept.thetas = kept.every ? kept.every : std::min(steps, segment + 1);
   const bool fits = segment * tape_bytes <= kKeepBytes;

@@ -1,4 +1,4 @@
-// What is kept of the steps of a task and what is made again; and where hyper-parameters and their gradients stand.
+// What is kept of the steps of a task and what is recomputed; and where hyper-parameters and their gradients stand.
 #pragma once
 
 #include "engine/call.h"

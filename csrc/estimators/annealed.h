@@ -8,7 +8,7 @@ namespace metafast {
 
 struct Annealed {
   static constexpr bool kSecondOrder = true;
-  static constexpr int32_t swept(int32_t steps, int32_t) { return steps; }
+  static constexpr int32_t reverse_steps(int32_t steps, int32_t) { return steps; }
   template <class M>
   static void stage(M& m, int32_t i) {
     unrolled(m, i, [&](int32_t k) {

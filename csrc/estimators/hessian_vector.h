@@ -7,7 +7,7 @@ namespace metafast {
 
 struct HessianVector {
   static constexpr bool kSecondOrder = true;
-  static constexpr int32_t swept(int32_t, int32_t) { return 0; }
+  static constexpr int32_t reverse_steps(int32_t, int32_t) { return 0; }
   template <class M>
   static void stage(M& m, int32_t) {
     m.hessian_vector();

@@ -55,11 +55,11 @@ struct Estimator {
   }
   bool is_hessian_vector() const { return kind == EstimatorKind::kHessianVector; }
   // Steps of the reverse sweep.
-  int32_t swept(int32_t steps) const {
-    return visit([&](auto e) { return decltype(e)::swept(steps, argument); });
+  int32_t reverse_steps(int32_t steps) const {
+    return visit([&](auto e) { return decltype(e)::reverse_steps(steps, argument); });
   }
   int32_t stages(int32_t steps, bool sweep) const {
-    return is_hessian_vector() ? 1 : steps + 1 + (sweep ? swept(steps) : 0);
+    return is_hessian_vector() ? 1 : steps + 1 + (sweep ? reverse_steps(steps) : 0);
   }
 };
 

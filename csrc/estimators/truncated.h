@@ -7,7 +7,9 @@
 namespace metafast {
 
 struct Truncated : Exact {
-  static constexpr int32_t swept(int32_t steps, int32_t argument) { return argument < steps ? argument : steps; }
+  static constexpr int32_t reverse_steps(int32_t steps, int32_t argument) {
+    return argument < steps ? argument : steps;
+  }
 };
 
 }  // namespace metafast

@@ -13,7 +13,7 @@
 //
 // An estimator states
 //   kSecondOrder                  whether it asks for products
-//   swept(K, argument)            how many of the last steps it goes back through
+//   reverse_steps(K, argument)            how many of the last steps it goes back through
 //   stage(m, i)                   its i-th stage: most are a loop unrolled, of steps, query and steps backwards.
 #pragma once
 

@@ -9,8 +9,8 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 template <class T>
-MF_HD T inverse_deviation(const Step& s, T variance) {
-  return T(1) / sqrt(variance + T(s.attribute[0]));
+MF_HD T inverse_deviation(const Node& node, T variance) {
+  return T(1) / sqrt(variance + T(node.attribute[0]));
 }
 
 // The tangent of 1 / sqrt(var + eps), where var' = 2 covariance, the average of (x - mean) x'.
@@ -58,7 +58,7 @@ MF_HD void challenge(S x, S z, S& peak, S& best) {
   best = z > best ? z : best;
 }
 
-// The output of a window whose greatest z is `best`, and its peak: NaN where the ReLU is shut.
+// The output of a window whose greatest z is `best`, and its peak: NaN where the ReLU is inactive.
 template <class S>
 MF_HD S opened(S best) {
   return best < S{} ? S{} : best;

@@ -9,9 +9,9 @@ namespace METAFAST_ISA {
 
 // Calls body(position in the image) for each element of a window, in torch's order.
 template <class Body>
-MF_HD void for_positions(const PoolWindow& window, const Step& s, int64_t width, Body body) {
-  for (int64_t h = window.row_begin; h < window.row_end; h += s.dilation[0])
-    for (int64_t w = window.column_begin; w < window.column_end; w += s.dilation[1]) body(h * width + w);
+MF_HD void for_positions(const PoolWindow& window, const Node& node, int64_t width, Body body) {
+  for (int64_t h = window.row_begin; h < window.row_end; h += node.dilation[0])
+    for (int64_t w = window.column_begin; w < window.column_end; w += node.dilation[1]) body(h * width + w);
 }
 
 // The first maximum of a window wins, and NaN is the greatest of all, as in torch.

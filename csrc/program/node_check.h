@@ -20,16 +20,16 @@ inline int64_t product(const Shape& shape) {
 }
 
 struct NodeCheck {
-  const StepDescription& description;
-  Step& s;  // inputs, output and parameters are filled in
+  const NodeDescription& description;
+  Node& node;  // inputs, output and parameters are filled in
   const std::vector<Shape>& values;
   const std::vector<Shape>& parameter_shapes;  // storage order
   int learnt_count;
   // Says how a parameter, if there is one, is laid out: [outputs, inputs, taps].
   std::function<void(int parameter, int64_t outputs, int64_t inputs, int64_t taps)> use;
 
-  const Shape& in(int i = 0) const { return values[size_t(s.input[i])]; }
-  const Shape& out() const { return values[size_t(s.output)]; }
+  const Shape& in(int i = 0) const { return values[size_t(node.input[i])]; }
+  const Shape& out() const { return values[size_t(node.output)]; }
   void demand(bool condition, const std::string& message) const { require(condition, description.op + ": " + message); }
 
   double attribute(const std::string& name, double otherwise) const {

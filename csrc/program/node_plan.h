@@ -9,22 +9,22 @@
 namespace metafast {
 
 struct NodePlan {
-  Program::Batch& batch;
-  Step& s;
+  Program::Plan& plan;
+  Node& node;
   int lanes;
   bool for_device, in_packs;
   bool row;  // the first parameter stands as one row
 
-  const Value& in() const { return batch.value_list[size_t(s.input[0])]; }
-  const Value& out() const { return batch.value_list[size_t(s.output)]; }
-  int64_t examples() const { return batch.examples; }
-  bool second_order() const { return batch.tangent_size != 0; }
+  const Value& in() const { return plan.value_list[size_t(node.input[0])]; }
+  const Value& out() const { return plan.value_list[size_t(node.output)]; }
+  int64_t examples() const { return plan.examples; }
+  bool second_order() const { return plan.tangent_size != 0; }
 
   // Elements that last from the forward pass of an inner step to its tangent passes; that last for one pass; those of tangents.
-  int64_t tape(int64_t n) const { return take(batch.tape_size, n); }
-  int64_t transient(int64_t n) const { return take(batch.passing_size, n); }
-  int64_t tangent_tape(int64_t n) const { return take(batch.tangent_size_total, n); }
-  void scratch(int64_t n) const { batch.scratch_size = std::max(batch.scratch_size, n); }
+  int64_t tape(int64_t n) const { return take(plan.tape_size, n); }
+  int64_t transient(int64_t n) const { return take(plan.transient_size, n); }
+  int64_t tangent_tape(int64_t n) const { return take(plan.tangent_size_total, n); }
+  void scratch(int64_t n) const { plan.scratch_size = std::max(plan.scratch_size, n); }
 
   static int64_t take(int64_t& top, int64_t n) {
     const int64_t at = top;

@@ -15,7 +15,7 @@ struct PlannedNode {
   static void plan(const NodePlan&) {}
 };
 using FirstLinearNode = PlannedNode;
-using GivenHiddenLinearNode = PlannedNode;
+using UserHiddenLinearNode = PlannedNode;
 using WinogradConv2dNode = PlannedNode;
 using OneOutputLinearNode = PlannedNode;
 
@@ -36,7 +36,7 @@ constexpr PrimitiveInfo kPrimitives[] = {
 
 // Whether the shapes fit together; reads the attributes.
 inline bool fits(const NodeCheck& c) {
-  switch (c.s.op) {
+  switch (c.node.op) {
 #define METAFAST_CASE(NAME, TEXT, TRAITS, ...) \
   case Op::k##NAME: return PointwiseNode::fits(c, {__VA_ARGS__});
     METAFAST_POINTWISE(METAFAST_CASE)
@@ -51,7 +51,7 @@ inline bool fits(const NodeCheck& c) {
 
 // Chooses a form, builds tables and asks for memory.
 inline void plan_node(const NodePlan& p) {
-  switch (p.s.op) {
+  switch (p.node.op) {
 #define METAFAST_CASE(NAME, ...) \
   case Op::k##NAME: return PointwiseNode::plan(p);
     METAFAST_POINTWISE(METAFAST_CASE)

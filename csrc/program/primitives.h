@@ -28,8 +28,8 @@
   X(WinogradConv2d, kBilinear | kForgetsOutput)                       /* where it pays */                           \
   X(OneOutputLinear, kPackable | kBilinear | kForgetsOutput)          /* its weight is one row */                   \
   X(FirstLinear, kBilinear | kForgetsOutput)                          /* on the input, kept as a product with it */ \
-  X(GivenLinear, kBilinear | kForgetsOutput)       /* on the input, its weight as the user has it */                \
-  X(GivenHiddenLinear, kBilinear | kForgetsOutput) /* one behind others, likewise */
+  X(UserLinear, kBilinear | kForgetsOutput)       /* on the input, its weight as the user has it */                 \
+  X(UserHiddenLinear, kBilinear | kForgetsOutput) /* one behind others, likewise */
 
 namespace metafast {
 

@@ -7,7 +7,7 @@
 
 namespace metafast {
 Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
-                 const std::vector<StepDescription>& steps, const std::string& loss,
+                 const std::vector<NodeDescription>& nodes, const std::string& loss,
                  const std::map<std::string, double>& loss_attributes, const std::string& reduction)
     : values_(std::move(values)) {
   require(!values_.empty(), "no values");
@@ -30,8 +30,8 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
     if (role == Role::kAdapted) adapted_count_ = int(parameters_.size());
     if (role == Role::kMeta) learnt_count_ = int(parameters_.size());
   }
-  for (const StepDescription& step : steps) add_step(step);
-  output_ = steps.empty() ? 0 : steps.back().output;
+  for (const NodeDescription& node : nodes) add_node(node);
+  output_ = nodes.empty() ? 0 : nodes.back().output;
 
   if (!loss.empty()) set_loss(loss, loss_attributes);
   const std::pair<const char*, Reduction> reductions[] = {
@@ -40,7 +40,7 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
   for (const auto& r : reductions)
     if (reduction == r.first) loss_.reduction = r.second, known = true;
   require(known, "unknown reduction " + reduction);
-  drop_dead_steps();
+  drop_dead_nodes();
   drop_leading_flatten();
   fuse_norm_pools();
   find_rows();
@@ -68,78 +68,78 @@ void Program::use_parameter(int parameter, int64_t outputs, int64_t inputs, int6
   info = {info.numel, int32_t(outputs), int32_t(inputs), int32_t(taps), true, false};
 }
 
-void Program::add_step(const StepDescription& d) {
+void Program::add_node(const NodeDescription& d) {
   const auto info = std::find_if(std::begin(kPrimitives), std::end(kPrimitives),
                                  [&](const PrimitiveInfo& candidate) { return d.op == candidate.name; });
   require(info != std::end(kPrimitives), "unknown op " + d.op);
   require(int(d.inputs.size()) == info->inputs, d.op + ": wrong number of inputs");
   require(d.output > 0 && d.output < int(values_.size()), d.op + ": output out of range");
-  Step s{};
-  s.op = info->op;
-  s.output = d.output;
-  s.input[0] = s.input[1] = -1;
+  Node node{};
+  node.op = info->op;
+  node.output = d.output;
+  node.input[0] = node.input[1] = -1;
   for (size_t i = 0; i < d.inputs.size(); ++i) {
     bool written = d.inputs[i] == 0;
-    for (const Step& earlier : steps_) written |= earlier.output == d.inputs[i];
-    require(written, d.op + ": reads a value that no earlier step writes");
-    s.input[i] = d.inputs[i];
+    for (const Node& earlier : nodes_) written |= earlier.output == d.inputs[i];
+    require(written, d.op + ": reads a value that no earlier node writes");
+    node.input[i] = d.inputs[i];
   }
-  for (const Step& earlier : steps_) require(earlier.output != d.output, d.op + ": writes a value twice");
+  for (const Node& earlier : nodes_) require(earlier.output != d.output, d.op + ": writes a value twice");
   require(int(d.parameters.size()) <= info->parameters, d.op + ": too many parameters");
-  for (int i = 0; i < 4; ++i) s.parameter[i] = -1;
+  for (int i = 0; i < 4; ++i) node.parameter[i] = -1;
   for (size_t i = 0; i < d.parameters.size(); ++i) {
     require(d.parameters[i] >= -1 && d.parameters[i] < int(parameters_.size()), d.op + ": parameter out of range");
-    if (d.parameters[i] >= 0) s.parameter[i] = stored_at_[size_t(d.parameters[i])];
+    if (d.parameters[i] >= 0) node.parameter[i] = stored_at_[size_t(d.parameters[i])];
   }
   const auto use = [&](int parameter, int64_t outputs, int64_t inputs, int64_t taps) {
     use_parameter(parameter, outputs, inputs, taps, d.op);
   };
-  require(fits({d, s, values_, parameter_shapes_, learnt_count_, use}), d.op + ": shapes do not fit together");
-  steps_.push_back(s);
+  require(fits({d, node, values_, parameter_shapes_, learnt_count_, use}), d.op + ": shapes do not fit together");
+  nodes_.push_back(node);
 }
 
-void Program::drop_dead_steps() {
+void Program::drop_dead_nodes() {
   std::vector<bool> live(values_.size(), false);
   live[size_t(output_)] = true;
-  std::vector<Step> kept;
-  for (auto s = steps_.rbegin(); s != steps_.rend(); ++s) {
-    if (!live[size_t(s->output)]) continue;
-    for (int input : s->input)
+  std::vector<Node> kept;
+  for (auto node = nodes_.rbegin(); node != nodes_.rend(); ++node) {
+    if (!live[size_t(node->output)]) continue;
+    for (int input : node->input)
       if (input >= 0) live[size_t(input)] = true;
-    kept.push_back(*s);
+    kept.push_back(*node);
   }
   std::reverse(kept.begin(), kept.end());
-  steps_ = kept;
+  nodes_ = kept;
   for (ParameterInfo& p : parameters_) p.used = false;
-  for (const Step& s : steps_)
-    for (int p : s.parameter)
+  for (const Node& node : nodes_)
+    for (int p : node.parameter)
       if (p >= 0) parameters_[size_t(p)].used = true;
 }
 
 // The user's memory already is the flattened input, whatever its shape.
 void Program::drop_leading_flatten() {
-  if (steps_.empty() || steps_[0].op != Op::kFlatten || steps_[0].input[0] != 0) return;
-  for (size_t i = 1; i < steps_.size(); ++i)
-    if (steps_[i].input[0] == 0 || steps_[i].input[1] == 0) return;
-  const int flat = steps_[0].output;
+  if (nodes_.empty() || nodes_[0].op != Op::kFlatten || nodes_[0].input[0] != 0) return;
+  for (size_t i = 1; i < nodes_.size(); ++i)
+    if (nodes_[i].input[0] == 0 || nodes_[i].input[1] == 0) return;
+  const int flat = nodes_[0].output;
   values_[0] = values_[size_t(flat)];
-  steps_.erase(steps_.begin());
-  for (Step& s : steps_)
-    for (int& input : s.input)
+  nodes_.erase(nodes_.begin());
+  for (Node& node : nodes_)
+    for (int& input : node.input)
       if (input == flat) input = 0;
   if (output_ == flat) output_ = 0;
 }
 
 // BatchNorm on batch statistics, ReLU and 2x2 max-pooling in a row, where nobody else reads what lies between.
 void Program::fuse_norm_pools() {
-  const auto only_reader = [&](const Step& from, const Step& to) {
+  const auto only_reader = [&](const Node& from, const Node& to) {
     int readers = from.output == output_;
-    for (const Step& s : steps_)
-      for (int input : s.input) readers += input == from.output;
+    for (const Node& node : nodes_)
+      for (int input : node.input) readers += input == from.output;
     return readers == 1 && to.input[0] == from.output;
   };
-  for (size_t i = 0; i + 2 < steps_.size(); ++i) {
-    Step &norm = steps_[i], &relu = steps_[i + 1], &pool = steps_[i + 2];
+  for (size_t i = 0; i + 2 < nodes_.size(); ++i) {
+    Node &norm = nodes_[i], &relu = nodes_[i + 1], &pool = nodes_[i + 2];
     if (norm.op != Op::kBatchNorm || !norm.training || relu.op != Op::kRelu || pool.op != Op::kMaxPool2d) continue;
     if (!only_reader(norm, relu) || !only_reader(relu, pool)) continue;
     const Shape &in = values_[size_t(pool.input[0])], &out = values_[size_t(pool.output)];
@@ -150,32 +150,32 @@ void Program::fuse_norm_pools() {
     if (!halves) continue;
     norm.op = Op::kBatchNormReluPool;
     norm.output = pool.output;
-    steps_.erase(steps_.begin() + int64_t(i) + 1, steps_.begin() + int64_t(i) + 3);
+    nodes_.erase(nodes_.begin() + int64_t(i) + 1, nodes_.begin() + int64_t(i) + 3);
   }
 }
 
 void Program::find_rows() {
   for (ParameterInfo& p : parameters_) p.row = p.outputs == 1 && p.inputs > 1 && p.taps == 1;
-  for (const Step& s : steps_)
+  for (const Node& node : nodes_)
     for (int i = 0; i < 4; ++i)
-      if (s.parameter[i] >= 0)
-        parameters_[size_t(s.parameter[i])].row &= s.op == Op::kLinear && i == 0 && s.input[0] != 0;
+      if (node.parameter[i] >= 0)
+        parameters_[size_t(node.parameter[i])].row &= node.op == Op::kLinear && i == 0 && node.input[0] != 0;
 }
 
 int64_t Program::input_size() const { return product(values_[0]); }
 int64_t Program::output_size() const { return product(values_[size_t(output_)]); }
 
-const Step* Program::first_layer_step() const {
-  const Step* found = nullptr;
-  for (const Step& s : steps_)
-    if (s.input[0] == 0 || s.input[1] == 0) {
-      if (found || s.op != Op::kLinear || s.parameter[0] >= adapted_count_) return nullptr;
-      found = &s;
+const Node* Program::first_layer_node() const {
+  const Node* found = nullptr;
+  for (const Node& node : nodes_)
+    if (node.input[0] == 0 || node.input[1] == 0) {
+      if (found || node.op != Op::kLinear || node.parameter[0] >= adapted_count_) return nullptr;
+      found = &node;
     }
   if (!found) return nullptr;
-  for (const Step& s : steps_)
+  for (const Node& node : nodes_)
     for (int i = 0; i < 4; ++i)
-      if (s.parameter[i] == found->parameter[0] && !(&s == found && i == 0)) return nullptr;
+      if (node.parameter[i] == found->parameter[0] && !(&node == found && i == 0)) return nullptr;
   return found;
 }
 

@@ -16,7 +16,7 @@ using Shape = std::vector<int64_t>;
 
 enum class Role { kAdapted, kMeta, kConstant };
 
-struct StepDescription {
+struct NodeDescription {
   std::string op;
   std::vector<int> inputs;
   int output;
@@ -25,8 +25,8 @@ struct StepDescription {
 };
 
 // How the linear layer on the input is done: like any other; by its products with the support set (cpu/first_layer.h); with
-// its weight where the user has it, and then those behind it likewise (cpu/primitives/given_linear.h).
-enum class FirstLinearForm { kPlain, kByGram, kAsGiven };
+// its weight where the user has it, and then those behind it likewise (cpu/primitives/user_linear.h).
+enum class FirstLinearForm { kPlain, kByGram, kInUserLayout };
 
 // Which arrays a plan must provide for.
 enum class Scope { kNone, kAdapted, kLearnt };
@@ -35,29 +35,29 @@ class Program {
  public:
   // Throws std::invalid_argument if anything does not fit together: kernels trust what gets past here.
   Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
-          const std::vector<StepDescription>& steps, const std::string& loss,
+          const std::vector<NodeDescription>& nodes, const std::string& loss,
           const std::map<std::string, double>& loss_attributes, const std::string& reduction);
 
   // A BatchPlan with the arrays it points to.
-  struct Batch : BatchPlan {
-    std::vector<Step> step_list;
+  struct Plan : BatchPlan {
+    std::vector<Node> node_list;
     std::vector<Value> value_list;
     std::vector<ParameterPlan> parameter_list;
     std::vector<std::vector<int32_t>> tables;
     std::vector<std::vector<PoolWindow>> pool_windows;
-    double products = 0;  // multiply-adds of a forward pass
+    double multiply_adds = 0;  // multiply-adds of a forward pass
   };
-  std::shared_ptr<const Batch> batch(int64_t examples, int lanes, Scope gradient, Scope tangent, bool input_gradient,
-                                     FirstLinearForm first, bool packed) const;
+  std::shared_ptr<const Plan> plan(int64_t examples, int lanes, Scope gradient, Scope tangent, bool input_gradient,
+                                   FirstLinearForm first, bool packed) const;
   // Whether all of it is arithmetic on the elements of vectors, which packs of tasks can do (cpu/kernels/pack.h).
   bool packable() const;
-  // The same for csrc/cuda: without the steps and the space that only the CPU's algorithms have a use for.
-  std::shared_ptr<const Batch> device_batch(int64_t examples, int lanes, Scope gradient, Scope tangent,
-                                            bool input_gradient) const;
+  // The same for csrc/cuda: without the nodes and the space that only the CPU's algorithms have a use for.
+  std::shared_ptr<const Plan> device_plan(int64_t examples, int lanes, Scope gradient, Scope tangent,
+                                          bool input_gradient) const;
 
-  // The step that may have another form: a linear layer that alone reads the input and whose weight is adapted
+  // The node that may have another form: a linear layer that alone reads the input and whose weight is adapted
   // and used nowhere else; null if there is none.
-  const Step* first_layer_step() const;
+  const Node* first_layer_node() const;
   const Shape& value_shape(int value) const { return values_[size_t(value)]; }
 
   // In storage order: adapted, meta, constant. With `rows`, weights of one output stand as vectors.
@@ -76,29 +76,29 @@ class Program {
   struct ParameterInfo {
     int64_t numel;
     int32_t outputs, inputs, taps;
-    bool used, row;  // by some step; as the one row of linear layers' weights, behind other layers
+    bool used, row;  // by some node; as the one row of linear layers' weights, behind other layers
   };
   using Key = std::tuple<int64_t, int, Scope, Scope, bool, FirstLinearForm, bool, bool>;
   class Planner;  // program/planner.cpp
 
-  void add_step(const StepDescription& description);
+  void add_node(const NodeDescription& description);
   void set_loss(const std::string& name, const std::map<std::string, double>& attributes);
-  void drop_dead_steps();
+  void drop_dead_nodes();
   void drop_leading_flatten();
   void fuse_norm_pools();
   void find_rows();
   void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where);
-  std::shared_ptr<const Batch> find_batch(const Key& key) const;
+  std::shared_ptr<const Plan> find_plan(const Key& key) const;
 
   std::vector<Shape> values_;
   std::vector<ParameterInfo> parameters_;  // storage order
   std::vector<int> stored_at_;
   std::vector<Shape> parameter_shapes_;  // storage order
-  std::vector<Step> steps_;              // without offsets and tables
+  std::vector<Node> nodes_;              // without offsets and tables
   int output_ = 0, adapted_count_ = 0, learnt_count_ = 0;
   LossPlan loss_{};
   mutable std::mutex mutex_;
-  mutable std::map<Key, std::shared_ptr<const Batch>> batches_;
+  mutable std::map<Key, std::shared_ptr<const Plan>> plans_;
 };
 
 // Elements of the first `count` parameters.

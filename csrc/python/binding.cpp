@@ -6,7 +6,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/session.h"
-#include "cpu/threads/relay.h"
+#include "cpu/threads/wrap_around.h"
 #include "cuda/session.h"
 #include "engine/call.h"
 #include "formulas/losses/list.h"
@@ -45,12 +45,12 @@ Role role(const std::string& name) {
 std::shared_ptr<Program> make_program(
     std::vector<Shape> values, const std::vector<std::pair<Shape, std::string>>& parameters,
     const std::vector<std::tuple<std::string, std::vector<int>, int, std::vector<int>, std::map<std::string, double>>>&
-        steps,
+        nodes,
     const std::string& loss, const std::map<std::string, double>& loss_attributes, const std::string& reduction) {
   std::vector<std::pair<Shape, Role>> roles;
   for (const auto& p : parameters) roles.emplace_back(p.first, role(p.second));
-  std::vector<StepDescription> descriptions;
-  for (const auto& [op, inputs, output, indices, attributes] : steps)
+  std::vector<NodeDescription> descriptions;
+  for (const auto& [op, inputs, output, indices, attributes] : nodes)
     descriptions.push_back({op, inputs, output, indices, attributes});
   return std::make_shared<Program>(std::move(values), roles, descriptions, loss, loss_attributes, reduction);
 }
@@ -196,15 +196,15 @@ std::map<std::string, std::tuple<std::map<std::string, double>, bool, bool>> los
   return all;
 }
 
-// For tests: (run, begin, end, after, handed) of each thread's legs.
-auto legs_of_threads(int threads, int64_t runs, const std::vector<double>& stages, double rest) {
-  const Legs found = legs(threads, runs, stages, rest);
+// For tests: (run, begin, end, after, migrated) of each thread's slices.
+auto wrap_around_of_threads(int threads, int64_t runs, const std::vector<double>& stages, double rest) {
+  const Slices found = wrap_around(threads, runs, stages, rest);
   std::vector<std::vector<std::tuple<int64_t, int, int, int64_t, int64_t>>> lists;
   for (size_t thread = 0; thread + 1 < found.first.size(); ++thread) {
     lists.emplace_back();
     for (int64_t i = found.first[thread]; i < found.first[thread + 1]; ++i) {
-      const Leg& leg = found.all[size_t(i)];
-      lists.back().emplace_back(leg.run, leg.begin, leg.end, leg.after, leg.handed);
+      const Slice& slice = found.all[size_t(i)];
+      lists.back().emplace_back(slice.run, slice.begin, slice.end, slice.after, slice.migrated);
     }
   }
   return lists;
@@ -215,7 +215,7 @@ auto legs_of_threads(int threads, int64_t runs, const std::vector<double>& stage
 PYBIND11_MODULE(METAFAST_MODULE, m) {
   m.doc() = "Native engine of metafast. Private: use the functions of metafast.engine.ops.";
   py::class_<Program, std::shared_ptr<Program>>(m, "Program", py::module_local())
-      .def(py::init(&make_program), py::arg("values"), py::arg("parameters"), py::arg("steps"), py::arg("loss"),
+      .def(py::init(&make_program), py::arg("values"), py::arg("parameters"), py::arg("nodes"), py::arg("loss"),
            py::arg("loss_attributes"), py::arg("reduction"));
   py::class_<Prepared>(m, "Session", py::module_local())
       .def(py::init(&prepare), py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"),
@@ -226,7 +226,7 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
            py::arg("zeros_like"), py::arg("device"))
       .def_property_readonly("bytes", [](const Prepared& p) { return p.session->bytes(); })
       .def_property_readonly("tasks_at_once", [](const Prepared& p) { return p.session->tasks_at_once(); })
-      .def_property_readonly("handed_over", [](const Prepared& p) { return p.session->handed_over(); })
+      .def_property_readonly("migrated", [](const Prepared& p) { return p.session->migrated(); })
       .def_property_readonly("constants_bytes", [](const Prepared& p) { return p.session->constants_bytes(); })
       .def(
           "upload",
@@ -244,14 +244,14 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
       .def(py::init<const std::vector<py::dict>&, std::vector<py::handle>>(), py::arg("dictionaries"),
            py::arg("tensors"))
       .def("hold", &Contents::hold);
-  py::class_<Product>(m, "Product", py::module_local())
+  py::class_<RepeatedHvp>(m, "RepeatedHvp", py::module_local())
       .def(py::init<py::object, const py::tuple&, std::string, std::vector<int>, std::vector<py::object>,
                     std::vector<std::pair<py::str, size_t>>, py::object, int64_t, py::object, const Contents&,
                     py::object, py::object, py::object>(),
-           py::arg("session"), py::arg("names"), py::arg("facts"), py::arg("places"), py::arg("own"),
+           py::arg("session"), py::arg("names"), py::arg("metadata"), py::arg("places"), py::arg("own"),
            py::arg("written"), py::arg("check"), py::arg("classes"), py::arg("check_weights"), py::arg("contents"),
-           py::arg("holds"), py::arg("threads"), py::arg("workspace"))
-      .def("run", &Product::run, py::arg("params"), py::arg("batch"), py::arg("v"));
+           py::arg("is_unchanged"), py::arg("threads"), py::arg("workspace"))
+      .def("run", &RepeatedHvp::run, py::arg("params"), py::arg("batch"), py::arg("v"));
   m.def("primitives", &primitives);
   m.def("losses", &losses);
   m.def("links", &links);
@@ -259,11 +259,12 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
         py::arg("element"));
   m.def("link_bars", &link_bars, py::arg("name"), py::arg("flags"), py::arg("k"), py::arg("hypers"), py::arg("element"),
         py::arg("bars"), py::arg("by_duals"));
-  m.def("legs", &legs_of_threads, py::arg("threads"), py::arg("runs"), py::arg("stages"), py::arg("rest"));
+  m.def("wrap_around", &wrap_around_of_threads, py::arg("threads"), py::arg("runs"), py::arg("stages"),
+        py::arg("rest"));
   m.def(
-      "facts",
+      "metadata",
       [](const py::tuple& tensors) -> py::object {
-        const auto found = facts({tensors.begin(), tensors.end()});
+        const auto found = metadata({tensors.begin(), tensors.end()});
         return found ? py::object(py::bytes(*found)) : py::none();
       },
       py::arg("tensors"));

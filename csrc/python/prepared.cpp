@@ -10,7 +10,7 @@ namespace py = pybind11;
 namespace metafast {
 
 py::list Prepared::run(const std::vector<py::handle>& given, Address workspace, Address stream,
-                       const std::function<void(const py::list&)>& meanwhile) {
+                       const std::function<void(const py::list&)>& overlapped) {
   if (given.size() != inputs.size()) throw std::invalid_argument("native call: inconsistent number of tensors");
   std::vector<py::object> copies;  // of what is not contiguous, until the call is over
   for (size_t i = 0; i < inputs.size(); ++i) {
@@ -34,7 +34,7 @@ py::list Prepared::run(const std::vector<py::handle>& given, Address workspace, 
   }
   std::unique_ptr<py::gil_scoped_release> others_may_run;
   session->run(workspace, reinterpret_cast<void*>(stream), [&] {
-    if (meanwhile) meanwhile(written);
+    if (overlapped) overlapped(written);
     others_may_run = std::make_unique<py::gil_scoped_release>();
   });
   others_may_run.reset();

@@ -21,9 +21,9 @@ struct Prepared {
 
   // Runs on inputs, None where there is none, and returns new tensors like the outputs. In C++ because for a small network
   // the same in Python takes longer than the arithmetic.
-  // meanwhile(written) is called while other threads are at work already, and holds the interpreter; it must not throw.
+  // overlapped(written) is called while other threads are at work already, and holds the interpreter; it must not throw.
   pybind11::list run(const std::vector<pybind11::handle>& given, Address workspace, Address stream,
-                     const std::function<void(const pybind11::list& written)>& meanwhile = {});
+                     const std::function<void(const pybind11::list& written)>& overlapped = {});
 };
 
 }  // namespace metafast

@@ -42,7 +42,7 @@ bool requires_grad(py::handle tensor) {
 }
 
 Contents::Contents(const std::vector<py::dict>& dictionaries, std::vector<py::handle> tensors)
-    : tensors_(std::move(tensors)), facts_(facts(tensors_)) {
+    : tensors_(std::move(tensors)), metadata_(metadata(tensors_)) {
   for (py::handle tensor : tensors_) requires_grad_.push_back(requires_grad(tensor));
   for (const py::dict& live : dictionaries) {
     for (auto [key, value] : live) items_.emplace_back(key.ptr(), value.ptr());
@@ -58,20 +58,20 @@ bool Contents::hold() const {
     for (PyObject *key, *value; i < d.end && PyDict_Next(d.live, &at, &key, &value); ++i)
       if (items_[i] != std::pair(key, value)) return false;
   }
-  if (!facts_ || facts(tensors_) != facts_) return false;
+  if (!metadata_ || metadata(tensors_) != metadata_) return false;
   for (i = 0; i < tensors_.size(); ++i)
     if (requires_grad(tensors_[i]) != requires_grad_[i]) return false;
   return true;
 }
 
-Product::Product(py::object session, const py::tuple& names, std::string facts, std::vector<int> places,
-                 std::vector<py::object> own, std::vector<std::pair<py::str, size_t>> written, py::object check,
-                 int64_t classes, py::object check_weights, const Contents& contents, py::object holds,
-                 py::object threads, py::object workspace)
+RepeatedHvp::RepeatedHvp(py::object session, const py::tuple& names, std::string metadata, std::vector<int> places,
+                         std::vector<py::object> own, std::vector<std::pair<py::str, size_t>> written, py::object check,
+                         int64_t classes, py::object check_weights, const Contents& contents, py::object is_unchanged,
+                         py::object threads, py::object workspace)
     : session_(std::move(session)),
       prepared_(session_.cast<Prepared&>()),
       names_{names[0], names[1]},
-      facts_(std::move(facts)),
+      metadata_(std::move(metadata)),
       places_(std::move(places)),
       own_(std::move(own)),
       written_(std::move(written)),
@@ -79,11 +79,11 @@ Product::Product(py::object session, const py::tuple& names, std::string facts, 
       classes_(classes),
       check_weights_(std::move(check_weights)),
       contents_(contents),
-      holds_(std::move(holds)),
+      is_unchanged_(std::move(is_unchanged)),
       threads_(std::move(threads)),
       workspace_(std::move(workspace)),
       thread_count_(threads_()),
-      own_facts_(facts_of_own().value_or("")),
+      own_metadata_(metadata_of_own().value_or("")),
       thread_(PyThread_get_thread_ident()) {
   const int tensors = int(names_[0].size() + names_[1].size()) + 3;
   for (int place : places_)
@@ -93,14 +93,14 @@ Product::Product(py::object session, const py::tuple& names, std::string facts, 
   if (own_.size() != places_.size()) throw std::invalid_argument("native product: inconsistent number of tensors");
 }
 
-std::optional<std::string> Product::facts_of_own() const { return facts({own_.begin(), own_.end()}); }
+std::optional<std::string> RepeatedHvp::metadata_of_own() const { return metadata({own_.begin(), own_.end()}); }
 
-py::object Product::run(py::handle params, py::handle batch, py::handle v) {
-  if (PyThread_get_thread_ident() != thread_ || facts_of_own() != own_facts_) return py::none();
+py::object RepeatedHvp::run(py::handle params, py::handle batch, py::handle v) {
+  if (PyThread_get_thread_ident() != thread_ || metadata_of_own() != own_metadata_) return py::none();
   std::vector<py::object> held;  // for the dictionaries may lose them while the interpreter is free
   if (!values(params, names_[0], held) || !values(v, names_[1], held) || !values(batch, held)) return py::none();
   const std::vector<py::handle> tensors(held.begin(), held.end());
-  if (facts(tensors) != facts_) return py::none();
+  if (metadata(tensors) != metadata_) return py::none();
   const py::handle y = tensors[tensors.size() - 2];
   if (!check_.is_none() && !holds_classes(y, classes_)) check_(y);
   if (!check_weights_.is_none()) check_weights_(tensors.back());
@@ -120,7 +120,7 @@ py::object Product::run(py::handle params, py::handle batch, py::handle v) {
     }
   });
   if (failed) std::rethrow_exception(failed);
-  if ((!same && !holds_().cast<bool>()) || !threads_().equal(thread_count_)) return py::none();
+  if ((!same && !is_unchanged_().cast<bool>()) || !threads_().equal(thread_count_)) return py::none();
   return std::move(results);
 }
 

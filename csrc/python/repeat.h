@@ -18,7 +18,7 @@ namespace metafast {
 class Contents {
  public:
   Contents(const std::vector<pybind11::dict>& dictionaries, std::vector<pybind11::handle> tensors);
-  // Do the dictionaries certainly hold the very same objects, in the same order, and have the tensors the same facts
+  // Do the dictionaries certainly hold the very same objects, in the same order, and have the tensors the same metadata
   // (python/tensors.h) and requires_grad? Runs no Python code.
   bool hold() const;
 
@@ -30,32 +30,32 @@ class Contents {
   std::vector<Dictionary> dictionaries_;
   std::vector<std::pair<PyObject*, PyObject*>> items_;
   std::vector<pybind11::handle> tensors_;
-  std::optional<std::string> facts_;
+  std::optional<std::string> metadata_;
   std::vector<bool> requires_grad_;
 };
 
 // A Hessian-vector product of dictionaries of tensors and a batch, for others of the same kind, in the thread that makes this.
-class Product {
+class RepeatedHvp {
  public:
-  // `facts`: of the tensors of both dictionaries and the batch; see python/tensors.h. `places`: where among these each of the call's
+  // `metadata`: of the tensors of both dictionaries and the batch; see python/tensors.h. `places`: where among these each of the call's
   // inputs is, or -1 for one that stays `own`. `written`: names and places of the results. `check`: None, or called with labels
   // that do not look like 0 .. classes - 1. `check_weights`: None, or called with the batch's weights. The product is only
-  // worth something if `contents` hold or else `holds()` is true, and threads() what it was. workspace(bytes).address is where
+  // worth something if `contents` hold or else `is_unchanged()` is true, and threads() what it was. workspace(bytes).address is where
   // to work.
-  Product(pybind11::object session, const pybind11::tuple& names, std::string facts, std::vector<int> places,
-          std::vector<pybind11::object> own, std::vector<std::pair<pybind11::str, size_t>> written,
-          pybind11::object check, int64_t classes, pybind11::object check_weights, const Contents& contents,
-          pybind11::object holds, pybind11::object threads, pybind11::object workspace);
+  RepeatedHvp(pybind11::object session, const pybind11::tuple& names, std::string metadata, std::vector<int> places,
+              std::vector<pybind11::object> own, std::vector<std::pair<pybind11::str, size_t>> written,
+              pybind11::object check, int64_t classes, pybind11::object check_weights, const Contents& contents,
+              pybind11::object holds, pybind11::object threads, pybind11::object workspace);
   // The results by name, or None where these are not of the same kind.
   pybind11::object run(pybind11::handle params, pybind11::handle batch, pybind11::handle v);
 
  private:
-  std::optional<std::string> facts_of_own() const;
+  std::optional<std::string> metadata_of_own() const;
 
   pybind11::object session_;
   Prepared& prepared_;
   pybind11::tuple names_[2];
-  std::string facts_;
+  std::string metadata_;
   std::vector<int> places_;
   std::vector<pybind11::object> own_;
   std::vector<std::pair<pybind11::str, size_t>> written_;
@@ -63,9 +63,9 @@ class Product {
   int64_t classes_;
   pybind11::object check_weights_;
   const Contents& contents_;
-  pybind11::object holds_, threads_, workspace_;
+  pybind11::object is_unchanged_, threads_, workspace_;
   pybind11::object thread_count_;
-  std::string own_facts_;
+  std::string own_metadata_;
   unsigned long thread_;
 };
 

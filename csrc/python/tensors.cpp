@@ -152,7 +152,7 @@ std::optional<Elements> elements(py::handle tensor) {
   return Elements{static_cast<char*>(seen.data) + seen.byte_offset, count, seen.bits == 64};
 }
 
-std::optional<std::string> facts(const std::vector<py::handle>& tensors) {
+std::optional<std::string> metadata(const std::vector<py::handle>& tensors) {
   std::string key;
   key.reserve(512);
   for (py::handle tensor : tensors) {

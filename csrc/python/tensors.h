@@ -34,7 +34,7 @@ std::optional<Elements> elements(pybind11::handle tensor);
 
 // Shape, dtype and device of each of some tensors and Nones as one value; none where torch's exchange functions are missing or
 // cannot describe one of them, such as a subclass of Tensor.
-std::optional<std::string> facts(const std::vector<pybind11::handle>& tensors);
+std::optional<std::string> metadata(const std::vector<pybind11::handle>& tensors);
 
 // Whether a tensor on the CPU holds classes 0 .. classes - 1 and no others; false also where that cannot be seen.
 bool holds_classes(pybind11::handle tensor, int64_t classes);

@@ -117,9 +117,9 @@ def refuse_captured(loss: Any, value: Tensor, output: Tensor, named: Sequence[tu
     own = {id(tensor): name for name, tensor, current in named if tensor is not current}
     ends = {output.grad_fn: ""} | {current.grad_fn or current: name for name, _, current in named}
     current, initial = set(), set()
-    seen, ahead = set(), [value.grad_fn]
-    while ahead:
-        node = ahead.pop()
+    seen, pending = set(), [value.grad_fn]
+    while pending:
+        node = pending.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
@@ -129,7 +129,7 @@ def refuse_captured(loss: Any, value: Tensor, output: Tensor, named: Sequence[tu
         elif variable is not None and variable in ends:
             current.add(ends[variable])
         elif variable is None:
-            ahead += [following for following, _ in node.next_functions]
+            pending += [following for following, _ in node.next_functions]
         elif id(variable) in own:
             initial.add(own[id(variable)])
     if stale := sorted(initial - current):

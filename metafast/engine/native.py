@@ -22,7 +22,7 @@ from metafast.engine import device
 from metafast.estimators import Checkpoint, Exact
 from metafast.estimators.estimator import HESSIAN_VECTOR
 from metafast.model.program import Program
-from metafast.tracking.facts import facts
+from metafast.tracking.metadata import metadata
 
 build_info = _native.build_info
 
@@ -342,7 +342,7 @@ def run(
         support is None,
         own,
         tuple([tuple([(a, t.shape) for a, t in hyper.elementwise]) for hyper in hypers]),
-        facts(tuple(data)),
+        metadata(tuple(data)),
         cotangents.loss,
         tuple([t is None for t in seeds]),
         None if sweep is None else (tuple(sweep.hypers), sweep.support, sweep.query),

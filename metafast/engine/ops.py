@@ -71,7 +71,7 @@ def _requires(*tensors: Tensor | None) -> tuple[bool, ...]:
 
 
 @dataclass(slots=True)
-class Node:
+class AutogradNode:
     """What :func:`unroll` knows besides its tensors: which they are, and how the loop runs."""
 
     program: Program
@@ -143,7 +143,7 @@ class Node:
 
 class _Unroll(Function):
     @staticmethod
-    def forward(call: Node, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    def forward(call: AutogradNode, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
         if call.ready is not None:
             return call.run_ready(tensors)
         given = call.structure.call(tensors)
@@ -182,7 +182,7 @@ class _Unroll(Function):
 
 
 def _deferred(
-    call: Node, tensors: Sequence[Tensor | None], needs: Sequence[bool], cotangents: Sequence[Tensor | None]
+    call: AutogradNode, tensors: Sequence[Tensor | None], needs: Sequence[bool], cotangents: Sequence[Tensor | None]
 ) -> Call:
     """The sweep for cotangents on any outputs, from the inputs alone."""
     loss, task_loss, logits, _, *adapted = cotangents
@@ -204,7 +204,7 @@ def unroll(program: Program, call: Call, loop: InnerLoop | None, *, want_adapted
     """
     if loop is not None and loop.steps == 0:
         loop, call = None, call._replace(hypers=(), support=None if call.query is not None else call.support)
-    node = Node(program, call.structure(), loop, want_adapted)
+    node = AutogradNode(program, call.structure(), loop, want_adapted)
     tensors = call.leaves()
     if torch.is_grad_enabled() and any(needs := _requires(*tensors)):
         node.needs = needs
@@ -218,7 +218,7 @@ def unroll(program: Program, call: Call, loop: InnerLoop | None, *, want_adapted
     return Unrolled(loss, task_loss, logits, support_loss, tuple(adapted) if want_adapted else None, again)
 
 
-def unroll_again(node: Node, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def unroll_again(node: AutogradNode, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, task losses, logits and support losses of :func:`unroll` for other tensors like those that made ``node``,
     which is ``ready``, the parameters alone requiring a gradient."""
     outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _apply(_Unroll, node, *tensors)

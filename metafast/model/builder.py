@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from metafast.model.program import ABSENT, Parameter, Role, Shape, Step
+from metafast.model.program import ABSENT, Node, Parameter, Role, Shape
 
 
 def called(where: str) -> str:
@@ -63,18 +63,18 @@ class Place:
 
 
 class Builder:
-    """Collects the values, steps and parameters of a Program. Parameters are all those of the model, in its order;
-    buffers join them when a step reads one."""
+    """Collects the values, nodes and parameters of a Program. Parameters are all those of the model, in its order;
+    buffers join them when a node reads one."""
 
     def __init__(
         self, model: nn.Module, example_shape: Shape, adapted: Callable[[str], bool], dtype: torch.dtype
     ) -> None:
         self.values: list[Shape] = [example_shape]
-        self.steps: list[Step] = []
+        self.nodes: list[Node] = []
         self.parameters: list[Parameter] = []
         self.tensors: list[Tensor] = []
         self.input = Place(0, example_shape)
-        self.where = ""  # the module that the step being built belongs to
+        self.where = ""  # the module that the node being built belongs to
         self.subject = ""  # its type, or what is called in it: reasons go on from here
         self._dtype = dtype
         self._indices: dict[int, int] = {}  # id of a tensor -> its place among the parameters
@@ -168,7 +168,7 @@ class Builder:
         attributes: Mapping[str, float] = MappingProxyType({}),
         overwrite: bool = False,
     ) -> Place:
-        """Append a step. ``overwrite``: its result takes the place of its first input, as torch's in-place ops do."""
+        """Append a node. ``overwrite``: its result takes the place of its first input, as torch's in-place ops do."""
         read = tuple(map(self.read, inputs))
         indices = tuple(map(self.index, parameters))
         target = inputs[0]
@@ -178,7 +178,7 @@ class Builder:
         self._check_size(shape)
         settings = tuple((name, float(number)) for name, number in attributes.items())
         self.values.append(shape)
-        self.steps.append(Step(op, read, value, indices, settings, self.where))
+        self.nodes.append(Node(op, read, value, indices, settings, self.where))
         if not overwrite:
             return Place(value, shape)
         for place in target.memory:

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from metafast.model import cost
 from metafast.model.builder import BATCH, called
-from metafast.model.program import ABSENT, Parameter, Program, Step
+from metafast.model.program import ABSENT, Node, Parameter, Program
 
 # ---- Programs --------------------------------------------------------------------------------------------------------
 
@@ -37,12 +37,12 @@ class Split:
 
 def split(program: Program) -> Split | None:
     """The whole as a prefix that the inner loop does not move and the rest, or None where no prefix has work to do."""
-    found = static_values(program.steps, program.parameters, program.output)
+    found = static_values(program.nodes, program.parameters, program.output)
     if found is None:
         return None
     cut, before = found
-    first = [step for step in program.steps if step.output in before]
-    last = [step for step in program.steps if step.output not in before]
+    first = [node for node in program.nodes if node.output in before]
+    last = [node for node in program.nodes if node.output not in before]
     flops = cost.total(first, program.values, program.parameters)
     if not flops:
         return None
@@ -51,57 +51,57 @@ def split(program: Program) -> Split | None:
     return Split(replace(prefix, loss=None), rest, prefix_at, rest_at, layer_of(first[-1]), flops)
 
 
-def layer_of(step: Step) -> str:
+def layer_of(node: Node) -> str:
     """In words."""
-    return called(step.where) if step.where else f"{step.op} in {called(step.where)}"
+    return called(node.where) if node.where else f"{node.op} in {called(node.where)}"
 
 
 def static_values(
-    steps: Sequence[Step], parameters: Sequence[Parameter], output: int
+    nodes: Sequence[Node], parameters: Sequence[Parameter], output: int
 ) -> tuple[int, frozenset[int]] | None:
     """The last value at which a Program can be cut, and all that it is computed from, itself included.
 
     Cuts are nested, so the last one has the largest prefix.
     """
-    live = _ancestors(steps, output)
-    steps = [step for step in steps if step.output in live]
+    live = _ancestors(nodes, output)
+    nodes = [node for node in nodes if node.output in live]
     moving: set[int] = set()
-    for step in steps:
-        reads = [parameters[i].role for i in step.parameters if i != ABSENT]
-        if "adapted" in reads or not moving.isdisjoint(step.inputs):
-            moving.add(step.output)
-    for cut in reversed([step.output for step in steps if step.output not in moving | {output}]):
-        before = _ancestors(steps, cut)
-        inputs = {i for step in steps if step.output not in before for i in step.inputs}
+    for node in nodes:
+        reads = [parameters[i].role for i in node.parameters if i != ABSENT]
+        if "adapted" in reads or not moving.isdisjoint(node.inputs):
+            moving.add(node.output)
+    for cut in reversed([node.output for node in nodes if node.output not in moving | {output}]):
+        before = _ancestors(nodes, cut)
+        inputs = {i for node in nodes if node.output not in before for i in node.inputs}
         if inputs.isdisjoint(before - {cut}):
             return cut, before
     return None
 
 
-def _ancestors(steps: Sequence[Step], value: int) -> frozenset[int]:
+def _ancestors(nodes: Sequence[Node], value: int) -> frozenset[int]:
     """The values that ``value`` is computed from, and itself."""
     found = {value}
-    for step in reversed(steps):
-        if step.output in found:
-            found.update(step.inputs)
+    for node in reversed(nodes):
+        if node.output in found:
+            found.update(node.inputs)
     return frozenset(found)
 
 
-def _part(program: Program, steps: Sequence[Step], source: int, adapts: bool) -> tuple[Program, tuple[int, ...]]:
-    """A Program of these steps whose input is the value ``source``, and the places of its parameters: those it reads
+def _part(program: Program, nodes: Sequence[Node], source: int, adapts: bool) -> tuple[Program, tuple[int, ...]]:
+    """A Program of these nodes whose input is the value ``source``, and the places of its parameters: those it reads
     and, if it ``adapts``, those that the inner loop moves without reading them."""
-    used = {i for step in steps for i in step.parameters if i != ABSENT}
+    used = {i for node in nodes for i in node.parameters if i != ABSENT}
     at = [i for i, p in enumerate(program.parameters) if i in used or (adapts and p.role == "adapted")]
-    number = {old: new for new, old in enumerate([source, *(step.output for step in steps)])}
+    number = {old: new for new, old in enumerate([source, *(node.output for node in nodes)])}
     place = {old: new for new, old in enumerate(at)} | {ABSENT: ABSENT}
     moved = [
         replace(
-            step,
-            inputs=tuple(number[i] for i in step.inputs),
-            output=number[step.output],
-            parameters=tuple(place[i] for i in step.parameters),
+            node,
+            inputs=tuple(number[i] for i in node.inputs),
+            output=number[node.output],
+            parameters=tuple(place[i] for i in node.parameters),
         )
-        for step in steps
+        for node in nodes
     ]
     values = tuple(program.values[i] for i in number)
     parameters = tuple(program.parameters[i] for i in at)
@@ -110,7 +110,7 @@ def _part(program: Program, steps: Sequence[Step], source: int, adapts: bool) ->
 
 def pruned(program: Program) -> Program:
     """``program`` without the parameters that it neither reads nor adapts."""
-    return _part(program, program.steps, 0, True)[0]
+    return _part(program, program.nodes, 0, True)[0]
 
 
 # ---- traced graphs ---------------------------------------------------------------------------------------------------

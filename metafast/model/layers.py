@@ -1,7 +1,7 @@
 """Which torch layers, functions and methods have a native form: one small handler each.
 
 A handler receives the :class:`~metafast.model.builder.Builder` and then exactly the arguments of the torch function it
-stands for; it appends Steps and returns the :class:`~metafast.model.builder.Place` of the result. To support another
+stands for; it appends Nodes and returns the :class:`~metafast.model.builder.Place` of the result. To support another
 layer, write one handler, name the torch functions and methods it stands for in ``@lowers(...)`` and its module in
 ``MODULES``. Handlers refuse with a predicate: the name of the layer is put before it.
 """

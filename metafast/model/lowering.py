@@ -16,7 +16,7 @@ from metafast import losses
 from metafast.model.builder import Builder, Place, Unsupported, batched, described
 from metafast.model.cut import GraphCut, pruned
 from metafast.model.layers import FUNCTIONS, METHODS, MODULES
-from metafast.model.program import Loss, Program, Shape, Step
+from metafast.model.program import Loss, Node, Program, Shape
 from metafast.model.tracing import trace
 from metafast.tracking.reads import Reads
 
@@ -67,8 +67,8 @@ def lower_rest(
 def _program(builder: Builder, output: int, loss: Loss | None) -> Program:
     if loss is not None:
         check_output(loss, builder.values[output])
-    values, steps = _live(builder, output)
-    return Program(values, tuple(builder.parameters), steps, loss)
+    values, nodes = _live(builder, output)
+    return Program(values, tuple(builder.parameters), nodes, loss)
 
 
 def check_output(loss: Loss, shape: Shape) -> None:
@@ -77,19 +77,19 @@ def check_output(loss: Loss, shape: Shape) -> None:
         raise Unsupported("loss", f"{loss.kind} is native for outputs [N, C], not for {batched(shape)}")
 
 
-def _live(builder: Builder, output: int) -> tuple[tuple[Shape, ...], tuple[Step, ...]]:
-    """The steps that the output needs, and the values numbered anew. The output is then the last."""
+def _live(builder: Builder, output: int) -> tuple[tuple[Shape, ...], tuple[Node, ...]]:
+    """The nodes that the output needs, and the values numbered anew. The output is then the last."""
     needed = {output}
-    for step in reversed(builder.steps):
-        if step.output in needed:
-            needed.update(step.inputs)
+    for node in reversed(builder.nodes):
+        if node.output in needed:
+            needed.update(node.inputs)
     number = {old: new for new, old in enumerate(sorted(needed | {0}))}
-    steps = tuple(
-        replace(step, inputs=tuple(number[i] for i in step.inputs), output=number[step.output])
-        for step in builder.steps
-        if step.output in needed
+    nodes = tuple(
+        replace(node, inputs=tuple(number[i] for i in node.inputs), output=number[node.output])
+        for node in builder.nodes
+        if node.output in needed
     )
-    return tuple(builder.values[old] for old in number), steps
+    return tuple(builder.values[old] for old in number), nodes
 
 
 #: How users write what torch.fx calls by the names of Python's module operator.

@@ -1,8 +1,8 @@
-"""What the model and the loss are: a flat list of steps that a kernel can execute.
+"""What the model and the loss are: a flat list of nodes that a kernel can execute.
 
 A :class:`Program` is the only thing the native engine knows about a model. It is a value (frozen, hashable,
 comparable), it has a readable text form, and it holds shapes of *one example*: the engine adds the axes of tasks and
-examples itself. Value 0 is the model's input; the last step writes the model's output.
+examples itself. Value 0 is the model's input; the last node writes the model's output.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Shape = tuple[int, ...]
 Role = Literal["adapted", "meta", "constant"]
 Attributes = tuple[tuple[str, float], ...]
 
-#: Marks an optional parameter that a step does not have (a convolution without bias).
+#: Marks an optional parameter that a node does not have (a convolution without bias).
 ABSENT = -1
 
 
@@ -34,7 +34,7 @@ class Parameter:
 
 
 @dataclass(frozen=True)
-class Step:
+class Node:
     """One primitive applied to values; ``parameters`` are indices into the Program's list, or ABSENT.
 
     ============== ========================================= =======================================================
@@ -79,12 +79,12 @@ class Loss:
 class Program:
     values: tuple[Shape, ...]
     parameters: tuple[Parameter, ...]
-    steps: tuple[Step, ...]
+    nodes: tuple[Node, ...]
     loss: Loss | None
 
     @property
     def output(self) -> int:
-        return self.steps[-1].output if self.steps else 0
+        return self.nodes[-1].output if self.nodes else 0
 
     @cached_property
     def adapted(self) -> tuple[int, ...]:
@@ -98,17 +98,17 @@ class Program:
 
     @cached_property
     def unused(self) -> frozenset[int]:
-        """Those of :attr:`learnt` that no step reads: their meta-gradient is none, rather than zero."""
-        return frozenset(self.learnt).difference(*(step.parameters for step in self.steps))
+        """Those of :attr:`learnt` that no node reads: their meta-gradient is none, rather than zero."""
+        return frozenset(self.learnt).difference(*(node.parameters for node in self.nodes))
 
     def __str__(self) -> str:
         lines = [f"%0 : {list(self.values[0])}"]
-        for step in self.steps:
-            names = [f"%{i}" for i in step.inputs]
-            names += ["-" if i == ABSENT else self.parameters[i].name for i in step.parameters]
-            settings = "".join(f" {name}={value:g}" for name, value in step.attributes)
-            shape = list(self.values[step.output])
-            lines.append(f"%{step.output} = {step.op}({', '.join(names)}){settings} : {shape}")
+        for node in self.nodes:
+            names = [f"%{i}" for i in node.inputs]
+            names += ["-" if i == ABSENT else self.parameters[i].name for i in node.parameters]
+            settings = "".join(f" {name}={value:g}" for name, value in node.attributes)
+            shape = list(self.values[node.output])
+            lines.append(f"%{node.output} = {node.op}({', '.join(names)}){settings} : {shape}")
         if self.loss is not None:
             settings = "".join(f" {name}={value:g}" for name, value in self.loss.attributes)
             if self.loss.reduction != "weighted_mean":

@@ -73,7 +73,7 @@ def _trace_once(model: nn.Module, reads: Reads) -> fx.Graph:
                 try:
                     graph = tracer.trace(_Root(model))
                 finally:
-                    changed = not before.holds()
+                    changed = not before.is_unchanged()
         except Unsupported:
             raise
         except Exception as error:  # whatever the user's code raises when it meets a proxy

@@ -29,15 +29,15 @@ from metafast.engine import reference
 from metafast.engine.static import Composed
 from metafast.model import lowering
 from metafast.model.builder import called
-from metafast.model.program import Parameter, Program, Shape, Step
+from metafast.model.program import Node, Parameter, Program, Shape
 from metafast.planning import engines, shared
 from metafast.planning.accumulation import Receivers
-from metafast.tracking.facts import facts
+from metafast.tracking.metadata import metadata
 from metafast.tracking.reads import Reads, Undone
 from metafast.tracking.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from metafast._native import Product
+    from metafast._native import RepeatedHvp
 
 CANCELLING = (
     "{} nearly cancel: in some task their sum, by which reduction='weighted_mean' divides its loss, is less than a "
@@ -117,7 +117,7 @@ class Plan:
         known = self.known if within is None else within
         key: Hashable = None
         if type(given) is dict and all(isinstance(value, Tensor) for value in given.values()):
-            key = (name, tasks, tuple(known), tuple(given), facts(tuple(given.values())))
+            key = (name, tasks, tuple(known), tuple(given), metadata(tuple(given.values())))
             if key in self.accepted:
                 return dict(given)
         checked = arguments.parameters(name, given, known, tasks, self.dtype, self.device)
@@ -150,7 +150,7 @@ class Plan:
         A query set must have the tasks and the kind of example of ``like``, the support set's x.
         """
         x, y, w = batch
-        key = (name, stepwise, facts((x, y, w, like)))
+        key = (name, stepwise, metadata((x, y, w, like)))
         if key not in self.accepted:
             arguments.axes(f"{name} x", x, stepwise)
             if like is not None and (x.shape[0] != like.shape[0] or x.shape[2:] != self.example):
@@ -182,7 +182,7 @@ class Plan:
     def batch_norm(self) -> str:
         """A batch norm that uses the statistics of its batch, in words; empty if there is none."""
         if self.native:
-            found = [step.where for step in self.program.steps if _uses_batch_statistics(step)]
+            found = [node.where for node in self.program.nodes if _uses_batch_statistics(node)]
         else:
             modules = self.program.module.named_modules()
             norms = [(name, m) for name, m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
@@ -194,10 +194,10 @@ class Plan:
         program = self.looped
         if x.shape[axis] != 1 or program is None:
             return
-        for step in program.steps:
-            if _uses_batch_statistics(step) and math.prod(program.values[step.output][1:]) == 1:
+        for node in program.nodes:
+            if _uses_batch_statistics(node) and math.prod(program.values[node.output][1:]) == 1:
                 raise ValueError(
-                    f"{name} has shape {list(x.shape)}: N=1, but {called(step.where)} (batch norm) in training mode "
+                    f"{name} has shape {list(x.shape)}: N=1, but {called(node.where)} (batch norm) in training mode "
                     "needs more than 1 value per channel; expected N >= 2"
                 )
 
@@ -226,7 +226,7 @@ class Planner:
         self.adapts = arguments.predicate(adapt_params)
         self.loss, self.function = losses.resolve(loss, reduction)
         self.plans: list[Plan] = []  # the latest first
-        self.product: Product | None = None  # the latest Hessian-vector product
+        self.product: RepeatedHvp | None = None  # the latest Hessian-vector product
         self.warned: set[str] = set()
 
     def refresh(self) -> None:
@@ -245,13 +245,13 @@ class Planner:
         with reference.SWAPPING:
             self.refresh()
             for plan in self.plans:
-                if plan.key == key and plan.snapshot.holds():
+                if plan.key == key and plan.snapshot.is_unchanged():
                     if plan is not self.plans[0]:  # the next call is likely to want the same
                         shared.keep(self.plans, plan)
                     return plan
             everybodys = shared.plans(self.model, self._sharing())
             for plan in everybodys:
-                if plan.key == key and plan.snapshot.holds():
+                if plan.key == key and plan.snapshot.is_unchanged():
                     shared.keep(everybodys, plan)
                     return self._own(plan)
             made = self._make(name, arguments.first_of(x, stepwise), key)
@@ -405,8 +405,8 @@ def _may_look_at(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" or os.environ.get("METAFAST_CHECK", "0") != "0"
 
 
-def _uses_batch_statistics(step: Step) -> bool:
-    return step.op == "batch_norm" and bool(dict(step.attributes)["training"])
+def _uses_batch_statistics(node: Node) -> bool:
+    return node.op == "batch_norm" and bool(dict(node.attributes)["training"])
 
 
 def _users_level() -> int:

@@ -1,8 +1,8 @@
 """The short way to a meta-step or Hessian-vector product asked for once more: other numbers, all else unchanged.
 
 Finding the plan, checking shapes and choosing a session take longer than the arithmetic of a small network. A
-:class:`Repeat` or a :class:`Product` remembers what that came to and proves, in a few microseconds, that it would come
-to the same again; where it cannot, the call goes the long way, which knows every rule and says what is wrong.
+:class:`Repeat` or a :class:`RepeatedHvp` remembers what that came to and proves, in microseconds, that it would again.
+Where it cannot, the call goes the long way, which knows every rule and says what is wrong.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from metafast.call import Batch, Call
 from metafast.engine import native, ops
 from metafast.planning.accumulation import accumulate, any_requires_grad, is_plain
 from metafast.planning.plan import Plan
-from metafast.tracking.facts import facts
+from metafast.tracking.metadata import metadata
 
 _plain = operator.itemgetter("adapt_params", "backend", "strict", "steps", "rule", "estimator", "memory", "reduction")
 
@@ -41,9 +41,9 @@ class Repeat:
     graph."""
 
     __slots__ = (
-        "facts",
         "labelled",
         "lr",
+        "metadata",
         "node",
         "plan",
         "prepared",
@@ -60,12 +60,12 @@ class Repeat:
         plan: Plan,
         run: native.Run,
         call: Call,
-        node: ops.Node | None = None,
+        node: ops.AutogradNode | None = None,
     ) -> None:
         support, query = call.support, call.query
         assert support is not None and query is not None
         data = (*support, *query)
-        self.plan, self.prepared, self.facts = plan, run.prepared, facts(data)
+        self.plan, self.prepared, self.metadata = plan, run.prepared, metadata(data)
         self.thread, self.threads = get_ident(), get_num_threads()
         self.lr, self.settings, self.shared = learner.__dict__["lr"], _settings(learner), run.inputs[: _DATA.start]
         assert support.y is not None
@@ -125,7 +125,7 @@ class Repeat:
 
     def _is_current(self) -> bool:
         """Are the model and the thread still the same? A session is run by one thread at a time."""
-        return self.plan.snapshot.holds() and get_ident() == self.thread and get_num_threads() == self.threads
+        return self.plan.snapshot.is_unchanged() and get_ident() == self.thread and get_num_threads() == self.threads
 
     def _data(self, learner: nn.Module, support: Any, query: Any) -> tuple[Any, ...] | None:
         """x, y and weights of both sets, if all else is as it was."""
@@ -136,7 +136,7 @@ class Repeat:
             len(data) == 6
             and learner.__dict__.get("lr") is self.lr
             and _settings(learner) == self.settings
-            and facts(data) == self.facts
+            and metadata(data) == self.metadata
             and self._is_current()
         ):
             return None
@@ -147,7 +147,7 @@ class Repeat:
         return data
 
 
-def product_again(plan: Plan, run: native.Run, params: Any, batch: Batch, v: Any) -> _native.Product | None:
+def product_again(plan: Plan, run: native.Run, params: Any, batch: Batch, v: Any) -> _native.RepeatedHvp | None:
     """What ``mf.hvp`` of these ``params``, ``batch`` and ``v`` came to, to ``run`` with other numbers.
 
     None on a GPU, and where something is no plain tensor or had to be converted, or a vector repeated for every task.
@@ -155,7 +155,7 @@ def product_again(plan: Plan, run: native.Run, params: Any, batch: Batch, v: Any
     if batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
         return None
     tensors = (*params.values(), *v.values(), *batch)
-    known = facts(tensors)
+    known = metadata(tensors)
     if not isinstance(known, bytes):
         return None
     # Of the session's inputs: the place among `tensors`, or -1 for those that stay as they were.
@@ -172,10 +172,10 @@ def product_again(plan: Plan, run: native.Run, params: Any, batch: Batch, v: Any
         return None
     by_name = {name: i for i, name in enumerate(plan.learnt)}
     classes = plan.out[0] if batch.y is not None and not batch.y.is_floating_point() else 0
-    return _native.Product(
+    return _native.RepeatedHvp(
         session=run.prepared.session,
         names=(tuple(params), tuple(v)),
-        facts=known,
+        metadata=known,
         places=places,
         own=[None if place >= 0 else tensor for place, tensor in read],
         written=[(name, run.prepared.adapted + by_name[name]) for name in params if name in by_name],
@@ -183,7 +183,7 @@ def product_again(plan: Plan, run: native.Run, params: Any, batch: Batch, v: Any
         classes=classes,
         check_weights=None if batch.w is None else functools.partial(plan.check_weights, "batch weights"),
         contents=plan.snapshot.contents,
-        holds=plan.snapshot.holds,
+        is_unchanged=plan.snapshot.is_unchanged,
         threads=get_num_threads,
         workspace=native.Workspace.of_thread,
     )

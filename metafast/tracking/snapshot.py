@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
-from metafast.tracking.facts import Contents, facts
+from metafast.tracking.metadata import Contents, metadata
 from metafast.tracking.reads import Reads, own_classes
 from metafast.tracking.watch import Watch
 
@@ -36,7 +36,7 @@ _TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}
 
 
 class Snapshot:
-    """``Snapshot(model, tensors)`` remembers the model and the facts of those of its tensors.
+    """``Snapshot(model, tensors)`` remembers the model and the metadata of those of its tensors.
 
     Args:
         reads: what forward reads; None compares the attributes themselves and no more.
@@ -70,7 +70,7 @@ class Snapshot:
         self._tensors = tuple(tensors)
         self._kept = [dict(holder) for holder in self._holders]  # `contents` borrow what they refer to
         self._contents = Contents([*self._modules, *self._live, *self._holders], self._tensors)
-        self._facts = self._read_facts()
+        self._metadata = self._read_metadata()
         self._watches: list[Watch] = []
         self.blind = ""  # what forward reads and nothing can watch
         if reads is not None:
@@ -106,14 +106,14 @@ class Snapshot:
     def _read_tensors(self) -> list[Tensor | None]:
         return [tensor for holder in self._holders for tensor in holder.values()]
 
-    def _read_facts(self) -> Any:
-        return facts(self._tensors), [t.requires_grad for t in self._tensors]
+    def _read_metadata(self) -> Any:
+        return metadata(self._tensors), [t.requires_grad for t in self._tensors]
 
-    def holds(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Is the model still as remembered? Never, if forward reads what cannot be watched."""
-        if self.blind or not (self._contents.hold() or (self._equals() and self._read_facts() == self._facts)):
+        if self.blind or not (self._contents.hold() or (self._equals() and self._read_metadata() == self._metadata)):
             return False
-        return not self._watches or all(watch.holds() for watch in self._watches)
+        return not self._watches or all(watch.is_unchanged() for watch in self._watches)
 
     def _equals(self) -> bool:
         try:

@@ -255,7 +255,7 @@ class Watch:
         """Numbers of those ``things`` that are not as they were."""
         return [i for i, (read, thing, then) in enumerate(self.things) if not _unchanged(read, thing, then)]
 
-    def holds(self) -> bool:
+    def is_unchanged(self) -> bool:
         """Is all that is watched as it was?"""
         return all(_unchanged(*thing) for thing in self.things)
 

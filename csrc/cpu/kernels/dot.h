@@ -1,5 +1,5 @@
 // Problem: a product with a weight as the user has it, [outputs][inputs], needs it transposed for gemm.h, and where the
-//   weight is used once, turning it takes as long as the product.
+//   weight is used once, transposing it takes as long as the product.
 // Solution: C[m, n] = bias[n] + sum_k A[m, k] B[n, k] as inner products along k, which is contiguous in both: a tile of
 //   kDotRows of A by kDotColumns of B, each sum in a register of its own until the end.
 //   Where most of C will be multiplied by zero, by a ReLU's slope, for instance, only the rest is computed: a row of B with
@@ -45,7 +45,7 @@ inline __attribute__((always_inline)) Vector<float> add_halves(Vector<float> a, 
 #endif
 
 // sums[j] = the sum over the elements of rows[j]: pairs of rows are added half to half until one is left, by half of the
-// shuffles that turning them would take.
+// shuffles that transposing them would take.
 template <class T>
 inline __attribute__((always_inline)) void sum_tree(const Vector<T>* rows, T* sums) {
 #if defined(__AVX__)
@@ -66,10 +66,10 @@ inline __attribute__((always_inline)) void sum_tree(const Vector<T>* rows, T* su
   sum_rows<T>(rows, sums);
 }
 
-// `ahead`, if not null, is a row that will be wanted next: weights of many tasks come from memory.
+// `upcoming`, if not null, is a row that will be wanted next: weights of many tasks come from memory.
 template <class T, int MR>
 static void dot_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t columns, T* c, int64_t ldc, int64_t k,
-                     Start start, const T* bias, const T* ahead) {
+                     Start start, const T* bias, const T* upcoming) {
   constexpr int L = kLanes<T>, NC = kDotColumns, S = Block<T>::kSize, kSums = (MR * NC + S - 1) / S * S;
   const T* row[NC];  // where B ends, its last row stands for those that are not there
 #pragma GCC unroll 4
@@ -93,14 +93,14 @@ static void dot_tile(const T* a, int64_t lda, const T* b, int64_t ldb, int64_t c
   };
   const int64_t whole = k / L * L;
   int64_t p = 0;
-  if constexpr (kDotLoop<MR>) p = dot_loop(a, lda, row, whole, sum, ahead);
+  if constexpr (kDotLoop<MR>) p = dot_loop(a, lda, row, whole, sum, upcoming);
   if constexpr (MR < 3) {
-    if (!ahead)
+    if (!upcoming)
 #pragma GCC unroll 4
       for (; p < whole; p += L) add(a + p, lda, [&](int j) { return row[j] + p; });
   }
   for (; p < whole; p += L) {
-    if (ahead) __builtin_prefetch(ahead + p);
+    if (upcoming) __builtin_prefetch(upcoming + p);
     add(a + p, lda, [&](int j) { return row[j] + p; });
   }
   if (whole < k) {
@@ -137,15 +137,15 @@ static void multiply_rows(const T* a, int64_t lda, const T* b, int64_t ldb, T* c
       const bool last = block + 1 == blocks;
       const int64_t k0 = k / L * block / blocks * L, depth = (last ? k : k / L * (block + 1) / blocks * L) - k0;
       const int64_t next_columns = n - j - NC < NC ? n - j - NC : NC;
-      const T* ahead = last ? b + (j + NC) * ldb : b + j * ldb + k0 + depth;
-      int64_t rows_ahead = last ? next_columns : columns, rows_later = later ? columns : 0;
+      const T* upcoming = last ? b + (j + NC) * ldb : b + j * ldb + k0 + depth;
+      int64_t rows_upcoming = last ? next_columns : columns, rows_later = later ? columns : 0;
       const T* of_later = later ? later + j * ldb + k0 : nullptr;
       int64_t i = 0;
       const auto run = [&](auto tile, int64_t height) {
         for (; i + height <= m; i += height) {
           const T* fetched = nullptr;
-          if (rows_ahead > 0)
-            fetched = ahead, ahead += ldb, --rows_ahead;
+          if (rows_upcoming > 0)
+            fetched = upcoming, upcoming += ldb, --rows_upcoming;
           else if (rows_later > 0)
             fetched = of_later, of_later += ldb, --rows_later;
           tile(a + i * lda + k0, lda, b + j * ldb + k0, ldb, columns, c + i * ldc + j, ldc, depth,
@@ -215,7 +215,7 @@ METAFAST_OUTLINED static void chosen_tile(const T* a, int64_t lda, const T* b, i
     uint64_t left = chosen->rows[order[e]];
 #pragma GCC unroll 32
     for (int i = 0; i < R; ++i, left &= left - 1) row[i] = a + __builtin_ctzll(left) * lda;
-    const T* ahead = fetch && e + 2 < count ? b + order[e + 2] * ldb : nullptr;
+    const T* upcoming = fetch && e + 2 < count ? b + order[e + 2] * ldb : nullptr;
     Vector<T> sum[kSums];
 #pragma GCC unroll 32
     for (int i = 0; i < kSums; ++i) sum[i] = Vector<T>{};
@@ -229,7 +229,8 @@ METAFAST_OUTLINED static void chosen_tile(const T* a, int64_t lda, const T* b, i
         __asm__("" : "+v"(factor[w]));
 #endif
       }
-      if (ahead) __builtin_prefetch(ahead + p);  // where a register is a line, every second one: all are no quicker
+      if (upcoming)
+        __builtin_prefetch(upcoming + p);  // where a register is a line, every second one: all are no quicker
 #pragma GCC unroll 32
       for (int i = 0; i < R; ++i)
 #pragma GCC unroll 2

@@ -2,7 +2,7 @@
 //   instructions that it waits for them to be fetched where another program runs on the same core; and when GCC is to unroll it,
 //   it runs out of registers, or loads a register of A again for each row of B.
 // Solution: the loop written out, two registers of every row at a time: 19 instructions for 12 multiply-adds.
-// Usage: if constexpr (kDotLoop<MR>) done = dot_loop(a, lda, row, k, sum, ahead);
+// Usage: if constexpr (kDotLoop<MR>) done = dot_loop(a, lda, row, k, sum, upcoming);
 #pragma once
 
 #include "cpu/kernels/gemm.h"
@@ -47,10 +47,10 @@ constexpr bool kDotLoop = MR == 3;
   __asm__(".irp sum, %[s0], %[s1], %[s2], %[s3], %[s4], %[s5], %[s6], %[s7], %[s8], %[s9], %[s10], %[s11]\n"  \
           "vxorps \\sum, \\sum, \\sum\n"                                                                      \
           ".endr\n"                                                                                           \
-          "test %[ahead], %[ahead]\n"                                                                         \
+          "test %[upcoming], %[upcoming]\n"                                                                   \
           "jz 2f\n"                                                                                           \
           ".p2align 6\n"                                                                                      \
-          "1: prefetcht0 (%[ahead],%[i])\n"                                                                   \
+          "1: prefetcht0 (%[upcoming],%[i])\n"                                                                \
           METAFAST_DOT_STEPS(TYPE)                                                                            \
           "jl 1b\n"                                                                                           \
           "jmp 3f\n"                                                                                          \
@@ -64,15 +64,15 @@ constexpr bool kDotLoop = MR == 3;
             [s11] "=&x"(s11), [i] "+&r"(i)                                                                    \
           : [a0] "r"(end), [a1] "r"(end + lda), [a2] "r"(end + 2 * lda), [b0] "r"(row[0] + done),             \
             [b1] "r"(row[1] + done), [b2] "r"(row[2] + done), [b3] "r"(row[3] + done),                        \
-            [ahead] "r"(ahead ? ahead + done : nullptr)                                                       \
+            [upcoming] "r"(upcoming ? upcoming + done : nullptr)                                              \
           : "ymm12", "ymm13", "ymm14", "ymm15", "cc", "memory")
 // clang-format on
 
-// sum[4 i + j] = row i of A times row[j], over the first of k elements; returns over how many. Asks for as many of `ahead`,
+// sum[4 i + j] = row i of A times row[j], over the first of k elements; returns over how many. Asks for as many of `upcoming`,
 // if that is not null.
 template <class T>
 inline __attribute__((always_inline)) int64_t dot_loop(const T* a, int64_t lda, const T* const* row, int64_t k,
-                                                       Vector<T>* sum, const T* ahead) {
+                                                       Vector<T>* sum, const T* upcoming) {
   constexpr int64_t kAtOnce = 2 * kLanes<T>;
   const int64_t done = k / kAtOnce * kAtOnce;
   if (done == 0) return 0;

@@ -35,7 +35,7 @@ inline __attribute__((always_inline)) Vector<T> load(const T* p) {
 }
 // Asks for what stands n elements behind p, which may be outside the array.
 template <class T>
-inline __attribute__((always_inline)) void fetch_ahead(const T* p, int64_t n) {
+inline __attribute__((always_inline)) void prefetch(const T* p, int64_t n) {
   __builtin_prefetch(reinterpret_cast<const void*>(reinterpret_cast<uintptr_t>(p) + uintptr_t(n) * sizeof(T)));
 }
 template <class T>
@@ -49,8 +49,8 @@ struct Gather {
   const T* data;
   const int32_t *row, *col;
   int32_t row_stride, col_stride;
-  bool has_zeros = false;   // so many, perhaps, that it pays to skip them (zeros.h)
-  bool by_numbers = false;  // it is known that B holds neither infinities nor NaN
+  bool has_zeros = false;    // so many, perhaps, that it pays to skip them (zeros.h)
+  bool b_is_finite = false;  // it is known that B holds neither infinities nor NaN
 };
 
 // What a product begins with: nothing; a bias; nothing, and what C holds is added last, so that long sums are folded from
@@ -58,7 +58,7 @@ struct Gather {
 enum class Start { kZero, kBias, kAccumulate, kContinue };
 
 template <class T>
-struct Product {
+struct Gemm {
   Gather<T> a;
   const T* b;
   T* c;
@@ -139,8 +139,8 @@ static inline __attribute__((always_inline)) void put(const Vector<T> (&acc)[MR]
 }
 
 template <class T, int MR, int NR, bool TABLE>
-static inline __attribute__((always_inline)) void tile(const Product<T>& p, int64_t m0, int64_t n0, int64_t k0,
-                                                       int64_t k1, Start start) {
+static inline __attribute__((always_inline)) void tile(const Gemm<T>& p, int64_t m0, int64_t n0, int64_t k0, int64_t k1,
+                                                       Start start) {
   T* c = p.c + m0 * p.ldc + n0;
   Vector<T> acc[MR][NR];
   begin<T, MR, NR>(acc, start, p.bias + n0, c, p.ldc);
@@ -157,7 +157,7 @@ inline int64_t quotient(int64_t a, int64_t b) {
 
 // `count` tiles of the same height, one below the other.
 template <class T, int MR, int NR>
-static void tiles(const Product<T>& p, int64_t m, int64_t count, int64_t n, int64_t k0, int64_t k1, Start start) {
+static void tiles(const Gemm<T>& p, int64_t m, int64_t count, int64_t n, int64_t k0, int64_t k1, Start start) {
   if (p.a.col) {
     for (; count > 0; --count, m += MR) tile<T, MR, NR, true>(p, m, n, k0, k1, start);
     return;
@@ -167,7 +167,7 @@ static void tiles(const Product<T>& p, int64_t m, int64_t count, int64_t n, int6
 
 // All rows of one strip of NR vectors, in tiles of nearly equal height: 10 rows are 5 + 5, not 6 + 4.
 template <class T, int NR, int MAX>
-static void strip(const Product<T>& p, int64_t rows, int64_t n, int64_t k0, int64_t k1, Start start) {
+static void strip(const Gemm<T>& p, int64_t rows, int64_t n, int64_t k0, int64_t k1, Start start) {
   const int64_t count = (rows + MAX - 1) / MAX, low = quotient(rows, count);
   constexpr int kFifth = MAX < 5 ? MAX : 5, kSixth = MAX < 6 ? MAX : 6, kSeventh = MAX < 7 ? MAX : 7;
   const auto run = [&](int64_t height, int64_t m, int64_t tiles_of_it) {
@@ -201,7 +201,7 @@ template <class T>
 static void multiply(const Gather<T>& a, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t m, int64_t n, int64_t k,
                      Start start, const T* bias = nullptr) {
   constexpr int L = kLanes<T>;
-  const Product<T> p{a, b, c, ldb, ldc, bias};
+  const Gemm<T> p{a, b, c, ldb, ldc, bias};
   const int64_t blocks = k > 0 ? (k + kDepth - 1) / kDepth : 1;
   int64_t k0 = 0;
   for (int64_t block = 0; block < blocks; ++block) {

@@ -2,9 +2,10 @@
 //   output a sixteenth, and a product of ten rows is over before its accumulators are in place.
 // Solution: as many tasks at a time as a register has lanes. A Pack is one number for each of them, and the engine and
 //   pointwise functions, written for a generic scalar T, run with T = Pack, linear layers by products of packs: nothing is
-//   padded or turned, and every operation fills its register whatever the shapes are. The price is space: all arrays are
+//   padded or transposed, and every operation fills its register whatever the shapes are. The price is space: all arrays are
 //   as many times larger (cpu/choices.h); and that tasks come in few runs, which is why there are packs of half a register, and
-//   runs that one thread begins and another finishes (relay.h). Losses other than squared error run as scalars, a lane after the other (passes.h).
+//   runs that one thread begins and another finishes (wrap_around.h). Losses other than squared error run as scalars, a
+//   lane after the other (passes.h).
 // Bits: what a task comes to is the same in a lane as by itself, and so is the sum over tasks (add_groups, kernels.cpp).
 // Usage: a Pack of floats wherever float stands. Element<T> is float for both, kTasks<T> the number of lanes, or 1.
 #pragma once

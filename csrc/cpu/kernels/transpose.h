@@ -67,7 +67,7 @@ struct Block<double> {
 };
 #endif
 
-// sums[j] = the sum over the elements of rows[j], for as many rows as a Block has: folded to its width, turned, added up.
+// sums[j] = the sum over the elements of rows[j], for as many rows as a Block has: folded to its width, transposed, added up.
 template <class E>
 inline __attribute__((always_inline)) void sum_rows(const Vector<E>* rows, E* sums) {
   using B = Block<E>;
@@ -109,14 +109,14 @@ static void zero_pads(T* row, int64_t from, int64_t to) {
 template <class T, class In, class Out>
 static void transpose_rows(In in, int64_t rows, int64_t columns, Out out, int64_t width) {
   using B = Block<T>;
-  constexpr int64_t S = B::kSize, kAhead = 16 * S, kSmall = 16 * 1024 / int64_t(sizeof(T));
+  constexpr int64_t S = B::kSize, kPrefetch = 16 * S, kSmall = 16 * 1024 / int64_t(sizeof(T));
   const int64_t whole = rows / S * S, band = rows * columns <= kSmall ? columns : 2 * S;
   for (int64_t j1 = 0; j1 < columns; j1 += band) {
     const int64_t j2 = j1 + band < columns ? j1 + band : columns;
     for (int64_t i0 = 0; i0 < whole; i0 += S) {
       // Rows far apart are more streams than the hardware follows by itself.
-      if (j1 + kAhead < columns)
-        for (int64_t i = 0; i < S; ++i) __builtin_prefetch(in(i0 + i) + j1 + kAhead);
+      if (j1 + kPrefetch < columns)
+        for (int64_t i = 0; i < S; ++i) __builtin_prefetch(in(i0 + i) + j1 + kPrefetch);
       for (int64_t j0 = j1; j0 < j2; j0 += S) {
         typename B::Row block[S];
         if (j0 + S <= j2) {

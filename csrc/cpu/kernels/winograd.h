@@ -213,7 +213,7 @@ struct Winograd {
           for (int i = 0; i < 4; ++i) d[4 * i + j] = load(from[4 * i + j] + c);
           if (j >= 2) {
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; ++i) fetch_ahead(from[4 * i + j] + c, 4 * ld);
+            for (int i = 0; i < 4; ++i) prefetch(from[4 * i + j] + c, 4 * ld);
           }
           input_transform(d[j], d[4 + j], d[8 + j], d[12 + j]);
         }
@@ -242,7 +242,7 @@ struct Winograd {
         }
       for (int64_t c = 0; c < out_ld; c += L) {
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) fetch_ahead(from[i] + c, 4 * out_ld);
+        for (int i = 0; i < 4; ++i) prefetch(from[i] + c, 4 * out_ld);
         const Vector<T> a0 = load(from[0] + c), b0 = load(from[1] + c), a3 = load(from[2] + c), b3 = load(from[3] + c);
         const Vector<T> left_column[4] = {a0, a0 + a3, a0 - a3, -a3}, right_column[4] = {b0, b0 + b3, b0 - b3, -b3};
 #pragma GCC unroll 4
@@ -283,7 +283,7 @@ struct Winograd {
                                      lower[0] + lower[1] + lower[2], lower[1] - lower[2] - lower[3]};
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) {
-          fetch_ahead(to[i] + c, 4 * out_ld);
+          prefetch(to[i] + c, 4 * out_ld);
           const Vector<T> before = start == Start::kAccumulate ? load(to[i] + c)
                                    : start == Start::kBias     ? load(bias + c)
                                                                : Vector<T>{};

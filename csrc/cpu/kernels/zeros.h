@@ -112,7 +112,7 @@ static void find_nonzero(const Gather<T>& a, int64_t m, int64_t k, NonzeroRows& 
 
 // All rows of one strip of NR vectors.
 template <class T, int NR>
-static void skipping_strip(const Product<T>& p, const NonzeroRows& nonzero, int64_t m, int64_t n0, Start start) {
+static void skipping_strip(const Gemm<T>& p, const NonzeroRows& nonzero, int64_t m, int64_t n0, Start start) {
   for (int64_t r = 0; r < m; ++r) {
     T* c = p.c + r * p.ldc + n0;
     const T* a = p.a.data + r * p.a.row_stride;
@@ -136,15 +136,13 @@ static void skipping_strip(const Product<T>& p, const NonzeroRows& nonzero, int6
 // Rows 0 .. m <= kSkipPanel of C, in strips of up to `widest` vectors; false, and nothing done, where there are too few zeros.
 // Either the rows or the columns of A stand side by side.
 template <class T>
-METAFAST_OUTLINED static bool skipping_panel(Product<T> p, int64_t m, int64_t n, int64_t k, Start start,
-                                             int64_t widest) {
+METAFAST_OUTLINED static bool skipping_panel(Gemm<T> p, int64_t m, int64_t n, int64_t k, Start start, int64_t widest) {
   constexpr int64_t L = kLanes<T>;
-  T turned[kSkipPanel *
-           kDeepestSkip];  // or every factor would stand in a line of its own, many of them in the same sets
+  T transposed[kSkipPanel * kDeepestSkip];  // or each factor would take a line, many of them in the same sets
   if (p.a.col_stride != 1) {
     const int64_t ld = (k + L - 1) / L * L;
-    transpose(p.a.data, p.a.col_stride, k, m, turned, ld);
-    p.a.data = turned, p.a.row_stride = int32_t(ld), p.a.col_stride = 1;
+    transpose(p.a.data, p.a.col_stride, k, m, transposed, ld);
+    p.a.data = transposed, p.a.row_stride = int32_t(ld), p.a.col_stride = 1;
   }
   NonzeroRows nonzero;
   find_nonzero(p.a, m, k, nonzero);
@@ -179,12 +177,12 @@ static void multiply_skipping_zeros(const Gather<T>& a, const T* b, int64_t ldb,
     multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
   } else {
     constexpr int64_t kCacheVectors = 28 * 1024 / METAFAST_VECTOR_BYTES;
-    if (!may_skip(a, m, n, k) || !(a.by_numbers || all_finite(b, ldb, k, n)))
+    if (!may_skip(a, m, n, k) || !(a.b_is_finite || all_finite(b, ldb, k, n)))
       return multiply<T>(a, b, ldb, c, ldc, m, n, k, start, bias);
     const int64_t fit = kCacheVectors / (k > 0 ? k : 1), widest = fit > kStrip ? kStrip : fit < 4 ? 4 : fit;
     for (int64_t m0 = 0; m0 < m; m0 += kSkipPanel) {
       const int64_t rows = m - m0 < kSkipPanel ? m - m0 : kSkipPanel;
-      Product<T> p{a, b, c + m0 * ldc, ldb, ldc, bias};
+      Gemm<T> p{a, b, c + m0 * ldc, ldb, ldc, bias};
       p.a.data += m0 * a.row_stride;
       if (!skipping_panel(p, rows, n, k, start, widest)) multiply<T>(p.a, b, ldb, p.c, ldc, rows, n, k, start, bias);
     }

@@ -58,52 +58,55 @@ struct Activation {
   using Loops = Pointwise<E, Function>;
   static E* elements(T* p) { return reinterpret_cast<E*>(p); }
   static const E* elements(const T* p) { return reinterpret_cast<const E*>(p); }
-  static int64_t count(const Frame<T>& f, const Step& s) { return f.rows(s.output) * f.value(s.output).ld * kTasks<T>; }
-  static const E* x(const Frame<T>& f, const Step& s) { return elements(f.activation(s.input[0])); }
-  static const E* y(const Frame<T>& f, const Step& s) { return elements(f.activation(s.output)); }
-  static bool keep(const Step& s) { return s.input_mode[0] == GradientMode::kAccumulate; }
+  static int64_t count(const Frame<T>& f, const Node& node) {
+    return f.rows(node.output) * f.value(node.output).ld * kTasks<T>;
+  }
+  static const E* x(const Frame<T>& f, const Node& node) { return elements(f.activation(node.input[0])); }
+  static const E* y(const Frame<T>& f, const Node& node) { return elements(f.activation(node.output)); }
+  static bool keep(const Node& node) { return node.input_mode[0] == GradientMode::kAccumulate; }
 
-  static void forward(const Frame<T>& f, const Step& s) {
-    const E* in = x(f, s);
-    E* out = elements(f.activation_out(s.output));
-    each_part(f, s, [&](int64_t at, int64_t n) { Loops::forward(Function(s), n, in + at, out + at); });
+  static void forward(const Frame<T>& f, const Node& node) {
+    const E* in = x(f, node);
+    E* out = elements(f.activation_out(node.output));
+    each_part(f, node, [&](int64_t at, int64_t n) { Loops::forward(Function(node), n, in + at, out + at); });
   }
 
-  static void backward(const Frame<T>& f, const Step& s) {
-    if (wanted(s.input_mode[0])) scale(f, s, f.cotangent(s.output), f.cotangent(s.input[0]), keep(s));
+  static void backward(const Frame<T>& f, const Node& node) {
+    if (wanted(node.input_mode[0])) scale(f, node, f.cotangent(node.output), f.cotangent(node.input[0]), keep(node));
   }
 
-  static void tangent_forward(const Frame<T>& f, const Step& s) {
-    if (const T* x_dot = f.activation_dot(s.input[0])) scale(f, s, x_dot, f.activation_dot(s.output), false);
+  static void tangent_forward(const Frame<T>& f, const Node& node) {
+    if (const T* x_dot = f.activation_dot(node.input[0])) scale(f, node, x_dot, f.activation_dot(node.output), false);
   }
 
-  static void tangent_backward(const Frame<T>& f, const Step& s) {
-    if (!wanted(s.input_mode[0])) return;
-    const E* x_dot = kStraight<Function> ? nullptr : elements(f.activation_dot(s.input[0]));
-    if (!x_dot) return scale(f, s, f.cotangent_dot(s.output), f.cotangent_dot(s.input[0]), keep(s));
-    const E *x0 = x(f, s), *y0 = y(f, s), *y_dot = elements(f.activation_dot(s.output));
-    const E *dy = elements(f.cotangent(s.output)), *dy_dot = elements(f.cotangent_dot(s.output));
-    E* dx_dot = elements(f.cotangent_dot(s.input[0]));
-    each_part(f, s, [&](int64_t at, int64_t n) {
-      Loops::scale_tangent(Function(s), n, x0 + at, y0 + at, x_dot + at, y_dot + at, dy + at, dy_dot + at, dx_dot + at,
-                           keep(s));
+  static void tangent_backward(const Frame<T>& f, const Node& node) {
+    if (!wanted(node.input_mode[0])) return;
+    const E* x_dot = kStraight<Function> ? nullptr : elements(f.activation_dot(node.input[0]));
+    if (!x_dot) return scale(f, node, f.cotangent_dot(node.output), f.cotangent_dot(node.input[0]), keep(node));
+    const E *x0 = x(f, node), *y0 = y(f, node), *y_dot = elements(f.activation_dot(node.output));
+    const E *dy = elements(f.cotangent(node.output)), *dy_dot = elements(f.cotangent_dot(node.output));
+    E* dx_dot = elements(f.cotangent_dot(node.input[0]));
+    each_part(f, node, [&](int64_t at, int64_t n) {
+      Loops::scale_tangent(Function(node), n, x0 + at, y0 + at, x_dot + at, y_dot + at, dy + at, dy_dot + at,
+                           dx_dot + at, keep(node));
     });
   }
 
  private:
   // Calls body(first element, how many).
   template <class Body>
-  static void each_part(const Frame<T>& f, const Step& s, Body body) {
-    const int64_t n = count(f, s);
+  static void each_part(const Frame<T>& f, const Node& node, Body body) {
+    const int64_t n = count(f, node);
     if constexpr (kIsPack<T>) return body(0, n);
     f.share(n / kLanes<E>, 8 * kLanes<E>,
             [&](int64_t begin, int64_t end, T*) { body(begin * kLanes<E>, (end - begin) * kLanes<E>); });
   }
-  static void scale(const Frame<T>& f, const Step& s, const T* in, T* out, bool keep) {
-    const E *x0 = x(f, s), *y0 = y(f, s), *from = elements(in);
+  static void scale(const Frame<T>& f, const Node& node, const T* in, T* out, bool keep) {
+    const E *x0 = x(f, node), *y0 = y(f, node), *from = elements(in);
     E* to = elements(out);
-    each_part(f, s,
-              [&](int64_t at, int64_t n) { Loops::scale(Function(s), n, x0 + at, y0 + at, from + at, to + at, keep); });
+    each_part(f, node, [&](int64_t at, int64_t n) {
+      Loops::scale(Function(node), n, x0 + at, y0 + at, from + at, to + at, keep);
+    });
   }
 };
 

@@ -118,11 +118,11 @@ struct BatchNorm {
     T *mean, *inverse_deviation;  // 1 / sqrt(var + eps)
     T *mean_dy, *mean_dy_xhat;    // averages over rows, zero in evaluation mode
     T *mean_dot, *inverse_deviation_dot;
-    Saved(const Frame<T>& f, const Step& s) {
-      const int64_t ld = f.value(s.output).ld;
-      T* p = f.tape + s.saved;
+    Saved(const Frame<T>& f, const Node& node) {
+      const int64_t ld = f.value(node.output).ld;
+      T* p = f.tape + node.saved;
       mean = p, inverse_deviation = p + ld, mean_dy = p + 2 * ld, mean_dy_xhat = p + 3 * ld;
-      p = f.tangent_tape + s.saved_dot;
+      p = f.tangent_tape + node.saved_dot;
       mean_dot = p, inverse_deviation_dot = p + ld;
     }
   };
@@ -138,9 +138,10 @@ struct BatchNorm {
     });
   }
 
-  static void batch_statistics(const Frame<T>& f, const Step& s, const T* x, int64_t ld, int64_t rows, const Saved& k) {
+  static void batch_statistics(const Frame<T>& f, const Node& node, const T* x, int64_t ld, int64_t rows,
+                               const Saved& k) {
     column_moments(f, ld, rows, x, k.mean, k.inverse_deviation);
-    for (int64_t c = 0; c < ld; ++c) k.inverse_deviation[c] = inverse_deviation(s, k.inverse_deviation[c] / T(rows));
+    for (int64_t c = 0; c < ld; ++c) k.inverse_deviation[c] = inverse_deviation(node, k.inverse_deviation[c] / T(rows));
   }
 
   // mean' = average of x'; var' = 2 average of (x - mean) x'. Both are zero where x' is absent.
@@ -161,9 +162,10 @@ struct BatchNorm {
   }
 
   // y' = a x' + b (x - mean) + shift, with a = gamma / deviation, b = a' and shift = beta' - a mean'.
-  static void tangent_coefficients(const Frame<T>& f, const Step& s, int64_t ld, const Saved& k, T* a, T* b, T* shift) {
-    const T *gamma = f.parameter(s.parameter[0]), *gamma_dot = f.parameter_dot(s.parameter[0]);
-    const T* beta_dot = f.parameter_dot(s.parameter[1]);
+  static void tangent_coefficients(const Frame<T>& f, const Node& node, int64_t ld, const Saved& k, T* a, T* b,
+                                   T* shift) {
+    const T *gamma = f.parameter(node.parameter[0]), *gamma_dot = f.parameter_dot(node.parameter[0]);
+    const T* beta_dot = f.parameter_dot(node.parameter[1]);
     for (int64_t c = 0; c < ld; ++c) {
       const Dual<T> scale =
           channel(gamma, gamma_dot, c, T(1)) * Dual<T>(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
@@ -172,48 +174,49 @@ struct BatchNorm {
     }
   }
 
-  static void forward(const Frame<T>& f, const Step& s) {
-    const Saved k(f, s);
-    const T* x = f.activation(s.input[0]);
-    const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
-    if (s.training) {
-      batch_statistics(f, s, x, ld, rows, k);
+  static void forward(const Frame<T>& f, const Node& node) {
+    const Saved k(f, node);
+    const T* x = f.activation(node.input[0]);
+    const int64_t ld = f.value(node.output).ld, rows = f.rows(node.output);
+    if (node.training) {
+      batch_statistics(f, node, x, ld, rows, k);
     } else {
-      const T *mean = f.parameter(s.parameter[2]), *variance = f.parameter(s.parameter[3]);
-      for (int64_t c = 0; c < ld; ++c) k.mean[c] = mean[c], k.inverse_deviation[c] = inverse_deviation(s, variance[c]);
+      const T *mean = f.parameter(node.parameter[2]), *variance = f.parameter(node.parameter[3]);
+      for (int64_t c = 0; c < ld; ++c)
+        k.mean[c] = mean[c], k.inverse_deviation[c] = inverse_deviation(node, variance[c]);
     }
-    const T *gamma = f.parameter(s.parameter[0]), *beta = f.parameter(s.parameter[1]);
+    const T *gamma = f.parameter(node.parameter[0]), *beta = f.parameter(node.parameter[1]);
     T *scale = f.scratch, *shift = f.scratch + ld;
     for (int64_t c = 0; c < ld; ++c) {
       scale[c] = gamma ? gamma[c] * k.inverse_deviation[c] : k.inverse_deviation[c];
       shift[c] = beta ? beta[c] : T(0);
     }
-    T* y = f.activation_out(s.output);
+    T* y = f.activation_out(node.output);
     const T* mean = k.mean;
     each_element(f, rows, ld, [=](int64_t i, int64_t c) { y[i] = normalised(x[i], mean[c], scale[c], shift[c]); });
   }
 
-  static void backward(const Frame<T>& f, const Step& s) {
-    const Saved k(f, s);
-    const T* x = f.activation(s.input[0]);
-    const T* dy = f.cotangent(s.output);
-    const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
+  static void backward(const Frame<T>& f, const Node& node) {
+    const Saved k(f, node);
+    const T* x = f.activation(node.input[0]);
+    const T* dy = f.cotangent(node.output);
+    const int64_t ld = f.value(node.output).ld, rows = f.rows(node.output);
     column_reduce<T, 2>(f, ld, rows, {k.mean_dy, k.mean_dy_xhat}, [=](int64_t i, int64_t c, V* sum) {
       const V g = load(dy + i);
       sum[0] += g;
       sum[1] += g * normalised(load(x + i), load(k.mean + c), load(k.inverse_deviation + c));
     });
-    put_sums(f, s, ld, k.mean_dy_xhat, k.mean_dy, f.gradient);
+    put_sums(f, node, ld, k.mean_dy_xhat, k.mean_dy, f.gradient);
     for (int64_t c = 0; c < ld; ++c) {
-      k.mean_dy[c] = s.training ? k.mean_dy[c] / T(rows) : T(0);
-      k.mean_dy_xhat[c] = s.training ? k.mean_dy_xhat[c] / T(rows) : T(0);
+      k.mean_dy[c] = node.training ? k.mean_dy[c] / T(rows) : T(0);
+      k.mean_dy_xhat[c] = node.training ? k.mean_dy_xhat[c] / T(rows) : T(0);
     }
-    if (!wanted(s.input_mode[0])) return;
-    const T* gamma = f.parameter(s.parameter[0]);
+    if (!wanted(node.input_mode[0])) return;
+    const T* gamma = f.parameter(node.parameter[0]);
     T* scale = f.scratch;
     for (int64_t c = 0; c < ld; ++c) scale[c] = gamma ? gamma[c] * k.inverse_deviation[c] : k.inverse_deviation[c];
-    T* dx = f.cotangent(s.input[0]);
-    const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
+    T* dx = f.cotangent(node.input[0]);
+    const bool accumulate = node.input_mode[0] == GradientMode::kAccumulate;
     each_element(f, rows, ld, [=](int64_t i, int64_t c) {
       const T xhat = normalised(x[i], k.mean[c], k.inverse_deviation[c]);
       const T d = normalised_input_gradient(dy[i], xhat, scale[c], k.mean_dy[c], k.mean_dy_xhat[c]);
@@ -221,16 +224,16 @@ struct BatchNorm {
     });
   }
 
-  static void tangent_forward(const Frame<T>& f, const Step& s) {
-    T* y_dot = f.activation_dot(s.output);
+  static void tangent_forward(const Frame<T>& f, const Node& node) {
+    T* y_dot = f.activation_dot(node.output);
     if (!y_dot) return;
-    const Saved k(f, s);
-    const T* x = f.activation(s.input[0]);
-    const T* x_dot = f.activation_dot(s.input[0]);
-    const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
-    batch_statistics_tangent(f, x, s.training ? x_dot : nullptr, ld, rows, k);
+    const Saved k(f, node);
+    const T* x = f.activation(node.input[0]);
+    const T* x_dot = f.activation_dot(node.input[0]);
+    const int64_t ld = f.value(node.output).ld, rows = f.rows(node.output);
+    batch_statistics_tangent(f, x, node.training ? x_dot : nullptr, ld, rows, k);
     T *a = f.scratch, *b = a + ld, *shift = b + ld;
-    tangent_coefficients(f, s, ld, k, a, b, shift);
+    tangent_coefficients(f, node, ld, k, a, b, shift);
     const T* mean = k.mean;
     if (x_dot)
       each_element(f, rows, ld,
@@ -239,14 +242,14 @@ struct BatchNorm {
       each_element(f, rows, ld, [=](int64_t i, int64_t c) { y_dot[i] = b[c] * (x[i] - mean[c]) + shift[c]; });
   }
 
-  static void tangent_backward(const Frame<T>& f, const Step& s) {
-    const Saved k(f, s);
-    const T* x = f.activation(s.input[0]);
-    const T* x_dot = f.activation_dot(s.input[0]);
-    const T* dy = f.cotangent(s.output);
-    const T* dy_dot = f.cotangent_dot(s.output);
-    const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
-    if (!f.activation_dot(s.output))  // tangent_forward had nothing to do here
+  static void tangent_backward(const Frame<T>& f, const Node& node) {
+    const Saved k(f, node);
+    const T* x = f.activation(node.input[0]);
+    const T* x_dot = f.activation_dot(node.input[0]);
+    const T* dy = f.cotangent(node.output);
+    const T* dy_dot = f.cotangent_dot(node.output);
+    const int64_t ld = f.value(node.output).ld, rows = f.rows(node.output);
+    if (!f.activation_dot(node.output))  // tangent_forward had nothing to do here
       for (int64_t c = 0; c < ld; ++c) k.mean_dot[c] = k.inverse_deviation_dot[c] = T(0);
 
     T *sum_dy_dot = f.scratch, *sum_dy_xhat_dot = sum_dy_dot + ld;
@@ -258,21 +261,21 @@ struct BatchNorm {
       sum[0] += g_dot;
       sum[1] += g_dot * (centred * inverse) + load(dy + i) * xhat_dot;
     });
-    put_sums(f, s, ld, sum_dy_xhat_dot, sum_dy_dot, f.gradient_dot);
-    if (!wanted(s.input_mode[0])) return;
+    put_sums(f, node, ld, sum_dy_xhat_dot, sum_dy_dot, f.gradient_dot);
+    if (!wanted(node.input_mode[0])) return;
 
-    const T *gamma = f.parameter(s.parameter[0]), *gamma_dot = f.parameter_dot(s.parameter[0]);
+    const T *gamma = f.parameter(node.parameter[0]), *gamma_dot = f.parameter_dot(node.parameter[0]);
     T *scale = sum_dy_xhat_dot + ld, *scale_dot = scale + ld;
     T *mean_dy_dot = sum_dy_dot, *mean_dy_xhat_dot = sum_dy_xhat_dot;
     for (int64_t c = 0; c < ld; ++c) {
       const Dual<T> a =
           channel(gamma, gamma_dot, c, T(1)) * Dual<T>(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
       scale[c] = a.v, scale_dot[c] = a.d;
-      mean_dy_dot[c] = s.training ? mean_dy_dot[c] / T(rows) : T(0);
-      mean_dy_xhat_dot[c] = s.training ? mean_dy_xhat_dot[c] / T(rows) : T(0);
+      mean_dy_dot[c] = node.training ? mean_dy_dot[c] / T(rows) : T(0);
+      mean_dy_xhat_dot[c] = node.training ? mean_dy_xhat_dot[c] / T(rows) : T(0);
     }
-    T* dx_dot = f.cotangent_dot(s.input[0]);
-    const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
+    T* dx_dot = f.cotangent_dot(node.input[0]);
+    const bool accumulate = node.input_mode[0] == GradientMode::kAccumulate;
     each_element(f, rows, ld, [=](int64_t i, int64_t c) {
       using S = Dual<T>;
       const S centred(x[i] - k.mean[c], (x_dot ? x_dot[i] : T(0)) - k.mean_dot[c]);
@@ -285,14 +288,14 @@ struct BatchNorm {
   }
 
   // The gradients of gamma and beta are sums that the input gradient needs as well.
-  static void put_sums(const Frame<T>& f, const Step& s, int64_t ld, const T* gamma_sum, const T* beta_sum,
+  static void put_sums(const Frame<T>& f, const Node& node, int64_t ld, const T* gamma_sum, const T* beta_sum,
                        T* gradient) {
     if (!gradient) return;
     const T* sums[2] = {gamma_sum, beta_sum};
     for (int p = 0; p < 2; ++p)
-      if (wanted(s.parameter_mode[p])) {
-        T* out = gradient + f.parameter_plan(s.parameter[p]).offset;
-        for (int64_t c = 0; c < ld; ++c) put(out + c, sums[p][c], s.parameter_mode[p]);
+      if (wanted(node.parameter_mode[p])) {
+        T* out = gradient + f.parameter_plan(node.parameter[p]).offset;
+        for (int64_t c = 0; c < ld; ++c) put(out + c, sums[p][c], node.parameter_mode[p]);
       }
   }
 };

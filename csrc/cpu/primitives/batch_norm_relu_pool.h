@@ -1,8 +1,8 @@
-// BatchNorm on batch statistics, ReLU and 2x2 max-pooling as one step: the block of most few-shot image networks.
+// BatchNorm on batch statistics, ReLU and 2x2 max-pooling as one node: the block of most few-shot image networks.
 //
 // One after the other they write and read five arrays of the image's full size, and memory is slower than arithmetic.
 // Here the image-sized arrays are the input x, its cotangent and their tangents, nothing else. Of each window and
-// channel the tape keeps the winning x, the `peak`; it is NaN where the ReLU is shut, so that comparing x with it finds
+// channel the tape keeps the winning x, the `peak`; it is NaN where the ReLU is inactive, so that comparing x with it finds
 // the winner and the mask at once: a NaN equals nothing. (Where data is NaN, so are the statistics of its whole channel,
 // and they carry it on.) Sums over cotangents, which vanish off the winners, then run over pooled arrays only.
 //
@@ -23,18 +23,18 @@ struct BatchNormReluPool {
   using Saved = typename Norm::Saved;
   static constexpr int L = kLanes<T>;
 
-  static void forward(const Frame<T>& f, const Step& s) {
-    const Saved k(f, s);
-    const Shape n(f, s);
-    const T* x = f.activation(s.input[0]);
-    Norm::batch_statistics(f, s, x, n.ld, n.rows, k);
-    const T *gamma = f.parameter(s.parameter[0]), *beta = f.parameter(s.parameter[1]);
+  static void forward(const Frame<T>& f, const Node& node) {
+    const Saved k(f, node);
+    const Shape n(f, node);
+    const T* x = f.activation(node.input[0]);
+    Norm::batch_statistics(f, node, x, n.ld, n.rows, k);
+    const T *gamma = f.parameter(node.parameter[0]), *beta = f.parameter(node.parameter[1]);
     T *scale = f.scratch, *shift = scale + n.ld;
     for (int64_t c = 0; c < n.ld; ++c) {
       scale[c] = gamma ? gamma[c] * k.inverse_deviation[c] : k.inverse_deviation[c];
       shift[c] = beta ? beta[c] : T(0);
     }
-    T *y = f.activation_out(s.output), *peaks = f.tape + s.saved + 4 * n.ld;
+    T *y = f.activation_out(node.output), *peaks = f.tape + node.saved + 4 * n.ld;
     n.for_windows(f, [=](int64_t in, int64_t out) {
       for (int64_t c = 0; c < n.ld; c += L) {
         const V mean = load(k.mean + c), by = load(scale + c), plus = load(shift + c);
@@ -50,10 +50,10 @@ struct BatchNormReluPool {
     });
   }
 
-  static void backward(const Frame<T>& f, const Step& s) {
-    const Saved k(f, s);
-    const Shape n(f, s);
-    const T *dy = f.cotangent(s.output), *peaks = f.tape + s.saved + 4 * n.ld;
+  static void backward(const Frame<T>& f, const Node& node) {
+    const Saved k(f, node);
+    const Shape n(f, node);
+    const T *dy = f.cotangent(node.output), *peaks = f.tape + node.saved + 4 * n.ld;
     column_reduce<T, 2>(f, n.ld, n.pooled_rows, {k.mean_dy, k.mean_dy_xhat}, [=](int64_t i, int64_t c, V* sum) {
       const V peak = load(peaks + i), g = load(dy + i);
       const V xhat = (peak - load(k.mean + c)) * load(k.inverse_deviation + c);
@@ -64,20 +64,20 @@ struct BatchNormReluPool {
       const T nan = T(0) * k.inverse_deviation[c];
       k.mean_dy[c] += nan, k.mean_dy_xhat[c] += nan;
     }
-    Norm::put_sums(f, s, n.ld, k.mean_dy_xhat, k.mean_dy, f.gradient);
+    Norm::put_sums(f, node, n.ld, k.mean_dy_xhat, k.mean_dy, f.gradient);
     for (int64_t c = 0; c < n.ld; ++c) k.mean_dy[c] /= T(n.rows), k.mean_dy_xhat[c] /= T(n.rows);
-    if (!wanted(s.input_mode[0])) return;
+    if (!wanted(node.input_mode[0])) return;
 
-    const T* gamma = f.parameter(s.parameter[0]);
+    const T* gamma = f.parameter(node.parameter[0]);
     T *scale = f.scratch, *a = scale + n.ld, *b = a + n.ld;
     for (int64_t c = 0; c < n.ld; ++c) {
       const T inverse = k.inverse_deviation[c];
       scale[c] = gamma ? gamma[c] * inverse : inverse;
       a[c] = -scale[c] * k.mean_dy[c], b[c] = -scale[c] * inverse * k.mean_dy_xhat[c];
     }
-    const T* x = f.activation(s.input[0]);
-    T* dx = f.cotangent(s.input[0]);  // may be where x is
-    const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
+    const T* x = f.activation(node.input[0]);
+    T* dx = f.cotangent(node.input[0]);  // may be where x is
+    const bool accumulate = node.input_mode[0] == GradientMode::kAccumulate;
     n.for_windows(f, [=](int64_t in, int64_t out) {
       for (int64_t c = 0; c < n.ld; c += L) {
         const V mean = load(k.mean + c), plus = load(a + c), by = load(b + c), peak = load(peaks + out + c);
@@ -100,17 +100,17 @@ struct BatchNormReluPool {
     });
   }
 
-  static void tangent_forward(const Frame<T>& f, const Step& s) {
-    T* y_dot = f.activation_dot(s.output);
+  static void tangent_forward(const Frame<T>& f, const Node& node) {
+    T* y_dot = f.activation_dot(node.output);
     if (!y_dot) return;
-    const Saved k(f, s);
-    const Shape n(f, s);
-    const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
-    const T* peaks = f.tape + s.saved + 4 * n.ld;
-    T* peaks_dot = f.tangent_tape + s.saved_dot + 2 * n.ld;
+    const Saved k(f, node);
+    const Shape n(f, node);
+    const T *x = f.activation(node.input[0]), *x_dot = f.activation_dot(node.input[0]);
+    const T* peaks = f.tape + node.saved + 4 * n.ld;
+    T* peaks_dot = f.tangent_tape + node.saved_dot + 2 * n.ld;
     Norm::batch_statistics_tangent(f, x, x_dot, n.ld, n.rows, k);
     T *scale = f.scratch, *scale_dot = scale + n.ld, *shift = scale_dot + n.ld;
-    Norm::tangent_coefficients(f, s, n.ld, k, scale, scale_dot, shift);
+    Norm::tangent_coefficients(f, node, n.ld, k, scale, scale_dot, shift);
     n.for_windows(f, [=](int64_t in, int64_t out) {
       for (int64_t c = 0; c < n.ld; c += L) {
         const V peak = load(peaks + out + c);
@@ -124,18 +124,18 @@ struct BatchNormReluPool {
         }
         const V z = load(scale + c) * d + load(scale_dot + c) * (peak - load(k.mean + c)) + load(shift + c);
         store(peaks_dot + out + c, d);
-        // Where statistics are NaN so is the shift, though the ReLU looks shut.
+        // Where statistics are NaN so is the shift, though the ReLU looks inactive.
         store(y_dot + out + c, peak == peak ? z : T(0) * load(shift + c));
       }
     });
   }
 
-  static void tangent_backward(const Frame<T>& f, const Step& s) {
-    const Saved k(f, s);
-    const Shape n(f, s);
-    const T *dy = f.cotangent(s.output), *dy_dot = f.cotangent_dot(s.output);
-    const T* peaks = f.tape + s.saved + 4 * n.ld;
-    const T* peaks_dot = f.activation_dot(s.output) ? f.tangent_tape + s.saved_dot + 2 * n.ld : nullptr;
+  static void tangent_backward(const Frame<T>& f, const Node& node) {
+    const Saved k(f, node);
+    const Shape n(f, node);
+    const T *dy = f.cotangent(node.output), *dy_dot = f.cotangent_dot(node.output);
+    const T* peaks = f.tape + node.saved + 4 * n.ld;
+    const T* peaks_dot = f.activation_dot(node.output) ? f.tangent_tape + node.saved_dot + 2 * n.ld : nullptr;
     if (!peaks_dot)  // tangent_forward had nothing to do here
       for (int64_t c = 0; c < n.ld; ++c) k.mean_dot[c] = k.inverse_deviation_dot[c] = T(0);
 
@@ -152,10 +152,10 @@ struct BatchNormReluPool {
       const T nan = T(0) * (k.inverse_deviation[c] + k.inverse_deviation_dot[c]);
       sum_dot[c] += nan, sum_xhat_dot[c] += nan;
     }
-    Norm::put_sums(f, s, n.ld, sum_xhat_dot, sum_dot, f.gradient_dot);
-    if (!wanted(s.input_mode[0])) return;
+    Norm::put_sums(f, node, n.ld, sum_xhat_dot, sum_dot, f.gradient_dot);
+    if (!wanted(node.input_mode[0])) return;
 
-    const T *gamma = f.parameter(s.parameter[0]), *gamma_dot = f.parameter_dot(s.parameter[0]);
+    const T *gamma = f.parameter(node.parameter[0]), *gamma_dot = f.parameter_dot(node.parameter[0]);
     T *scale = sum_xhat_dot + n.ld, *scale_dot = scale + n.ld, *b = scale_dot + n.ld, *a_dot = b + n.ld,
       *b_dot = a_dot + n.ld;
     for (int64_t c = 0; c < n.ld; ++c) {
@@ -169,9 +169,9 @@ struct BatchNormReluPool {
       b[c] = slope.v, b_dot[c] = slope.d;
       a_dot[c] = -(by * mean_dy).d - slope.v * k.mean_dot[c];
     }
-    const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
-    T* dx_dot = f.cotangent_dot(s.input[0]);
-    const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
+    const T *x = f.activation(node.input[0]), *x_dot = f.activation_dot(node.input[0]);
+    T* dx_dot = f.cotangent_dot(node.input[0]);
+    const bool accumulate = node.input_mode[0] == GradientMode::kAccumulate;
     const auto smooth = [=](int64_t i, int64_t c, V at) {
       V d = load(a_dot + c) + load(b_dot + c) * (at - load(k.mean + c));
       if (x_dot) d += load(b + c) * load(x_dot + i);
@@ -199,13 +199,13 @@ struct BatchNormReluPool {
   struct Shape {
     const Value &x, &y;
     int64_t examples, ld, rows, pooled_rows;
-    Shape(const Frame<T>& f, const Step& s)
-        : x(f.value(s.input[0])),
-          y(f.value(s.output)),
+    Shape(const Frame<T>& f, const Node& node)
+        : x(f.value(node.input[0])),
+          y(f.value(node.output)),
           examples(f.examples()),
           ld(y.ld),
-          rows(f.rows(s.input[0])),
-          pooled_rows(f.rows(s.output)) {}
+          rows(f.rows(node.input[0])),
+          pooled_rows(f.rows(node.output)) {}
 
     // From the first element of a window to position p, in torch's order.
     int64_t place(int p) const { return ((p >> 1) * int64_t(x.width) + (p & 1)) * ld; }

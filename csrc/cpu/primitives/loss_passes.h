@@ -17,7 +17,7 @@ struct Targets {
 };
 
 // What the loss reads and leaves: outputs [N, rows, ld] and their tangent or null; the loss of each example; what it keeps
-// of each output, [N, rows, cold].
+// of each output, [N, rows, ld_cotangent].
 template <class T>
 struct LossArrays {
   const T *z, *z_dot;
@@ -41,11 +41,15 @@ struct LossPasses {
 
   Outputs<T> outputs(int64_t i) const {
     const int64_t at = i * z.rows * z.ld;
-    return {arrays.z + at,      arrays.z_dot ? arrays.z_dot + at : nullptr, arrays.kept + i * z.cold, z.channels, z.ld,
+    return {arrays.z + at,
+            arrays.z_dot ? arrays.z_dot + at : nullptr,
+            arrays.kept + i * z.ld_cotangent,
+            z.channels,
+            z.ld,
             z.rows * z.channels};
   }
   Target<T> target(int64_t i) const {
-    if (targets.labels) return {targets.labels[i], nullptr, z.channels, z.cold};
+    if (targets.labels) return {targets.labels[i], nullptr, z.channels, z.ld_cotangent};
     return {-1, targets.real + i * targets.real_stride, z.channels, int32_t(targets.real_ld)};
   }
   T weight(int64_t i) const { return targets.weights ? targets.weights[i] : T(1); }
@@ -80,12 +84,12 @@ struct LossPasses {
       const Outputs<T> zi = outputs(i);
       const Target<T> yi = target(i);
       const T scale = unit * weight(i);
-      T* dzi = dz + i * z.rows * z.cold;
-      for (int64_t e = 0; e < z.rows * z.cold; ++e) dzi[e] = T(0);
+      T* dzi = dz + i * z.rows * z.ld_cotangent;
+      for (int64_t e = 0; e < z.rows * z.ld_cotangent; ++e) dzi[e] = T(0);
       loss.template gradient<S>(zi, yi, [&](int64_t c, S g) { *place(dzi, c) = scale * part(g); });
       if (out.dy)
         loss.template target_gradient<S>(
-            zi, yi, [&](int64_t c, S g) { *place(out.dy + i * z.rows * z.cold, c) = scale * part(g); });
+            zi, yi, [&](int64_t c, S g) { *place(out.dy + i * z.rows * z.ld_cotangent, c) = scale * part(g); });
       if (out.dw) out.dw[i] = unit * part(loss.template value<S>(zi, yi) - level);
     }
   }
@@ -98,7 +102,7 @@ struct LossPasses {
   }
 
  private:
-  T* place(T* base, int64_t c) const { return base + place_of(c, z.channels, z.cold); }
+  T* place(T* base, int64_t c) const { return base + place_of(c, z.channels, z.ld_cotangent); }
   static T part(T a) { return a; }
   static T part(Dual<T> a) { return a.d; }
 };

@@ -1,5 +1,5 @@
 // y = x w + b with one output, behind another layer. As a column W would fill one lane of each register; it stands as a row
-// (ParameterPlan), whose product with rows of x is sums along both, and nothing is ever turned.
+// (ParameterPlan), whose product with rows of x is sums along both, and nothing is ever transposed.
 #pragma once
 
 #include "cpu/kernels/transpose.h"
@@ -13,10 +13,10 @@ struct OneOutputLinear : Bilinear<T, OneOutputLinear<T>> {
   using Bilinear<T, OneOutputLinear<T>>::in_line;
 
   // Partial sums by the place in a register, folded by sum_rows: inner_products of cpu/kernels/pack_gemm.h adds in the same order.
-  static void product(const Frame<T>& f, const Step& s, const T* x, const T* w, T* y, Start start, const T* bias) {
+  static void product(const Frame<T>& f, const Node& node, const T* x, const T* w, T* y, Start start, const T* bias) {
     constexpr int L = kLanes<T>, S = Block<T>::kSize;
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const int64_t rows = f.rows(s.output), whole = in.channels / L * L;
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
+    const int64_t rows = f.rows(node.output), whole = in.channels / L * L;
     T ones[L];
     for (int lane = 0; lane < L; ++lane) ones[lane] = T(lane < in.channels - whole);
     const auto rest = load(ones) > Vector<T>{};
@@ -46,19 +46,19 @@ struct OneOutputLinear : Bilinear<T, OneOutputLinear<T>> {
     }
   }
 
-  static void weight_gradient(const Frame<T>& f, const Step& s, const T* x, const T* dy, T* dw, Start start) {
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    multiply<T>({dy, nullptr, nullptr, 1, out.ld}, x, in.ld, dw, in.ld, 1, in.ld, f.rows(s.output), in_line(start));
+  static void weight_gradient(const Frame<T>& f, const Node& node, const T* x, const T* dy, T* dw, Start start) {
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
+    multiply<T>({dy, nullptr, nullptr, 1, out.ld}, x, in.ld, dw, in.ld, 1, in.ld, f.rows(node.output), in_line(start));
     zero_pads(dw, in.channels, in.ld);
   }
 
-  static const T* turn(const Frame<T>&, const Step&, const T* w, T*) { return w; }
-  static const T* turned(const Frame<T>& f, const Step& s) { return f.parameter(s.parameter[0]); }
+  static const T* transpose_weight(const Frame<T>&, const Node&, const T* w, T*) { return w; }
+  static const T* transposed(const Frame<T>& f, const Node& node) { return f.parameter(node.parameter[0]); }
 
-  static void input_gradient(const Frame<T>& f, const Step& s, const T* dy, const T* w, T* dx, Start start) {
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    multiply<T>({dy, nullptr, nullptr, out.ld, 1}, w, in.cold, dx, in.cold, f.rows(s.output), in.cold, 1,
-                in_line(start));
+  static void input_gradient(const Frame<T>& f, const Node& node, const T* dy, const T* w, T* dx, Start start) {
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
+    multiply<T>({dy, nullptr, nullptr, out.ld, 1}, w, in.ld_cotangent, dx, in.ld_cotangent, f.rows(node.output),
+                in.ld_cotangent, 1, in_line(start));
   }
 };
 

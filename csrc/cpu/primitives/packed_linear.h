@@ -12,53 +12,54 @@ namespace METAFAST_ISA {
 
 template <class T>
 struct PackedLinear {
-  static void forward(const Frame<T>& f, const Step& s) {
-    const T* bias = f.parameter(s.parameter[1]);
-    PackProduct<T> p = outputs(f, s, bias, f.activation_out(s.output));
-    p.clip = s.relu_follows;
-    p.add(f.activation(s.input[0]), f.parameter(s.parameter[0]));
+  static void forward(const Frame<T>& f, const Node& node) {
+    const T* bias = f.parameter(node.parameter[1]);
+    PackProduct<T> p = outputs(f, node, bias, f.activation_out(node.output));
+    p.clip = node.relu_follows;
+    p.add(f.activation(node.input[0]), f.parameter(node.parameter[0]));
     multiply_packs(p);
   }
 
-  static void backward(const Frame<T>& f, const Step& s) {
-    const T* dy = f.cotangent(s.output);
-    if (f.gradient && wanted(s.parameter_mode[0])) {
-      PackProduct<T> p = weight_gradient(f, s, f.parameter_gradient(s.parameter[0]));
-      p.add(f.activation(s.input[0]), dy);
+  static void backward(const Frame<T>& f, const Node& node) {
+    const T* dy = f.cotangent(node.output);
+    if (f.gradient && wanted(node.parameter_mode[0])) {
+      PackProduct<T> p = weight_gradient(f, node, f.parameter_gradient(node.parameter[0]));
+      p.add(f.activation(node.input[0]), dy);
       multiply_packs(p);
     }
-    if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
-    if (!wanted(s.input_mode[0]) || f.cotangent_unread(s.input[0])) return;
-    PackProduct<T> p = input_gradient(f, s, f.cotangent(s.input[0]));
-    p.add(dy, f.parameter(s.parameter[0]));
+    if (f.gradient && wanted(node.parameter_mode[1]))
+      bias_gradient(f, node, dy, f.parameter_gradient(node.parameter[1]));
+    if (!wanted(node.input_mode[0]) || f.cotangent_unread(node.input[0])) return;
+    PackProduct<T> p = input_gradient(f, node, f.cotangent(node.input[0]));
+    p.add(dy, f.parameter(node.parameter[0]));
     multiply_packs(p);
   }
 
-  static void tangent_forward(const Frame<T>& f, const Step& s) {
-    T* y_dot = f.activation_dot(s.output);
+  static void tangent_forward(const Frame<T>& f, const Node& node) {
+    T* y_dot = f.activation_dot(node.output);
     if (!y_dot) return;
-    PackProduct<T> p = outputs(f, s, f.parameter_dot(s.parameter[1]), y_dot);
-    if (s.relu_follows) p.gate = f.activation(s.output);
-    p.add(f.activation_dot(s.input[0]), f.parameter(s.parameter[0]));
-    p.add(f.activation(s.input[0]), f.parameter_dot(s.parameter[0]));
+    PackProduct<T> p = outputs(f, node, f.parameter_dot(node.parameter[1]), y_dot);
+    if (node.relu_follows) p.gate = f.activation(node.output);
+    p.add(f.activation_dot(node.input[0]), f.parameter(node.parameter[0]));
+    p.add(f.activation(node.input[0]), f.parameter_dot(node.parameter[0]));
     multiply_packs(p);
   }
 
-  static void tangent_backward(const Frame<T>& f, const Step& s) {
-    const T *dy = f.cotangent(s.output), *dy_dot = f.cotangent_dot(s.output);
-    if (wanted(s.input_mode[0])) {  // before the step is taken, which may move the tangent of W
-      PackProduct<T> p = input_gradient(f, s, f.cotangent_dot(s.input[0]));
-      p.add(dy_dot, f.parameter(s.parameter[0]));
-      p.add(dy, f.parameter_dot(s.parameter[0]));
+  static void tangent_backward(const Frame<T>& f, const Node& node) {
+    const T *dy = f.cotangent(node.output), *dy_dot = f.cotangent_dot(node.output);
+    if (wanted(node.input_mode[0])) {  // before the step is taken, which may move the tangent of W
+      PackProduct<T> p = input_gradient(f, node, f.cotangent_dot(node.input[0]));
+      p.add(dy_dot, f.parameter(node.parameter[0]));
+      p.add(dy, f.parameter_dot(node.parameter[0]));
       multiply_packs(p);
     }
-    if (wanted(s.parameter_mode[0])) {
-      PackProduct<T> p = weight_gradient(f, s, f.parameter_gradient_dot(s.parameter[0]));
-      p.add(f.activation(s.input[0]), dy_dot);
-      p.add(f.activation_dot(s.input[0]), dy);
+    if (wanted(node.parameter_mode[0])) {
+      PackProduct<T> p = weight_gradient(f, node, f.parameter_gradient_dot(node.parameter[0]));
+      p.add(f.activation(node.input[0]), dy_dot);
+      p.add(f.activation_dot(node.input[0]), dy);
       multiply_packs(p);
     }
-    if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
+    if (wanted(node.parameter_mode[1])) bias_gradient(f, node, dy_dot, f.parameter_gradient_dot(node.parameter[1]));
   }
 
  private:
@@ -67,31 +68,32 @@ struct PackedLinear {
   }
 
   // The three products, as yet without terms.
-  static PackProduct<T> outputs(const Frame<T>& f, const Step& s, const T* bias, T* y) {
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
+  static PackProduct<T> outputs(const Frame<T>& f, const Node& node, const T* bias, T* y) {
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
     const Start start = bias ? Start::kBias : Start::kZero;
-    PackProduct<T> p{f.rows(s.output), out.ld, in.channels, in.ld, 1, out.ld, 1, y, out.ld, start, bias};
-    p.inner = s.op == Op::kOneOutputLinear;
+    PackProduct<T> p{f.rows(node.output), out.ld, in.channels, in.ld, 1, out.ld, 1, y, out.ld, start, bias};
+    p.inner = node.op == Op::kOneOutputLinear;
     return p;
   }
 
-  static PackProduct<T> weight_gradient(const Frame<T>& f, const Step& s, T* dw) {
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const Start start = begin_with(s.parameter_mode[0]);
-    PackProduct<T> p{in.channels, out.ld, f.rows(s.output), 1, in.ld, out.ld, 1, dw, out.ld, start};
-    if (f.takes_step(s.parameter[0])) {
-      const int64_t at = f.parameter_plan(s.parameter[0]).offset;
+  static PackProduct<T> weight_gradient(const Frame<T>& f, const Node& node, T* dw) {
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
+    const Start start = begin_with(node.parameter_mode[0]);
+    PackProduct<T> p{in.channels, out.ld, f.rows(node.output), 1, in.ld, out.ld, 1, dw, out.ld, start};
+    if (f.takes_step(node.parameter[0])) {
+      const int64_t at = f.parameter_plan(node.parameter[0]).offset;
       p.c = f.fused.to + at, p.from = f.fused.from + at;
-      p.rate = T(f.fused.rates[s.parameter[0]]);
+      p.rate = T(f.fused.rates[node.parameter[0]]);
     }
     return p;
   }
 
-  static PackProduct<T> input_gradient(const Frame<T>& f, const Step& s, T* dx) {
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const Start start = begin_with(s.input_mode[0]);
-    PackProduct<T> p{f.rows(s.output), in.cold, out.channels, out.ld, 1, 1, out.ld, dx, in.cold, start};
-    if (s.relu_precedes) p.gate = f.activation(s.input[0]);
+  static PackProduct<T> input_gradient(const Frame<T>& f, const Node& node, T* dx) {
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
+    const Start start = begin_with(node.input_mode[0]);
+    PackProduct<T> p{
+        f.rows(node.output), in.ld_cotangent, out.channels, out.ld, 1, 1, out.ld, dx, in.ld_cotangent, start};
+    if (node.relu_precedes) p.gate = f.activation(node.input[0]);
     return p;
   }
 };

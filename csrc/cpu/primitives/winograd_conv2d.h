@@ -10,73 +10,75 @@ namespace METAFAST_ISA {
 
 template <class T>
 struct WinogradConv2d {
-  static void forward(const Frame<T>& f, const Step& s) {
-    const Shape n(f, s);
-    const T* bias = f.parameter(s.parameter[1]);
-    n.transform(f, f.parameter(s.parameter[0]), n.weights(f.tape + s.saved));
-    n.along.product({{f.activation(s.input[0]), n.weights(f.tape + s.saved)}}, f.activation_out(s.output),
+  static void forward(const Frame<T>& f, const Node& node) {
+    const Shape n(f, node);
+    const T* bias = f.parameter(node.parameter[1]);
+    n.transform(f, f.parameter(node.parameter[0]), n.weights(f.tape + node.saved));
+    n.along.product({{f.activation(node.input[0]), n.weights(f.tape + node.saved)}}, f.activation_out(node.output),
                     bias ? Start::kBias : Start::kZero, bias);
   }
 
-  static void backward(const Frame<T>& f, const Step& s) {
-    const Shape n(f, s);
-    const T* dy = f.cotangent(s.output);
-    if (f.gradient && wanted(s.parameter_mode[0]))
-      n.along.weight_gradient({{f.activation(s.input[0]), dy}}, f.parameter_gradient(s.parameter[0]),
-                              begin_with(s.parameter_mode[0]));
-    if (f.gradient && wanted(s.parameter_mode[1])) bias_gradient(f, s, dy, f.parameter_gradient(s.parameter[1]));
-    if (!wanted(s.input_mode[0])) return;
-    n.flip(f, f.tape + s.saved);
-    n.against.product({{dy, n.flipped(f.tape + s.saved)}}, f.cotangent(s.input[0]), begin_with(s.input_mode[0]),
-                      nullptr);
+  static void backward(const Frame<T>& f, const Node& node) {
+    const Shape n(f, node);
+    const T* dy = f.cotangent(node.output);
+    if (f.gradient && wanted(node.parameter_mode[0]))
+      n.along.weight_gradient({{f.activation(node.input[0]), dy}}, f.parameter_gradient(node.parameter[0]),
+                              begin_with(node.parameter_mode[0]));
+    if (f.gradient && wanted(node.parameter_mode[1]))
+      bias_gradient(f, node, dy, f.parameter_gradient(node.parameter[1]));
+    if (!wanted(node.input_mode[0])) return;
+    n.flip(f, f.tape + node.saved);
+    n.against.product({{dy, n.flipped(f.tape + node.saved)}}, f.cotangent(node.input[0]),
+                      begin_with(node.input_mode[0]), nullptr);
   }
 
-  static void tangent_forward(const Frame<T>& f, const Step& s) {
-    T* y_dot = f.activation_dot(s.output);
+  static void tangent_forward(const Frame<T>& f, const Node& node) {
+    T* y_dot = f.activation_dot(node.output);
     if (!y_dot) return;
-    const Shape n(f, s);
-    const T *w_dot = f.parameter_dot(s.parameter[0]), *bias_dot = f.parameter_dot(s.parameter[1]);
+    const Shape n(f, node);
+    const T *w_dot = f.parameter_dot(node.parameter[0]), *bias_dot = f.parameter_dot(node.parameter[1]);
     T* transformed = nullptr;
     if (w_dot) {
-      transformed = n.weights(f.tangent_tape + s.saved_dot);
+      transformed = n.weights(f.tangent_tape + node.saved_dot);
       n.transform(f, w_dot, transformed);
     }
-    n.along.product({{f.activation_dot(s.input[0]), n.weights(f.tape + s.saved)},
-                     {w_dot ? f.activation(s.input[0]) : nullptr, transformed}},
+    n.along.product({{f.activation_dot(node.input[0]), n.weights(f.tape + node.saved)},
+                     {w_dot ? f.activation(node.input[0]) : nullptr, transformed}},
                     y_dot, bias_dot ? Start::kBias : Start::kZero, bias_dot);
   }
 
-  static void tangent_backward(const Frame<T>& f, const Step& s) {
-    const Shape n(f, s);
-    const T *dy = f.cotangent(s.output), *dy_dot = f.cotangent_dot(s.output);
-    if (wanted(s.parameter_mode[0]))
-      n.along.weight_gradient({{f.activation(s.input[0]), dy_dot}, {f.activation_dot(s.input[0]), dy}},
-                              f.parameter_gradient_dot(s.parameter[0]), begin_with(s.parameter_mode[0]));
-    if (wanted(s.parameter_mode[1])) bias_gradient(f, s, dy_dot, f.parameter_gradient_dot(s.parameter[1]));
-    if (!wanted(s.input_mode[0])) return;
-    const bool moves = f.parameter_dot(s.parameter[0]) != nullptr;  // then tangent_forward has transformed its tangent
+  static void tangent_backward(const Frame<T>& f, const Node& node) {
+    const Shape n(f, node);
+    const T *dy = f.cotangent(node.output), *dy_dot = f.cotangent_dot(node.output);
+    if (wanted(node.parameter_mode[0]))
+      n.along.weight_gradient({{f.activation(node.input[0]), dy_dot}, {f.activation_dot(node.input[0]), dy}},
+                              f.parameter_gradient_dot(node.parameter[0]), begin_with(node.parameter_mode[0]));
+    if (wanted(node.parameter_mode[1])) bias_gradient(f, node, dy_dot, f.parameter_gradient_dot(node.parameter[1]));
+    if (!wanted(node.input_mode[0])) return;
+    const bool moves =
+        f.parameter_dot(node.parameter[0]) != nullptr;  // then tangent_forward has transformed its tangent
     T* tangent = nullptr;
     if (moves) {
-      n.flip(f, f.tangent_tape + s.saved_dot);
-      tangent = n.flipped(f.tangent_tape + s.saved_dot);
+      n.flip(f, f.tangent_tape + node.saved_dot);
+      tangent = n.flipped(f.tangent_tape + node.saved_dot);
     }
-    n.against.product({{dy_dot, n.flipped(f.tape + s.saved)}, {moves ? dy : nullptr, tangent}},
-                      f.cotangent_dot(s.input[0]), begin_with(s.input_mode[0]), nullptr);
+    n.against.product({{dy_dot, n.flipped(f.tape + node.saved)}, {moves ? dy : nullptr, tangent}},
+                      f.cotangent_dot(node.input[0]), begin_with(node.input_mode[0]), nullptr);
   }
 
  private:
   struct Shape {
     const Value &x, &y;
     const Winograd<T> along, against;  // the convolution, and that of its input gradient
-    Shape(const Frame<T>& f, const Step& s)
-        : x(f.value(s.input[0])),
-          y(f.value(s.output)),
-          along{f.examples(), x.height, x.width,  x.channels, x.ld,   y.height,
-                y.width,      y.ld,     s.pad[0], s.pad[1],   f.share},
-          against{f.examples(), y.height, y.width,      y.channels,   y.ld,   x.height,
-                  x.width,      x.cold,   2 - s.pad[0], 2 - s.pad[1], f.share} {}
+    Shape(const Frame<T>& f, const Node& node)
+        : x(f.value(node.input[0])),
+          y(f.value(node.output)),
+          along{f.examples(), x.height, x.width,     x.channels,  x.ld,   y.height,
+                y.width,      y.ld,     node.pad[0], node.pad[1], f.share},
+          against{f.examples(), y.height,       y.width,         y.channels,      y.ld,   x.height,
+                  x.width,      x.ld_cotangent, 2 - node.pad[0], 2 - node.pad[1], f.share} {}
 
-    // What the step saves: transformed weights, then those of the input gradient.
+    // What the node saves: transformed weights, then those of the input gradient.
     T* weights(T* saved) const { return saved; }
     T* flipped(T* saved) const { return saved + 16 * x.channels * y.ld; }
     void transform(const Frame<T>& f, const T* w, T* out) const {
@@ -87,7 +89,7 @@ struct WinogradConv2d {
     }
     void flip(const Frame<T>& f, T* saved) const {
       f.share(16, 8 * x.channels * y.ld, [&](int64_t begin, int64_t end, T*) {
-        flip_weights(weights(saved), x.channels, y.ld, y.channels, x.cold, begin, end, flipped(saved));
+        flip_weights(weights(saved), x.channels, y.ld, y.channels, x.ld_cotangent, begin, end, flipped(saved));
       });
     }
   };

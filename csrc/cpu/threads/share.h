@@ -1,4 +1,4 @@
-// Long loops of a task, in parts that idle threads take (crew.h).
+// Long loops of a task, in parts that idle threads take (work_stealing.h).
 #pragma once
 
 #include "cpu/kernels/zeros.h"
@@ -17,7 +17,7 @@ struct Sharing {
   T* scratch_of(int64_t member) const { return scratch + member * stride; }
 
   // How many threads would take part.
-  int64_t members() const { return helpers.crew ? helpers.likely(helpers.crew) + 1 : 1; }
+  int64_t members() const { return helpers.owner ? helpers.likely(helpers.owner) + 1 : 1; }
 
   // Calls body(begin, end, scratch) for parts of 0 .. n, side by side where threads are idle and parts are worth it: `cost` is
   // about how many multiply-adds one of n takes. What a part computes must not depend on where it begins and ends.
@@ -27,7 +27,7 @@ struct Sharing {
     const int64_t most = threads > 1 ? n / (helpers.worth / (cost > 0 ? cost : 1) + 1) : 1;
     const Loop<Body> loop{*this, body, n, threads < most ? threads : most > 1 ? most : 1};
     if (loop.parts > 1)
-      helpers.share(helpers.crew, thread, loop.parts, Loop<Body>::run, &loop);
+      helpers.share(helpers.owner, thread, loop.parts, Loop<Body>::run, &loop);
     else
       Loop<Body>::run(&loop, 0, thread);
   }

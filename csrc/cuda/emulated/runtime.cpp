@@ -7,8 +7,8 @@
 namespace metafast {
 namespace device {
 
-const Facts& facts(int) {
-  static const Facts emulated{"the CPU, emulating a device", 227 << 10, 4};
+const Properties& properties(int) {
+  static const Properties emulated{"the CPU, emulating a device", 227 << 10, 4};
   return emulated;
 }
 

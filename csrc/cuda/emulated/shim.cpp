@@ -246,7 +246,7 @@ void FibreBlock::run(std::mt19937& random) {
 
 struct Barrier {
   std::mutex mutex;
-  std::condition_variable turned;
+  std::condition_variable released;
   int expected = 0, waiting = 0, ended = 0;
   long generation = 0;
 
@@ -259,9 +259,9 @@ struct Barrier {
     if (waiting == expected) {
       waiting = 0;
       ++generation;
-      turned.notify_all();
+      released.notify_all();
     } else {
-      turned.wait(lock, [&] { return generation != mine; });
+      released.wait(lock, [&] { return generation != mine; });
     }
   }
   void end() {

@@ -6,18 +6,20 @@
 namespace metafast {
 
 struct ActivationSchedule {
-  static void forward(Emitter& e, const Step& s) { e(Phase::kActivationForward, s, tiles(e, s)); }
-  static void backward(Emitter& e, const Step& s) {
-    if (Emitter::wanted(s.input_mode[0])) e(Phase::kActivationBackward, s, tiles(e, s));
+  static void forward(Emitter& e, const Node& node) { e(Phase::kActivationForward, node, tiles(e, node)); }
+  static void backward(Emitter& e, const Node& node) {
+    if (Emitter::wanted(node.input_mode[0])) e(Phase::kActivationBackward, node, tiles(e, node));
   }
-  static void tangent_forward(Emitter& e, const Step& s) { e(Phase::kActivationTangentForward, s, tiles(e, s)); }
-  static void tangent_backward(Emitter& e, const Step& s) {
-    if (Emitter::wanted(s.input_mode[0])) e(Phase::kActivationTangentBackward, s, tiles(e, s));
+  static void tangent_forward(Emitter& e, const Node& node) {
+    e(Phase::kActivationTangentForward, node, tiles(e, node));
+  }
+  static void tangent_backward(Emitter& e, const Node& node) {
+    if (Emitter::wanted(node.input_mode[0])) e(Phase::kActivationTangentBackward, node, tiles(e, node));
   }
 
  private:
-  static int64_t tiles(const Emitter& e, const Step& s) {
-    return pointwise_tiles(e.rows(s.output) * e.value(s.output).ld);
+  static int64_t tiles(const Emitter& e, const Node& node) {
+    return pointwise_tiles(e.rows(node.output) * e.value(node.output).ld);
   }
 };
 

@@ -19,15 +19,15 @@ struct NormChannels {
   T* chunks;                                   // in scratch, as well
   const T *gamma, *beta, *gamma_dot, *beta_dot;
 
-  __device__ NormChannels(const Frame<T>& f, const Step& s) {
-    const int64_t ld = f.value(s.output).ld;
-    T* p = f.tape + s.saved;
+  __device__ NormChannels(const Frame<T>& f, const Node& node) {
+    const int64_t ld = f.value(node.output).ld;
+    T* p = f.tape + node.saved;
     mean = p, inverse = p + ld, mean_dy = p + 2 * ld, mean_dy_xhat = p + 3 * ld;
-    p = f.tangent_tape + s.saved_dot;
+    p = f.tangent_tape + node.saved_dot;
     mean_dot = p, inverse_dot = p + ld;
     mean_dy_dot = f.scratch, mean_dy_xhat_dot = f.scratch + ld, chunks = f.scratch + 2 * ld;
-    gamma = f.parameter(s.parameter[0]), beta = f.parameter(s.parameter[1]);
-    gamma_dot = f.parameter_dot(s.parameter[0]), beta_dot = f.parameter_dot(s.parameter[1]);
+    gamma = f.parameter(node.parameter[0]), beta = f.parameter(node.parameter[1]);
+    gamma_dot = f.parameter_dot(node.parameter[0]), beta_dot = f.parameter_dot(node.parameter[1]);
   }
 
   // A number from its value and its tangent, which is not read if S is a real number.
@@ -67,8 +67,8 @@ MF_HD T result(Dual<T> x) {
 
 // Calls body(NormChannels::Of<S>) with S a real number or, once tangents exist, a dual one.
 template <class T, class Body>
-static __device__ void with_channels(const Frame<T>& f, const Step& s, Body body) {
-  const NormChannels<T> k(f, s);
+static __device__ void with_channels(const Frame<T>& f, const Node& node, Body body) {
+  const NormChannels<T> k(f, node);
   if (f.tangent_tape)
     body(typename NormChannels<T>::template Of<Dual<T>>{k}, Dual<T>());
   else
@@ -78,11 +78,11 @@ static __device__ void with_channels(const Frame<T>& f, const Step& s, Body body
 // Means and sums of squared deviations of chunks; or sums that their tangents are made of.
 template <class T>
 struct NormMoments : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const NormChannels<T> k(f, s);
-    const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
-    const int64_t rows = f.rows(s.input[0]);
-    const int32_t ld = f.value(s.output).ld;
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const NormChannels<T> k(f, node);
+    const T *x = f.activation(node.input[0]), *x_dot = f.activation_dot(node.input[0]);
+    const int64_t rows = f.rows(node.input[0]);
+    const int32_t ld = f.value(node.output).ld;
     if (f.tangent_tape) {
       sum_chunks<2>(block, rows, ld, k.chunks, [&](uint32_t i, uint32_t c, T* sum) {
         sum[0] += x_dot[i];
@@ -107,18 +107,18 @@ struct NormMoments : PhaseDefaults {
 // Statistics of the batch, from the chunks; those given, in evaluation mode; or their tangents.
 template <class T>
 struct NormStatistics : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const NormChannels<T> k(f, s);
-    const int32_t ld = f.value(s.output).ld, rows = int32_t(f.rows(s.input[0])), size = block.argument;
-    const bool moves = s.training && f.activation_dot(s.input[0]);
-    const T *mean = f.parameter(s.parameter[2]), *variance = f.parameter(s.parameter[3]);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const NormChannels<T> k(f, node);
+    const int32_t ld = f.value(node.output).ld, rows = int32_t(f.rows(node.input[0])), size = block.argument;
+    const bool moves = node.training && f.activation_dot(node.input[0]);
+    const T *mean = f.parameter(node.parameter[2]), *variance = f.parameter(node.parameter[3]);
     block.for_each(ld, [&](uint32_t c) {
       if (f.tangent_tape) {
         T sum[2] = {T(0), T(0)};
         if (moves) add_chunks<2>(block, rows, ld, c, k.chunks, sum);
         k.mean_dot[c] = sum[0] / T(rows);
         k.inverse_dot[c] = moves ? inverse_deviation_tangent(k.inverse[c], sum[1] / T(rows)) : T(0);
-      } else if (s.training) {
+      } else if (node.training) {
         T centre = T(0), squares = T(0);
         const T* chunk = k.chunks + c;
         for (int32_t begin = 0; begin < rows; begin += size, chunk += 2 * ld) {
@@ -126,10 +126,10 @@ struct NormStatistics : PhaseDefaults {
           join_moments(centre, squares, T(begin), chunk[0], chunk[ld], T(end - begin));
         }
         k.mean[c] = centre;
-        k.inverse[c] = inverse_deviation(s, squares / T(rows));
+        k.inverse[c] = inverse_deviation(node, squares / T(rows));
       } else {
         k.mean[c] = mean[c];
-        k.inverse[c] = inverse_deviation(s, variance[c]);
+        k.inverse[c] = inverse_deviation(node, variance[c]);
       }
     });
   }
@@ -137,12 +137,12 @@ struct NormStatistics : PhaseDefaults {
 
 template <class T>
 struct NormForward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
-    T* y = f.tangent_tape ? f.activation_dot(s.output) : f.activation_out(s.output);
-    with_channels(f, s, [&](const auto& of, auto scalar) {
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const T *x = f.activation(node.input[0]), *x_dot = f.activation_dot(node.input[0]);
+    T* y = f.tangent_tape ? f.activation_dot(node.output) : f.activation_out(node.output);
+    with_channels(f, node, [&](const auto& of, auto scalar) {
       using S = decltype(scalar);
-      for_quads(block, f.rows(s.output), f.value(s.output).ld, [&](uint32_t i, uint32_t c) {
+      for_quads(block, f.rows(node.output), f.value(node.output).ld, [&](uint32_t i, uint32_t c) {
         const Quad<T> value = load4(x + i), moved = x_dot ? load4(x_dot + i) : Quad<T>{};
         Quad<T> out;
         for (int j = 0; j < kDeviceLanes; ++j)
@@ -156,16 +156,17 @@ struct NormForward : PhaseDefaults {
 
 template <class T>
 struct NormGradientSums : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
-    const T *dy = f.cotangent(s.output), *dy_dot = f.tangent_tape ? f.cotangent_dot(s.output) : nullptr;
-    with_channels(f, s, [&](const auto& of, auto scalar) {
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const T *x = f.activation(node.input[0]), *x_dot = f.activation_dot(node.input[0]);
+    const T *dy = f.cotangent(node.output), *dy_dot = f.tangent_tape ? f.cotangent_dot(node.output) : nullptr;
+    with_channels(f, node, [&](const auto& of, auto scalar) {
       using S = decltype(scalar);
-      sum_chunks<2>(block, f.rows(s.output), f.value(s.output).ld, of.k.chunks, [&](uint32_t i, uint32_t c, T* sum) {
-        const S g = of.at(dy, dy_dot, i);
-        sum[0] += result(g);
-        sum[1] += result(g * normalised(S(of.at(x, x_dot, i)), of.mean(c), of.inverse(c)));
-      });
+      sum_chunks<2>(block, f.rows(node.output), f.value(node.output).ld, of.k.chunks,
+                    [&](uint32_t i, uint32_t c, T* sum) {
+                      const S g = of.at(dy, dy_dot, i);
+                      sum[0] += result(g);
+                      sum[1] += result(g * normalised(S(of.at(x, x_dot, i)), of.mean(c), of.inverse(c)));
+                    });
     });
   }
 };
@@ -173,41 +174,41 @@ struct NormGradientSums : PhaseDefaults {
 // The gradients of gamma and beta are sums that the input gradient needs as well, as averages.
 template <class T>
 struct NormGradientFold : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const NormChannels<T> k(f, s);
-    const bool tangent = f.tangent_tape, pooled = s.op == Op::kBatchNormReluPool;
-    const int32_t ld = f.value(s.output).ld;
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const NormChannels<T> k(f, node);
+    const bool tangent = f.tangent_tape, pooled = node.op == Op::kBatchNormReluPool;
+    const int32_t ld = f.value(node.output).ld;
     T *mean_dy = tangent ? k.mean_dy_dot : k.mean_dy, *mean_dy_xhat = tangent ? k.mean_dy_xhat_dot : k.mean_dy_xhat;
     T* gradients[2] = {};
     for (int p = 0; p < 2; ++p)
-      if (wanted(s.parameter_mode[p]))
-        gradients[p] = tangent ? f.parameter_gradient_dot(s.parameter[p]) : f.parameter_gradient(s.parameter[p]);
-    const T count = T(f.rows(s.input[0]));
+      if (wanted(node.parameter_mode[p]))
+        gradients[p] = tangent ? f.parameter_gradient_dot(node.parameter[p]) : f.parameter_gradient(node.parameter[p]);
+    const T count = T(f.rows(node.input[0]));
     block.for_each(ld, [&](uint32_t c) {
       T sum[2];
-      add_chunks<2>(block, f.rows(s.output), ld, c, k.chunks, sum);
-      if (pooled) {  // whose windows look shut where statistics are NaN
+      add_chunks<2>(block, f.rows(node.output), ld, c, k.chunks, sum);
+      if (pooled) {  // whose windows look inactive where statistics are NaN
         const T nan = T(0) * (tangent ? k.inverse[c] + k.inverse_dot[c] : k.inverse[c]);
         sum[0] += nan, sum[1] += nan;
       }
-      if (gradients[0]) put(gradients[0] + c, sum[1], s.parameter_mode[0]);
-      if (gradients[1]) put(gradients[1] + c, sum[0], s.parameter_mode[1]);
-      mean_dy[c] = s.training ? sum[0] / count : T(0);
-      mean_dy_xhat[c] = s.training ? sum[1] / count : T(0);
+      if (gradients[0]) put(gradients[0] + c, sum[1], node.parameter_mode[0]);
+      if (gradients[1]) put(gradients[1] + c, sum[0], node.parameter_mode[1]);
+      mean_dy[c] = node.training ? sum[0] / count : T(0);
+      mean_dy_xhat[c] = node.training ? sum[1] / count : T(0);
     });
   }
 };
 
 template <class T>
 struct NormInputGradient : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
-    const T *dy = f.cotangent(s.output), *dy_dot = f.tangent_tape ? f.cotangent_dot(s.output) : nullptr;
-    T* dx = f.tangent_tape ? f.cotangent_dot(s.input[0]) : f.cotangent(s.input[0]);
-    const bool accumulate = s.input_mode[0] == GradientMode::kAccumulate;
-    with_channels(f, s, [&](const auto& of, auto scalar) {
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const T *x = f.activation(node.input[0]), *x_dot = f.activation_dot(node.input[0]);
+    const T *dy = f.cotangent(node.output), *dy_dot = f.tangent_tape ? f.cotangent_dot(node.output) : nullptr;
+    T* dx = f.tangent_tape ? f.cotangent_dot(node.input[0]) : f.cotangent(node.input[0]);
+    const bool accumulate = node.input_mode[0] == GradientMode::kAccumulate;
+    with_channels(f, node, [&](const auto& of, auto scalar) {
       using S = decltype(scalar);
-      for_quads(block, f.rows(s.output), f.value(s.output).ld, [&](uint32_t i, uint32_t c) {
+      for_quads(block, f.rows(node.output), f.value(node.output).ld, [&](uint32_t i, uint32_t c) {
         const Quad<T> value = load4(x + i), moved = x_dot ? load4(x_dot + i) : Quad<T>{};
         const Quad<T> g = load4(dy + i), g_moved = dy_dot ? load4(dy_dot + i) : Quad<T>{};
         Quad<T> out = accumulate ? load4(dx + i) : Quad<T>{};

@@ -7,33 +7,33 @@ namespace metafast {
 
 template <Phase FORWARD, Phase SUMS, Phase INPUT_GRADIENT>
 struct NormSchedule {
-  static void forward(Emitter& e, const Step& s) {
-    statistics(e, s, s.training);
-    e(FORWARD, s, pointwise_tiles(e.rows(s.output) * e.value(s.output).ld));
+  static void forward(Emitter& e, const Node& node) {
+    statistics(e, node, node.training);
+    e(FORWARD, node, pointwise_tiles(e.rows(node.output) * e.value(node.output).ld));
   }
-  static void tangent_forward(Emitter& e, const Step& s) {
-    statistics(e, s, s.training && e.value(s.input[0]).has_tangent);
-    e(FORWARD, s, pointwise_tiles(e.rows(s.output) * e.value(s.output).ld));
+  static void tangent_forward(Emitter& e, const Node& node) {
+    statistics(e, node, node.training && e.value(node.input[0]).has_tangent);
+    e(FORWARD, node, pointwise_tiles(e.rows(node.output) * e.value(node.output).ld));
   }
-  static void backward(Emitter& e, const Step& s) {
-    const ColumnChunks chunks(e.rows(s.output), e.value(s.output).ld);
+  static void backward(Emitter& e, const Node& node) {
+    const ColumnChunks chunks(e.rows(node.output), e.value(node.output).ld);
     need(e, chunks);
-    e(SUMS, s, chunks.sum_tiles(), chunks.size);
-    e(Phase::kNormGradientFold, s, chunks.fold_tiles(), chunks.size);
-    if (Emitter::wanted(s.input_mode[0]))
-      e(INPUT_GRADIENT, s, pointwise_tiles(e.rows(s.input[0]) * e.value(s.input[0]).ld));
+    e(SUMS, node, chunks.sum_tiles(), chunks.size);
+    e(Phase::kNormGradientFold, node, chunks.fold_tiles(), chunks.size);
+    if (Emitter::wanted(node.input_mode[0]))
+      e(INPUT_GRADIENT, node, pointwise_tiles(e.rows(node.input[0]) * e.value(node.input[0]).ld));
   }
-  static void tangent_backward(Emitter& e, const Step& s) {
-    if (!e.value(s.output).has_tangent) statistics(e, s, false);  // tangent_forward had nothing to do here
-    backward(e, s);
+  static void tangent_backward(Emitter& e, const Node& node) {
+    if (!e.value(node.output).has_tangent) statistics(e, node, false);  // tangent_forward had nothing to do here
+    backward(e, node);
   }
 
  private:
-  static void statistics(Emitter& e, const Step& s, bool of_batch) {
-    const ColumnChunks chunks(e.rows(s.input[0]), e.value(s.output).ld);
+  static void statistics(Emitter& e, const Node& node, bool of_batch) {
+    const ColumnChunks chunks(e.rows(node.input[0]), e.value(node.output).ld);
     need(e, chunks);
-    if (of_batch) e(Phase::kNormMoments, s, chunks.sum_tiles(), chunks.size);
-    e(Phase::kNormStatistics, s, chunks.fold_tiles(), chunks.size);
+    if (of_batch) e(Phase::kNormMoments, node, chunks.sum_tiles(), chunks.size);
+    e(Phase::kNormStatistics, node, chunks.fold_tiles(), chunks.size);
   }
   static void need(Emitter& e, const ColumnChunks& chunks) { e.need_scratch(chunks.scratch(2) + 2 * chunks.ld); }
 };

@@ -1,4 +1,4 @@
-// BatchNorm on batch statistics, ReLU and 2x2 max-pooling as one step; csrc/cpu/primitives/batch_norm_relu_pool.h says how
+// BatchNorm on batch statistics, ReLU and 2x2 max-pooling as one node; csrc/cpu/primitives/batch_norm_relu_pool.h says how
 // the peaks of windows work. Statistics and folds are those of batch_norm.cuh.
 #pragma once
 
@@ -13,8 +13,8 @@ struct PoolShape {
   int64_t examples;
   int32_t ld;
   template <class T>
-  __device__ PoolShape(const Frame<T>& f, const Step& s)
-      : x(f.value(s.input[0])), y(f.value(s.output)), examples(f.examples()), ld(f.value(s.output).ld) {}
+  __device__ PoolShape(const Frame<T>& f, const Node& node)
+      : x(f.value(node.input[0])), y(f.value(node.output)), examples(f.examples()), ld(f.value(node.output).ld) {}
 
   struct Window {
     uint32_t in, out, channel;  // first elements
@@ -42,20 +42,20 @@ struct PoolShape {
 
 template <class T>
 struct NormPoolForward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const PoolShape n(f, s);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const PoolShape n(f, node);
     if (f.tangent_tape)
-      tangents(f, s, n, block);
+      tangents(f, node, n, block);
     else
-      values(f, s, n, block);
+      values(f, node, n, block);
   }
 
  private:
-  static __device__ void values(const Frame<T>& f, const Step& s, const PoolShape& n, const Block& block) {
-    const NormChannels<T> k(f, s);
+  static __device__ void values(const Frame<T>& f, const Node& node, const PoolShape& n, const Block& block) {
+    const NormChannels<T> k(f, node);
     const typename NormChannels<T>::template Of<T> of{k};
-    const T* x = f.activation(s.input[0]);
-    T *y = f.activation_out(s.output), *peaks = f.tape + s.saved + 4 * n.ld;
+    const T* x = f.activation(node.input[0]);
+    T *y = f.activation_out(node.output), *peaks = f.tape + node.saved + 4 * n.ld;
     n.for_windows(block, false, [&](const PoolShape::Window& window) {
       const uint32_t c = window.channel;
       const T mean = of.mean(c), scale = of.scale(c), shift = of.shift(c);
@@ -69,13 +69,13 @@ struct NormPoolForward : PhaseDefaults {
     });
   }
 
-  static __device__ void tangents(const Frame<T>& f, const Step& s, const PoolShape& n, const Block& block) {
+  static __device__ void tangents(const Frame<T>& f, const Node& node, const PoolShape& n, const Block& block) {
     using S = Dual<T>;
-    const NormChannels<T> k(f, s);
+    const NormChannels<T> k(f, node);
     const typename NormChannels<T>::template Of<S> of{k};
-    const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
-    const T* peaks = f.tape + s.saved + 4 * n.ld;
-    T *y_dot = f.activation_dot(s.output), *peaks_dot = f.tangent_tape + s.saved_dot + 2 * n.ld;
+    const T *x = f.activation(node.input[0]), *x_dot = f.activation_dot(node.input[0]);
+    const T* peaks = f.tape + node.saved + 4 * n.ld;
+    T *y_dot = f.activation_dot(node.output), *peaks_dot = f.tangent_tape + node.saved_dot + 2 * n.ld;
     n.for_windows(block, false, [&](const PoolShape::Window& window) {
       const T peak = peaks[window.out];
       T moved = T(0);
@@ -86,7 +86,7 @@ struct NormPoolForward : PhaseDefaults {
       peaks_dot[window.out] = moved;
       const uint32_t c = window.channel;
       const S mean = of.mean(c), scale = of.scale(c), shift = of.shift(c);
-      // Where statistics are NaN so is the tangent, though the ReLU looks shut.
+      // Where statistics are NaN so is the tangent, though the ReLU looks inactive.
       y_dot[window.out] =
           peak == peak ? normalised(S(peak, moved), mean, scale, shift).d : T(0) * (shift.d - scale.v * mean.d);
     });
@@ -95,14 +95,14 @@ struct NormPoolForward : PhaseDefaults {
 
 template <class T>
 struct NormPoolGradientSums : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const T *dy = f.cotangent(s.output), *dy_dot = f.tangent_tape ? f.cotangent_dot(s.output) : nullptr;
-    const int32_t ld = f.value(s.output).ld;
-    const T* peaks = f.tape + s.saved + 4 * ld;
-    const T* peaks_dot = f.activation_dot(s.output) ? f.tangent_tape + s.saved_dot + 2 * ld : nullptr;
-    with_channels(f, s, [&](const auto& of, auto scalar) {
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const T *dy = f.cotangent(node.output), *dy_dot = f.tangent_tape ? f.cotangent_dot(node.output) : nullptr;
+    const int32_t ld = f.value(node.output).ld;
+    const T* peaks = f.tape + node.saved + 4 * ld;
+    const T* peaks_dot = f.activation_dot(node.output) ? f.tangent_tape + node.saved_dot + 2 * ld : nullptr;
+    with_channels(f, node, [&](const auto& of, auto scalar) {
       using S = decltype(scalar);
-      sum_chunks<2>(block, f.rows(s.output), ld, of.k.chunks, [&](uint32_t i, uint32_t c, T* sum) {
+      sum_chunks<2>(block, f.rows(node.output), ld, of.k.chunks, [&](uint32_t i, uint32_t c, T* sum) {
         if (!(peaks[i] == peaks[i])) return;
         const S g = of.at(dy, dy_dot, i);
         sum[0] += result(g);
@@ -114,13 +114,13 @@ struct NormPoolGradientSums : PhaseDefaults {
 
 template <class T>
 struct NormPoolInputGradient : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const PoolShape n(f, s);
-    const T *x = f.activation(s.input[0]), *x_dot = f.activation_dot(s.input[0]);
-    const T *dy = f.cotangent(s.output), *dy_dot = f.tangent_tape ? f.cotangent_dot(s.output) : nullptr;
-    const T* peaks = f.tape + s.saved + 4 * n.ld;
-    T* dx = f.tangent_tape ? f.cotangent_dot(s.input[0]) : f.cotangent(s.input[0]);
-    with_channels(f, s, [&](const auto& of, auto scalar) {
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const PoolShape n(f, node);
+    const T *x = f.activation(node.input[0]), *x_dot = f.activation_dot(node.input[0]);
+    const T *dy = f.cotangent(node.output), *dy_dot = f.tangent_tape ? f.cotangent_dot(node.output) : nullptr;
+    const T* peaks = f.tape + node.saved + 4 * n.ld;
+    T* dx = f.tangent_tape ? f.cotangent_dot(node.input[0]) : f.cotangent(node.input[0]);
+    with_channels(f, node, [&](const auto& of, auto scalar) {
       using S = decltype(scalar);
       n.for_windows(block, true, [&](const PoolShape::Window& window) {
         const uint32_t c = window.channel;
@@ -136,7 +136,7 @@ struct NormPoolInputGradient : PhaseDefaults {
           if (wins) open = false;  // the first winner takes all
           const S g = wins ? of.at(dy, dy_dot, window.out) : S(T(0));
           const S xhat = normalised(at, mean, inverse);
-          put(dx + i, result(normalised_input_gradient(g, xhat, scale, mean_dy, mean_dy_xhat)), s.input_mode[0]);
+          put(dx + i, result(normalised_input_gradient(g, xhat, scale, mean_dy, mean_dy_xhat)), node.input_mode[0]);
         }
       });
     });

@@ -30,7 +30,7 @@ MF_HD int32_t conv_source(int32_t target, int32_t reach, int32_t stride, int32_t
 // W[tap, n, k].
 template <class T, bool ADJOINT>
 struct ConvProduct {
-  const Step& s;
+  const Node& node;
   const Value &from, &to;
   int64_t examples;
   int32_t ld_from, ld_to, inner, columns;  // pads of the target, from `columns`, become zero
@@ -40,30 +40,31 @@ struct ConvProduct {
   bool accumulate = false;
   int terms = 0;
 
-  __device__ ConvProduct(const Frame<T>& f, const Step& step)
-      : s(step),
-        from(f.value(ADJOINT ? s.output : s.input[0])),
-        to(f.value(ADJOINT ? s.input[0] : s.output)),
+  __device__ ConvProduct(const Frame<T>& f, const Node& its_node)
+      : node(its_node),
+        from(f.value(ADJOINT ? node.output : node.input[0])),
+        to(f.value(ADJOINT ? node.input[0] : node.output)),
         examples(f.examples()),
         ld_from(from.ld),
-        ld_to(to.cold),
+        ld_to(to.ld_cotangent),
         inner(from.channels),
         columns(to.channels),
         ld_w(ADJOINT ? from.ld : to.ld),
         tap_size((ADJOINT ? to.channels : from.channels) * ld_w) {
     const bool tangent = f.tangent_tape;
-    const T *weight = f.parameter(s.parameter[0]), *weight_dot = tangent ? f.parameter_dot(s.parameter[0]) : nullptr;
+    const T *weight = f.parameter(node.parameter[0]),
+            *weight_dot = tangent ? f.parameter_dot(node.parameter[0]) : nullptr;
     if (ADJOINT) {
-      accumulate = s.input_mode[0] == GradientMode::kAccumulate;
-      target = tangent ? f.cotangent_dot(s.input[0]) : f.cotangent(s.input[0]);
-      add(tangent ? f.cotangent_dot(s.output) : f.cotangent(s.output), weight);
-      if (weight_dot) add(f.cotangent(s.output), weight_dot);
+      accumulate = node.input_mode[0] == GradientMode::kAccumulate;
+      target = tangent ? f.cotangent_dot(node.input[0]) : f.cotangent(node.input[0]);
+      add(tangent ? f.cotangent_dot(node.output) : f.cotangent(node.output), weight);
+      if (weight_dot) add(f.cotangent(node.output), weight_dot);
     } else {
-      bias = tangent ? f.parameter_dot(s.parameter[1]) : f.parameter(s.parameter[1]);
-      target = tangent ? f.activation_dot(s.output) : f.activation_out(s.output);
-      const T* moving = tangent ? f.activation_dot(s.input[0]) : f.activation(s.input[0]);
+      bias = tangent ? f.parameter_dot(node.parameter[1]) : f.parameter(node.parameter[1]);
+      target = tangent ? f.activation_dot(node.output) : f.activation_out(node.output);
+      const T* moving = tangent ? f.activation_dot(node.input[0]) : f.activation(node.input[0]);
       if (moving) add(moving, weight);
-      if (weight_dot) add(f.activation(s.input[0]), weight_dot);
+      if (weight_dot) add(f.activation(node.input[0]), weight_dot);
     }
   }
 
@@ -82,7 +83,7 @@ struct ConvProduct {
 
 template <class T, bool ADJOINT, int WIDE>
 static __device__ void conv_outputs(const ConvProduct<T, ADJOINT>& p, const Block& block) {
-  const Step& s = p.s;
+  const Node& node = p.node;
   const int32_t groups = p.ld_to / WIDE;
   block.for_each(int64_t(p.rows()) * groups, [&](uint32_t item) {
     const Divided at(item, groups), image(at.quotient, p.to.rows), row(image.rest, p.to.width);
@@ -96,14 +97,16 @@ static __device__ void conv_outputs(const ConvProduct<T, ADJOINT>& p, const Bloc
       constexpr int32_t kDepth = int32_t(kProductDepth);
       int32_t fold = 0;
       T part[WIDE] = {};
-      METAFAST_ROLLED for (int32_t kh = 0; kh < s.kernel[0]; ++kh) {
-        const int32_t from_h = conv_source<ADJOINT>(h, kh * s.dilation[0] - s.pad[0], s.stride[0], p.from.height);
+      METAFAST_ROLLED for (int32_t kh = 0; kh < node.kernel[0]; ++kh) {
+        const int32_t from_h =
+            conv_source<ADJOINT>(h, kh * node.dilation[0] - node.pad[0], node.stride[0], p.from.height);
         if (ADJOINT && from_h < 0) continue;
-        METAFAST_ROLLED for (int32_t kw = 0; kw < s.kernel[1]; ++kw) {
-          const int32_t from_w = conv_source<ADJOINT>(w, kw * s.dilation[1] - s.pad[1], s.stride[1], p.from.width);
+        METAFAST_ROLLED for (int32_t kw = 0; kw < node.kernel[1]; ++kw) {
+          const int32_t from_w =
+              conv_source<ADJOINT>(w, kw * node.dilation[1] - node.pad[1], node.stride[1], p.from.width);
           const bool inside = from_h >= 0 && from_w >= 0;
           if (ADJOINT && !inside) continue;
-          const int32_t tap = kh * s.kernel[1] + kw, begin = tap * p.inner;
+          const int32_t tap = kh * node.kernel[1] + kw, begin = tap * p.inner;
           const T* left = images + (from_h * p.from.width + from_w) * p.ld_from;
           const T* right = weight + tap * p.tap_size;
           METAFAST_ROLLED for (int32_t k0 = 0, k1; k0 < p.inner; k0 = k1) {
@@ -129,8 +132,8 @@ static __device__ void conv_outputs(const ConvProduct<T, ADJOINT>& p, const Bloc
 }
 
 template <class T, bool ADJOINT>
-static __device__ void conv_product(const Frame<T>& f, const Step& s, const Block& block) {
-  const ConvProduct<T, ADJOINT> p(f, s);
+static __device__ void conv_product(const Frame<T>& f, const Node& node, const Block& block) {
+  const ConvProduct<T, ADJOINT> p(f, node);
   if (int64_t(p.rows()) * p.ld_to >= int64_t(4) * block.threads * block.tiles)
     conv_outputs<T, ADJOINT, kDeviceLanes>(p, block);
   else
@@ -139,29 +142,29 @@ static __device__ void conv_product(const Frame<T>& f, const Step& s, const Bloc
 
 template <class T>
 struct ConvForward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    conv_product<T, false>(f, s, block);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    conv_product<T, false>(f, node, block);
   }
 };
 
 template <class T>
 struct ConvInputGradient : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    conv_product<T, true>(f, s, block);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    conv_product<T, true>(f, node, block);
   }
 };
 
 template <class T>
 struct ConvWeightGradient : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const WeightGradient<T> p(f, s, block);
-    const uint32_t width = uint32_t(out.width), positions = uint32_t(f.rows(s.output));
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
+    const WeightGradient<T> p(f, node, block);
+    const uint32_t width = uint32_t(out.width), positions = uint32_t(f.rows(node.output));
     block.for_each(p.parts * int64_t(p.size / kDeviceLanes), [&](uint32_t item) {
       const Divided at(item, out.ld / kDeviceLanes), channel(at.quotient, in.channels);
-      const Divided kernel(channel.quotient, s.kernel[1]), part(kernel.quotient, s.kernel[0]);
-      const int32_t reach_h = int32_t(part.rest) * s.dilation[0] - s.pad[0];
-      const int32_t reach_w = int32_t(kernel.rest) * s.dilation[1] - s.pad[1];
+      const Divided kernel(channel.quotient, node.kernel[1]), part(kernel.quotient, node.kernel[0]);
+      const int32_t reach_h = int32_t(part.rest) * node.dilation[0] - node.pad[0];
+      const int32_t reach_w = int32_t(kernel.rest) * node.dilation[1] - node.pad[1];
       const PartOfPositions range(positions, part.quotient, p.parts);
       T total[kDeviceLanes] = {};
       METAFAST_ROLLED for (int term = 0; term < p.terms; ++term) {
@@ -172,14 +175,14 @@ struct ConvWeightGradient : PhaseDefaults {
           stop = position + width - row.rest;
           if (stop > range.end) stop = range.end;
           if (stop > fold) stop = fold;
-          const int32_t h = conv_source<false>(int32_t(image.rest), reach_h, s.stride[0], in.height);
+          const int32_t h = conv_source<false>(int32_t(image.rest), reach_h, node.stride[0], in.height);
           const bool inside = h >= 0;
           const T* x = p.left(term) +
                        (image.quotient * uint32_t(in.rows) + uint32_t(inside ? h * in.width : 0)) * uint32_t(in.ld) +
                        channel.rest;
           const T* dy = p.right(term) + position * uint32_t(out.ld) + at.rest * kDeviceLanes;
-          int32_t w = int32_t(row.rest) * s.stride[1] + reach_w;
-          for (uint32_t o = position; o < stop; ++o, w += s.stride[1], dy += out.ld) {
+          int32_t w = int32_t(row.rest) * node.stride[1] + reach_w;
+          for (uint32_t o = position; o < stop; ++o, w += node.stride[1], dy += out.ld) {
             const T source = inside && uint32_t(w) < uint32_t(in.width) ? x[w * in.ld] : T(0);
             const Quad<T> g = load4(dy);
             for (int j = 0; j < kDeviceLanes; ++j) sum[j] += source * g.v[j];
@@ -199,9 +202,9 @@ struct ConvWeightGradient : PhaseDefaults {
 // The gradient of a bias: sums of columns, in chunks and then over them.
 template <class T>
 struct BiasSums : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const T* dy = f.tangent_tape ? f.cotangent_dot(s.output) : f.cotangent(s.output);
-    sum_chunks<1>(block, f.rows(s.output), f.value(s.output).ld, f.scratch,
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const T* dy = f.tangent_tape ? f.cotangent_dot(node.output) : f.cotangent(node.output);
+    sum_chunks<1>(block, f.rows(node.output), f.value(node.output).ld, f.scratch,
                   [&](uint32_t i, uint32_t, T* sum) { sum[0] += dy[i]; });
   }
 };
@@ -209,14 +212,14 @@ struct BiasSums : PhaseDefaults {
 // In front of BatchNorm on batch statistics they are zero, as csrc/cpu/primitives/bilinear.h explains.
 template <class T>
 struct BiasFold : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const T* dy = f.tangent_tape ? f.cotangent_dot(s.output) : f.cotangent(s.output);
-    T* db = f.tangent_tape ? f.parameter_gradient_dot(s.parameter[1]) : f.parameter_gradient(s.parameter[1]);
-    const int32_t ld = f.value(s.output).ld;
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const T* dy = f.tangent_tape ? f.cotangent_dot(node.output) : f.cotangent(node.output);
+    T* db = f.tangent_tape ? f.parameter_gradient_dot(node.parameter[1]) : f.parameter_gradient(node.parameter[1]);
+    const int32_t ld = f.value(node.output).ld;
     block.for_each(ld, [&](uint32_t c) {
       T total = T(0) * dy[c];
-      if (!s.bias_cancels) add_chunks<1>(block, f.rows(s.output), ld, c, f.scratch, &total);
-      put(db + c, total, s.parameter_mode[1]);
+      if (!node.bias_cancels) add_chunks<1>(block, f.rows(node.output), ld, c, f.scratch, &total);
+      put(db + c, total, node.parameter_mode[1]);
     });
   }
 };

@@ -16,7 +16,7 @@ constexpr int32_t kNowhere = -(1 << 20);
 template <class T, bool ADJOINT>
 struct TapSource {
   const T *data0, *data1;
-  const Step& s;
+  const Node& node;
   const Value &from, &to;
   uint32_t pixels, ld, channels;
 
@@ -34,13 +34,13 @@ struct TapSource {
             int32_t(row.rest)};
   }
   __device__ Tap tap(uint32_t at) const {
-    const Divided channel(at, channels), column(channel.quotient, s.kernel[1]);
-    return {int32_t(column.quotient) * s.dilation[0] - s.pad[0], int32_t(column.rest) * s.dilation[1] - s.pad[1],
-            channel.rest};
+    const Divided channel(at, channels), column(channel.quotient, node.kernel[1]);
+    return {int32_t(column.quotient) * node.dilation[0] - node.pad[0],
+            int32_t(column.rest) * node.dilation[1] - node.pad[1], channel.rest};
   }
   __device__ T load(int term, const Pixel& p, const Tap& t) const {
-    const int32_t h = conv_source<ADJOINT>(p.h, t.reach_h, s.stride[0], from.height);
-    const int32_t w = conv_source<ADJOINT>(p.w, t.reach_w, s.stride[1], from.width);
+    const int32_t h = conv_source<ADJOINT>(p.h, t.reach_h, node.stride[0], from.height);
+    const int32_t w = conv_source<ADJOINT>(p.w, t.reach_w, node.stride[1], from.width);
     if (h < 0 || w < 0) return T(0);
     return (term == 0 ? data0 : data1)[p.image + uint32_t(h * from.width + w) * ld + t.channel];
   }
@@ -137,30 +137,30 @@ static __device__ void put_quad(T* target, uint32_t rows, uint32_t ld, bool accu
 
 template <class T, class Form>
 struct ConvForwardBy : StagedPhase<Form> {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const ConvProduct<T, false> p(f, s);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const ConvProduct<T, false> p(f, node);
     const uint32_t ld = uint32_t(p.ld_to), inner = uint32_t(p.inner);
     const SourceByPixel<T, false> left{
-        {p.source[0], p.source[1], s, p.from, p.to, p.rows(), uint32_t(p.ld_from), inner}};
+        {p.source[0], p.source[1], node, p.from, p.to, p.rows(), uint32_t(p.ld_from), inner}};
     const QuadRows<T> right{p.w[0], p.w[1], ld};
     const TileGrid at(block, p.rows(), ld);
     staged_tile<T, Form>(
-        block, at.m0, at.n0, 0, uint32_t(s.kernel[0] * s.kernel[1]) * inner, p.terms, left, right, p.bias, ld,
+        block, at.m0, at.n0, 0, uint32_t(node.kernel[0] * node.kernel[1]) * inner, p.terms, left, right, p.bias, ld,
         [&](uint32_t m, uint32_t n, const Quad<T>& out) { put_quad(p.target, p.rows(), ld, false, m, n, out); });
   }
 };
 
 template <class T, class Form>
 struct ConvInputGradientBy : StagedPhase<Form> {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const ConvProduct<T, true> p(f, s);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const ConvProduct<T, true> p(f, node);
     const uint32_t ld = uint32_t(p.ld_to), inner = uint32_t(p.inner);
     const SourceByPixel<T, true> left{
-        {p.source[0], p.source[1], s, p.from, p.to, p.rows(), uint32_t(p.ld_from), inner}};
+        {p.source[0], p.source[1], node, p.from, p.to, p.rows(), uint32_t(p.ld_from), inner}};
     const WeightByInput<T> right{p.w[0], p.w[1], uint32_t(p.ld_w), uint32_t(p.columns), inner};
     const TileGrid at(block, p.rows(), ld);
-    staged_tile<T, Form>(block, at.m0, at.n0, 0, uint32_t(s.kernel[0] * s.kernel[1]) * inner, p.terms, left, right,
-                         p.bias, ld, [&](uint32_t m, uint32_t n, const Quad<T>& out) {
+    staged_tile<T, Form>(block, at.m0, at.n0, 0, uint32_t(node.kernel[0] * node.kernel[1]) * inner, p.terms, left,
+                         right, p.bias, ld, [&](uint32_t m, uint32_t n, const Quad<T>& out) {
                            put_quad<T>(p.target, p.rows(), ld, p.accumulate, m, n, out);
                          });
   }
@@ -181,20 +181,20 @@ static __device__ void staged_weight_gradient(const Block& block, const WeightGr
 
 template <class T, class Form>
 struct ConvWeightGradientBy : StagedPhase<Form> {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const WeightGradient<T> p(f, s, block);
-    const uint32_t channels = uint32_t(in.channels), rows = uint32_t(s.kernel[0] * s.kernel[1]) * channels;
-    const uint32_t positions = uint32_t(f.rows(s.output));
-    const SourceByTap<T> left{{p.left(0), p.left(1), s, in, out, positions, uint32_t(in.ld), channels}, rows};
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
+    const WeightGradient<T> p(f, node, block);
+    const uint32_t channels = uint32_t(in.channels), rows = uint32_t(node.kernel[0] * node.kernel[1]) * channels;
+    const uint32_t positions = uint32_t(f.rows(node.output));
+    const SourceByTap<T> left{{p.left(0), p.left(1), node, in, out, positions, uint32_t(in.ld), channels}, rows};
     staged_weight_gradient<T, Form>(block, p, left, rows, uint32_t(out.ld), positions);
   }
 };
 
 template <class T, class Form>
 struct LinearForwardBy : StagedPhase<Form> {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const ConvProduct<T, false> p(f, s);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const ConvProduct<T, false> p(f, node);
     const uint32_t ld = uint32_t(p.ld_to);
     const Matrix<T, true> left{p.source[0], p.source[1], uint32_t(p.ld_from), p.rows()};
     const QuadRows<T> right{p.w[0], p.w[1], ld};
@@ -208,8 +208,8 @@ struct LinearForwardBy : StagedPhase<Form> {
 template <class T, class Form>
 struct LinearInputGradientBy : StagedPhase<Form> {
   static constexpr int kBlocks = 1;  // or registers spill
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const ConvProduct<T, true> p(f, s);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const ConvProduct<T, true> p(f, node);
     const uint32_t ld = uint32_t(p.ld_to);
     const Matrix<T, true> left{p.source[0], p.source[1], uint32_t(p.ld_from), p.rows()};
     const Matrix<T, true> right{p.w[0], p.w[1], uint32_t(p.ld_w), uint32_t(p.columns)};
@@ -223,12 +223,12 @@ struct LinearInputGradientBy : StagedPhase<Form> {
 
 template <class T, class Form>
 struct LinearWeightGradientBy : StagedPhase<Form> {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const WeightGradient<T> p(f, s, block);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
+    const WeightGradient<T> p(f, node, block);
     const Matrix<T, false> left{p.left(0), p.left(1), uint32_t(in.ld), uint32_t(in.channels)};
     staged_weight_gradient<T, Form>(block, p, left, uint32_t(in.channels), uint32_t(out.ld),
-                                    uint32_t(f.rows(s.output)));
+                                    uint32_t(f.rows(node.output)));
   }
 };
 

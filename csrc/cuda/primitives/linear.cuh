@@ -9,16 +9,16 @@ namespace METAFAST_ISA {
 template <class T>
 struct LinearOperands {
   const Frame<T>& f;
-  const Step& s;
+  const Node& node;
   const Value &in, &out;
-  __device__ LinearOperands(const Frame<T>& frame, const Step& step)
-      : f(frame), s(step), in(frame.value(step.input[0])), out(frame.value(step.output)) {}
+  __device__ LinearOperands(const Frame<T>& frame, const Node& its_node)
+      : f(frame), node(its_node), in(frame.value(its_node.input[0])), out(frame.value(its_node.output)) {}
 
-  __device__ const T* x() const { return f.activation(s.input[0]); }
-  __device__ const T* x_dot() const { return f.activation_dot(s.input[0]); }
-  __device__ const T* w() const { return f.parameter(s.parameter[0]); }
-  __device__ const T* w_dot() const { return f.parameter_dot(s.parameter[0]); }
-  __device__ int64_t rows() const { return f.rows(s.output); }
+  __device__ const T* x() const { return f.activation(node.input[0]); }
+  __device__ const T* x_dot() const { return f.activation_dot(node.input[0]); }
+  __device__ const T* w() const { return f.parameter(node.parameter[0]); }
+  __device__ const T* w_dot() const { return f.parameter_dot(node.parameter[0]); }
+  __device__ int64_t rows() const { return f.rows(node.output); }
 
   // Left and right operands of the three products.
   __device__ Strided<T> by_row(const T* x) const { return {x, in.ld, 1}; }
@@ -31,19 +31,20 @@ struct LinearOperands {
     return {{}, {}, 0, bias, y, rows(), out.ld, out.ld, in.channels, false};
   }
   __device__ Product<T> weight_gradient(T* dw) const {
-    return {{}, {}, 0, nullptr, dw, in.channels, out.ld, out.ld, rows(), accumulates(s.parameter_mode[0])};
+    return {{}, {}, 0, nullptr, dw, in.channels, out.ld, out.ld, rows(), accumulates(node.parameter_mode[0])};
   }
   __device__ Product<T> input_gradient(T* dx) const {
-    return {{}, {}, 0, nullptr, dx, rows(), in.channels, in.cold, out.channels, accumulates(s.input_mode[0])};
+    return {
+        {}, {}, 0, nullptr, dx, rows(), in.channels, in.ld_cotangent, out.channels, accumulates(node.input_mode[0])};
   }
   __device__ static bool accumulates(GradientMode mode) { return mode == GradientMode::kAccumulate; }
 };
 
 template <class T>
 struct LinearForward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const LinearOperands<T> o(f, s);
-    Product<T> p = o.forward(f.activation_out(s.output), f.parameter(s.parameter[1]));
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const LinearOperands<T> o(f, node);
+    Product<T> p = o.forward(f.activation_out(node.output), f.parameter(node.parameter[1]));
     p.add(o.by_row(o.x()), o.weight(o.w()));
     product(p, block);
   }
@@ -51,9 +52,9 @@ struct LinearForward : PhaseDefaults {
 
 template <class T>
 struct LinearTangentForward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const LinearOperands<T> o(f, s);
-    Product<T> p = o.forward(f.activation_dot(s.output), f.parameter_dot(s.parameter[1]));
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const LinearOperands<T> o(f, node);
+    Product<T> p = o.forward(f.activation_dot(node.output), f.parameter_dot(node.parameter[1]));
     if (o.x_dot()) p.add(o.by_row(o.x_dot()), o.weight(o.w()));
     if (o.w_dot()) p.add(o.by_row(o.x()), o.weight(o.w_dot()));
     product(p, block);
@@ -62,9 +63,9 @@ struct LinearTangentForward : PhaseDefaults {
 
 // Parts of the sum over rows, as for a convolution.
 template <class T>
-static __device__ void linear_weight_gradient(const Frame<T>& f, const Step& s, const Block& block) {
-  const LinearOperands<T> o(f, s);
-  const WeightGradient<T> g(f, s, block);
+static __device__ void linear_weight_gradient(const Frame<T>& f, const Node& node, const Block& block) {
+  const LinearOperands<T> o(f, node);
+  const WeightGradient<T> g(f, node, block);
   METAFAST_ROLLED for (int32_t part = 0; part < g.parts; ++part) {
     const PartOfPositions range(uint32_t(o.rows()), uint32_t(part), g.parts);
     Product<T> p = o.weight_gradient(g.to + uint32_t(part) * g.size);
@@ -79,60 +80,60 @@ static __device__ void linear_weight_gradient(const Frame<T>& f, const Step& s, 
 
 template <class T>
 struct LinearWeightGradient : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    linear_weight_gradient(f, s, block);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    linear_weight_gradient(f, node, block);
   }
 };
 
 template <class T>
 struct LinearInputGradient : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const LinearOperands<T> o(f, s);
-    Product<T> p = o.input_gradient(f.cotangent(s.input[0]));
-    p.add(o.cotangent(f.cotangent(s.output)), o.weight_transposed(o.w()));
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const LinearOperands<T> o(f, node);
+    Product<T> p = o.input_gradient(f.cotangent(node.input[0]));
+    p.add(o.cotangent(f.cotangent(node.output)), o.weight_transposed(o.w()));
     product(p, block);
   }
 };
 
 template <class T>
 struct LinearTangentInputGradient : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const LinearOperands<T> o(f, s);
-    Product<T> p = o.input_gradient(f.cotangent_dot(s.input[0]));
-    p.add(o.cotangent(f.cotangent_dot(s.output)), o.weight_transposed(o.w()));
-    if (o.w_dot()) p.add(o.cotangent(f.cotangent(s.output)), o.weight_transposed(o.w_dot()));
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const LinearOperands<T> o(f, node);
+    Product<T> p = o.input_gradient(f.cotangent_dot(node.input[0]));
+    p.add(o.cotangent(f.cotangent_dot(node.output)), o.weight_transposed(o.w()));
+    if (o.w_dot()) p.add(o.cotangent(f.cotangent(node.output)), o.weight_transposed(o.w_dot()));
     product(p, block);
   }
 };
 
 // Sums of columns. In front of BatchNorm on batch statistics they are zero, as csrc/cpu/primitives/bilinear.h explains.
 template <class T>
-static __device__ void bias_gradient(const Frame<T>& f, const Step& s, const Block& block, const T* dy, T* db) {
-  const int64_t ld = f.value(s.output).ld, rows = f.rows(s.output);
+static __device__ void bias_gradient(const Frame<T>& f, const Node& node, const Block& block, const T* dy, T* db) {
+  const int64_t ld = f.value(node.output).ld, rows = f.rows(node.output);
   block.for_each(ld, [&](uint32_t c) {
-    T total = s.bias_cancels ? T(0) * dy[c] : T(0);
-    if (!s.bias_cancels)
+    T total = node.bias_cancels ? T(0) * dy[c] : T(0);
+    if (!node.bias_cancels)
       for (int64_t r0 = 0; r0 < rows; r0 += kProductDepth) {
         const int64_t r1 = r0 + kProductDepth < rows ? r0 + kProductDepth : rows;
         T part = T(0);
         for (int64_t r = r0; r < r1; ++r) part += dy[r * ld + c];
         total += part;
       }
-    put(db + c, total, s.parameter_mode[1]);
+    put(db + c, total, node.parameter_mode[1]);
   });
 }
 
 template <class T>
 struct LinearBiasGradient : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    bias_gradient<T>(f, s, block, f.cotangent(s.output), f.parameter_gradient(s.parameter[1]));
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    bias_gradient<T>(f, node, block, f.cotangent(node.output), f.parameter_gradient(node.parameter[1]));
   }
 };
 
 template <class T>
 struct LinearTangentBiasGradient : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    bias_gradient<T>(f, s, block, f.cotangent_dot(s.output), f.parameter_gradient_dot(s.parameter[1]));
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    bias_gradient<T>(f, node, block, f.cotangent_dot(node.output), f.parameter_gradient_dot(node.parameter[1]));
   }
 };
 

@@ -7,18 +7,18 @@ namespace metafast {
 
 template <Phase FORWARD, Phase TANGENT_FORWARD, Phase BACKWARD>
 struct LinearMapSchedule {
-  static void forward(Emitter& e, const Step& s) { e(FORWARD, s, outputs(e, s)); }
-  static void tangent_forward(Emitter& e, const Step& s) { e(TANGENT_FORWARD, s, outputs(e, s)); }
-  static void backward(Emitter& e, const Step& s) {
-    const Value& in = e.value(s.input[0]);
-    if (Emitter::wanted(s.input_mode[0]) || Emitter::wanted(s.input_mode[1]))
-      e(BACKWARD, s, pointwise_tiles(e.rows(s.input[0]) * in.ld));
+  static void forward(Emitter& e, const Node& node) { e(FORWARD, node, outputs(e, node)); }
+  static void tangent_forward(Emitter& e, const Node& node) { e(TANGENT_FORWARD, node, outputs(e, node)); }
+  static void backward(Emitter& e, const Node& node) {
+    const Value& in = e.value(node.input[0]);
+    if (Emitter::wanted(node.input_mode[0]) || Emitter::wanted(node.input_mode[1]))
+      e(BACKWARD, node, pointwise_tiles(e.rows(node.input[0]) * in.ld));
   }
-  static void tangent_backward(Emitter& e, const Step& s) { backward(e, s); }
+  static void tangent_backward(Emitter& e, const Node& node) { backward(e, node); }
 
  private:
-  static int64_t outputs(const Emitter& e, const Step& s) {
-    return pointwise_tiles(e.rows(s.output) * e.value(s.output).ld);
+  static int64_t outputs(const Emitter& e, const Node& node) {
+    return pointwise_tiles(e.rows(node.output) * e.value(node.output).ld);
   }
 };
 

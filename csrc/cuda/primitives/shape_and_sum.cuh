@@ -24,10 +24,10 @@ static __device__ T* cotangent_plane(const Frame<T>& f, int v) {
 
 template <class T>
 struct AddForward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const T *a = plane_in(f, s.input[0]), *b = plane_in(f, s.input[1]);
-    T* y = plane_out(f, s.output);
-    block.for_each(f.rows(s.output) * f.value(s.output).ld, [&](uint32_t i) {
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const T *a = plane_in(f, node.input[0]), *b = plane_in(f, node.input[1]);
+    T* y = plane_out(f, node.output);
+    block.for_each(f.rows(node.output) * f.value(node.output).ld, [&](uint32_t i) {
       y[i] = a && b ? a[i] + b[i] : a ? a[i] : b[i];
     });
   }
@@ -35,21 +35,21 @@ struct AddForward : PhaseDefaults {
 
 template <class T>
 struct AddBackward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const T* dy = cotangent_plane(f, s.output);
-    block.for_each(f.rows(s.output) * f.value(s.output).ld, [&](uint32_t i) {
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const T* dy = cotangent_plane(f, node.output);
+    block.for_each(f.rows(node.output) * f.value(node.output).ld, [&](uint32_t i) {
       for (int k = 0; k < 2; ++k)  // which may be the same value
-        if (wanted(s.input_mode[k])) put(cotangent_plane(f, s.input[k]) + i, dy[i], s.input_mode[k]);
+        if (wanted(node.input_mode[k])) put(cotangent_plane(f, node.input[k]) + i, dy[i], node.input_mode[k]);
     });
   }
 };
 
 template <class T>
 struct FlattenForward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const T* x = plane_in(f, s.input[0]);
-    T* y = plane_out(f, s.output);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
+    const T* x = plane_in(f, node.input[0]);
+    T* y = plane_out(f, node.output);
     block.for_each(f.examples() * out.ld, [&](uint32_t o) {
       const Divided at(o, out.ld), inside(at.rest, in.height > 0 ? in.rows : in.channels);
       const uint32_t r = in.height > 0 ? inside.rest : inside.quotient;
@@ -61,16 +61,16 @@ struct FlattenForward : PhaseDefaults {
 
 template <class T>
 struct FlattenBackward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const Value &in = f.value(s.input[0]), &out = f.value(s.output);
-    const T* dy = cotangent_plane(f, s.output);
-    T* dx = cotangent_plane(f, s.input[0]);
-    block.for_each(f.rows(s.input[0]) * in.ld, [&](uint32_t i) {
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const Value &in = f.value(node.input[0]), &out = f.value(node.output);
+    const T* dy = cotangent_plane(f, node.output);
+    T* dx = cotangent_plane(f, node.input[0]);
+    block.for_each(f.rows(node.input[0]) * in.ld, [&](uint32_t i) {
       const Divided at(i, in.ld), row(at.quotient, in.rows);
       const T value = at.rest < uint32_t(in.channels)
                           ? dy[row.quotient * uint32_t(out.ld) + flattened(in, row.rest, at.rest)]
                           : T(0);
-      put(dx + i, value, s.input_mode[0]);
+      put(dx + i, value, node.input_mode[0]);
     });
   }
 };

@@ -41,7 +41,7 @@ struct Tf32Form {
 template <class T, class P>
 struct OnlyFloat : PhaseDefaults {
   static constexpr bool kPersistent = false;
-  static __device__ void run(const Frame<T>&, const Step&, const Block&) {}
+  static __device__ void run(const Frame<T>&, const Node&, const Block&) {}
 };
 template <class P>
 struct OnlyFloat<float, P> : P {};

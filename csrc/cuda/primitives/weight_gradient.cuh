@@ -20,18 +20,18 @@ struct WeightGradient {
   uint32_t size;
   bool accumulate;
 
-  __device__ WeightGradient(const Frame<T>& f, const Step& s, const Block& block)
-      : x(f.activation(s.input[0])),
-        x_dot(f.activation_dot(s.input[0])),
-        dy(f.cotangent(s.output)),
-        dy_dot(f.tangent_tape ? f.cotangent_dot(s.output) : dy),
+  __device__ WeightGradient(const Frame<T>& f, const Node& node, const Block& block)
+      : x(f.activation(node.input[0])),
+        x_dot(f.activation_dot(node.input[0])),
+        dy(f.cotangent(node.output)),
+        dy_dot(f.tangent_tape ? f.cotangent_dot(node.output) : dy),
         terms(x_dot ? 2 : 1),
         parts(block.argument),
-        size(uint32_t(f.parameter_plan(s.parameter[0]).size)),
-        accumulate(parts == 1 && s.parameter_mode[0] == GradientMode::kAccumulate) {
+        size(uint32_t(f.parameter_plan(node.parameter[0]).size)),
+        accumulate(parts == 1 && node.parameter_mode[0] == GradientMode::kAccumulate) {
     to = parts > 1        ? f.scratch
-         : f.tangent_tape ? f.parameter_gradient_dot(s.parameter[0])
-                          : f.parameter_gradient(s.parameter[0]);
+         : f.tangent_tape ? f.parameter_gradient_dot(node.parameter[0])
+                          : f.parameter_gradient(node.parameter[0]);
   }
   __device__ const T* left(int term) const { return term == 0 ? x : x_dot; }
   __device__ const T* right(int term) const { return term == 0 ? dy_dot : dy; }
@@ -52,13 +52,13 @@ struct PartOfPositions {
 
 template <class T>
 struct WeightFold : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Step& s, const Block& block) {
-    const uint32_t size = uint32_t(f.parameter_plan(s.parameter[0]).size);
-    T* dw = f.tangent_tape ? f.parameter_gradient_dot(s.parameter[0]) : f.parameter_gradient(s.parameter[0]);
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const uint32_t size = uint32_t(f.parameter_plan(node.parameter[0]).size);
+    T* dw = f.tangent_tape ? f.parameter_gradient_dot(node.parameter[0]) : f.parameter_gradient(node.parameter[0]);
     block.for_each(size, [&](uint32_t i) {
       T total = T(0);
       for (int32_t part = 0; part < block.argument; ++part) total += f.scratch[uint32_t(part) * size + i];
-      put(dw + i, total, s.parameter_mode[0]);
+      put(dw + i, total, node.parameter_mode[0]);
     });
   }
 };

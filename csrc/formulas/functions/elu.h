@@ -9,7 +9,7 @@ namespace METAFAST_ISA {
 
 struct Elu {
   double alpha;
-  MF_HD explicit Elu(const Step& s) : alpha(s.attribute[0]) {}
+  MF_HD explicit Elu(const Node& node) : alpha(node.attribute[0]) {}
   template <class T>
   MF_HD T value(T x) const {
     const T negative = T(alpha) * expm1(x < T(0) ? x : T(0));

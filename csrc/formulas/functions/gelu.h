@@ -8,7 +8,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 struct Gelu {
-  MF_HD explicit Gelu(const Step&) {}
+  MF_HD explicit Gelu(const Node&) {}
   template <class T>
   MF_HD T value(T x) const {
     return x * T(0.5) * (T(1) + erf(x * T(0.70710678118654752440)));

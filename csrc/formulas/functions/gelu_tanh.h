@@ -8,7 +8,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 struct GeluTanh {
-  MF_HD explicit GeluTanh(const Step&) {}
+  MF_HD explicit GeluTanh(const Node&) {}
   template <class S>
   MF_HD static S inner(S x) {
     return tanh(S(0.79788456080286535588) * (x + S(0.044715) * x * x * x));

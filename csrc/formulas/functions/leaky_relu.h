@@ -9,7 +9,7 @@ namespace METAFAST_ISA {
 
 struct LeakyRelu {
   double negative;
-  MF_HD explicit LeakyRelu(const Step& s) : negative(s.attribute[0]) {}
+  MF_HD explicit LeakyRelu(const Node& node) : negative(node.attribute[0]) {}
   template <class T>
   MF_HD T value(T x) const {
     return x > T(0) ? x : x * T(negative);

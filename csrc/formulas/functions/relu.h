@@ -8,7 +8,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 struct Relu {
-  MF_HD explicit Relu(const Step&) {}
+  MF_HD explicit Relu(const Node&) {}
   template <class T>
   MF_HD T value(T x) const {
     return x < T(0) ? T(0) : x;

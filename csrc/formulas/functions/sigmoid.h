@@ -8,7 +8,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 struct Sigmoid {
-  MF_HD explicit Sigmoid(const Step&) {}
+  MF_HD explicit Sigmoid(const Node&) {}
   template <class T>
   MF_HD T value(T x) const {
     return sigmoid(x);

@@ -8,7 +8,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 struct Silu {
-  MF_HD explicit Silu(const Step&) {}
+  MF_HD explicit Silu(const Node&) {}
   template <class T>
   MF_HD T value(T x) const {
     return x * sigmoid(x);

@@ -9,7 +9,7 @@ namespace METAFAST_ISA {
 
 struct Softplus {
   double beta, threshold;
-  MF_HD explicit Softplus(const Step& s) : beta(s.attribute[0]), threshold(s.attribute[1]) {}
+  MF_HD explicit Softplus(const Node& node) : beta(node.attribute[0]), threshold(node.attribute[1]) {}
   template <class T>
   MF_HD T value(T x) const {
     const T u = x * T(beta), a = magnitude(u);

@@ -8,7 +8,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 struct Softsign {
-  MF_HD explicit Softsign(const Step&) {}
+  MF_HD explicit Softsign(const Node&) {}
   template <class S>
   MF_HD static S below(S x) {
     return S(1) + select(value_of(x) > 0, x, select(value_of(x) < 0, -x, S(0) * x));

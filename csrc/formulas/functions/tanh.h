@@ -8,7 +8,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 struct Tanh {
-  MF_HD explicit Tanh(const Step&) {}
+  MF_HD explicit Tanh(const Node&) {}
   template <class T>
   MF_HD T value(T x) const {
     return tanh(x);

@@ -8,11 +8,11 @@ namespace metafast {
 
 struct BatchNormNode {
   static bool fits(const NodeCheck& c) {
-    Step& s = c.s;
-    for (int i = 0; i < 4; ++i) c.use(s.parameter[i], c.in()[0], 1, 1);
-    s.attribute[0] = c.attribute("eps", 1e-5);
-    s.training = c.attribute("training", 1) != 0;
-    c.demand(s.training || (s.parameter[2] >= c.learnt_count && s.parameter[3] >= c.learnt_count),
+    Node& node = c.node;
+    for (int i = 0; i < 4; ++i) c.use(node.parameter[i], c.in()[0], 1, 1);
+    node.attribute[0] = c.attribute("eps", 1e-5);
+    node.training = c.attribute("training", 1) != 0;
+    c.demand(node.training || (node.parameter[2] >= c.learnt_count && node.parameter[3] >= c.learnt_count),
              "evaluation needs constant running statistics");
     return c.in() == c.out() && c.in().size() != 2;
   }
@@ -21,8 +21,8 @@ struct BatchNormNode {
  protected:
   static void plan(const NodePlan& p, int64_t kept) {
     const int64_t ld = p.out().ld;
-    p.s.saved = p.tape(4 * ld + kept);
-    p.s.saved_dot = p.tangent_tape(2 * ld + kept);
+    p.node.saved = p.tape(4 * ld + kept);
+    p.node.saved_dot = p.tangent_tape(2 * ld + kept);
     p.scratch(norm_scratch(p.examples() * p.in().rows, ld));
   }
 };

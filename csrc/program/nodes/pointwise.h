@@ -9,7 +9,7 @@ namespace metafast {
 struct PointwiseNode {
   static bool fits(const NodeCheck& c, std::initializer_list<Attribute> attributes) {
     int i = 0;
-    for (const Attribute& a : attributes) c.s.attribute[i++] = c.attribute(a.name, a.otherwise);
+    for (const Attribute& a : attributes) c.node.attribute[i++] = c.attribute(a.name, a.otherwise);
     return c.in() == c.out();
   }
   static void plan(const NodePlan&) {}

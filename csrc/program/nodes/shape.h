@@ -9,22 +9,22 @@ namespace metafast {
 
 struct AdaptiveAvgPool2dNode {
   static bool fits(const NodeCheck& c) { return c.in().size() == 3 && c.out().size() == 3 && c.in()[0] == c.out()[0]; }
-  static void plan(const NodePlan& p) { make_pool_windows(p.batch, p.s); }
+  static void plan(const NodePlan& p) { make_pool_windows(p.plan, p.node); }
 };
 
 struct AvgPool2dNode : AdaptiveAvgPool2dNode {
   static bool fits(const NodeCheck& c) {
-    Step& s = c.s;
-    c.pair("kernel", s.kernel, 1), c.pair("stride", s.stride, 1), c.pair("pad", s.pad, 0);
-    c.pair("dilation", s.dilation, 1);
-    s.attribute[0] = c.attribute("count_include_pad", 1);
+    Node& node = c.node;
+    c.pair("kernel", node.kernel, 1), c.pair("stride", node.stride, 1), c.pair("pad", node.pad, 0);
+    c.pair("dilation", node.dilation, 1);
+    node.attribute[0] = c.attribute("count_include_pad", 1);
     return AdaptiveAvgPool2dNode::fits(c);
   }
 };
 
 struct MaxPool2dNode : AvgPool2dNode {
   static void plan(const NodePlan& p) {
-    p.s.saved = p.tape(p.examples() * p.out().rows * p.out().ld);
+    p.node.saved = p.tape(p.examples() * p.out().rows * p.out().ld);
     AvgPool2dNode::plan(p);
   }
 };

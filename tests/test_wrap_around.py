@@ -1,4 +1,4 @@
-"""Uneven runs are begun by one thread and finished by another (csrc/cpu/threads/relay.h): the same bits."""
+"""Uneven runs are begun by one thread and finished by another (csrc/cpu/threads/wrap_around.h): the same bits."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from metafast.engine import native
 def test_every_stage_is_done_once_in_order_by_evenly_busy_threads(
     threads: int, runs: int, stages: list[float], rest: float
 ) -> None:
-    lists = _native.legs(threads, runs, stages, rest)
+    lists = _native.wrap_around(threads, runs, stages, rest)
     assert len(lists) == threads
-    legs = [leg for legs in lists for leg in legs]
-    first = [sum(len(legs) for legs in lists[:i]) for i in range(threads)]
+    slices = [slice for slices in lists for slice in slices]
+    first = [sum(len(slices) for slices in lists[:i]) for i in range(threads)]
     for run in range(runs):
-        parts = sorted((begin, end) for r, begin, end, *_ in legs if r == run)
+        parts = sorted((begin, end) for r, begin, end, *_ in slices if r == run)
         ends = [0, *(end for _, end in parts)]
         assert [begin for begin, _ in parts] == ends[:-1]
         assert ends[-1] == len(stages)
         assert len(parts) <= 2
     for thread, own in enumerate(lists):
-        for run, begin, end, after, handed in own:
-            assert (handed < 0) == (begin == 0 and end == len(stages))
+        for run, begin, end, after, migrated in own:
+            assert (migrated < 0) == (begin == 0 and end == len(stages))
             assert (after < 0) == (begin == 0)
-            if after >= 0:  # the first leg of the next thread is the other half of this one's last
-                assert (run, begin, end, after, handed) == own[-1]
+            if after >= 0:  # the first slice of the next thread is the other half of this one's last
+                assert (run, begin, end, after, migrated) == own[-1]
                 assert after == first[thread + 1]
-                assert legs[after] == (run, 0, begin, -1, handed)
-    handed_over = sorted(leg[4] for leg in legs if leg[3] >= 0)
-    assert handed_over == list(range(len(handed_over)))
+                assert slices[after] == (run, 0, begin, -1, migrated)
+    migrated = sorted(slice[4] for slice in slices if slice[3] >= 0)
+    assert migrated == list(range(len(migrated)))
 
     length = sum(stages)
     share = max(length, length * (runs + rest) / threads)
@@ -95,7 +95,7 @@ def everything(
 @pytest.mark.parametrize(
     ("packing", "runs", "expected"), [("never", 3, 1), ("never", 4, 0), ("whole", 3, 1), ("small", 5, 1)]
 )
-def test_uneven_runs_are_handed_over(
+def test_uneven_runs_migrate(
     packing: str, runs: int, expected: int, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "packing", packing)
@@ -107,13 +107,13 @@ def test_uneven_runs_are_handed_over(
         maml.meta_gradient(support, query)
         prepared = list(native.handle(maml._planner.plan("x", support[0]).program).sessions.values())[-1]
         width = prepared.session.tasks_at_once
-    assert prepared.session.handed_over == expected
+    assert prepared.session.migrated == expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("network", NETWORKS)
-def test_tasks_handed_over_change_no_bit(
+def test_tasks_that_migrate_change_no_bit(
     network: str, options: str, dtype: torch.dtype, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "packing", "never")
@@ -132,7 +132,7 @@ def test_tasks_handed_over_change_no_bit(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("packing", ["whole", "small", "mixed", "auto"])
-def test_packs_handed_over_change_no_bit(
+def test_packs_that_migrate_change_no_bit(
     packing: str, options: str, dtype: torch.dtype, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.manual_seed(0)

@@ -4,7 +4,7 @@
 //   is through with them takes what others have not begun; one that finds no task left helps. Long loops of a task (share.h)
 //   are offered in parts, and whoever is idle takes the next one. Parts depend on nothing that is done beside them, so the
 //   result does not depend on who did what.
-// Usage: one Crew for each round of tasks; every thread calls work(). Kernels offer loops through helpers().
+// Usage: one WorkStealing for each round of tasks; every thread calls work(). Kernels offer loops through helpers().
 #pragma once
 
 #include <atomic>
@@ -15,13 +15,13 @@
 
 namespace metafast {
 
-class Crew {
+class WorkStealing {
  public:
   // When loops are offered: never (where they are short, others come too late); while a thread is idle; whether or not one
   // is, and however short they are, as tests want it.
   enum class Offers { kNever, kToIdle, kAll };
   // `backward`: each thread's tasks in reverse.
-  Crew(int threads, int64_t tasks, Offers offers, bool backward);
+  WorkStealing(int threads, int64_t tasks, Offers offers, bool backward);
 
   // Calls run(task) for this thread's tasks, then for those that others have not begun, then helps until all are done. Must
   // not throw.

@@ -1,8 +1,8 @@
 // Problem: the tapes of many inner steps do not stay in the second-level cache, and both sweeps wait for one step's after
 //   the other's.
-// Solution: while a step is computed, what the next one works on is asked for, some of it before each primitive: a core
+// Solution: while a step is computed, what the next one works on is prefetched, some of it before each primitive: a core
 //   waits for few lines at a time.
-// Usage: ahead.add(from, bytes) at most twice, ahead.spread(times), then ahead.ask() as many times.
+// Usage: prefetcher.add(from, bytes) at most twice, prefetcher.spread(times), then prefetcher.fetch() as many times.
 #pragma once
 
 #include <cstdint>
@@ -14,11 +14,11 @@ namespace METAFAST_ISA {
 
 // Fewer elements of all steps stay in the cache anyway; more of a step would drive out what the present one works on.
 template <class T>
-constexpr int64_t kAheadFrom = 512 * 1024 / int64_t(sizeof(T));
+constexpr int64_t kPrefetchFrom = 512 * 1024 / int64_t(sizeof(T));
 template <class T>
-constexpr int64_t kAheadAtMost = 128 * 1024 / int64_t(sizeof(T));
+constexpr int64_t kPrefetchAtMost = 128 * 1024 / int64_t(sizeof(T));
 
-class Ahead {
+class Prefetcher {
  public:
   void add(const void* from, int64_t bytes) { ranges_[count_++] = {static_cast<const char*>(from), bytes}; }
 
@@ -28,7 +28,7 @@ class Ahead {
     at_once_ = times > 0 ? bytes / times / kLine + 1 : 0;
   }
 
-  void ask() {
+  void fetch() {
     int64_t lines = at_once_;
     for (Range& range : ranges_)
       for (; range.left > 0 && lines > 0; --lines, range.next += kLine, range.left -= kLine)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 try:
     from metafast._native import Contents, holds_classes, rows_add_up
-    from metafast._native import facts as _plain
+    from metafast._native import metadata as _plain
 except ImportError:  # installed without the native engine
 
     def _plain(tensors: tuple[Tensor | None, ...]) -> bytes | None:
@@ -39,11 +39,11 @@ except ImportError:  # installed without the native engine
             return False
 
 
-__all__ = ["Contents", "facts", "holds_classes", "rows_add_up"]
+__all__ = ["Contents", "holds_classes", "metadata", "rows_add_up"]
 
 _of_one = operator.attrgetter("shape", "dtype", "device")
 
 
-def facts(tensors: tuple[Tensor | None, ...]) -> Hashable:
+def metadata(tensors: tuple[Tensor | None, ...]) -> Hashable:
     """Equal for equal shapes, dtypes and devices; what is no tensor at all goes by its type."""
     return _plain(tensors) or tuple([_of_one(t) if isinstance(t, Tensor) else type(t) for t in tensors])

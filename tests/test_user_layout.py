@@ -1,5 +1,5 @@
 """Hessian-vector products of each task's own weights, which are read and written where the user has them
-(csrc/cpu/primitives/given_linear.h): layers of every sort in front, behind and between, and what is no number.
+(csrc/cpu/primitives/user_linear.h): layers of every sort in front, behind and between, and what is no number.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def frozen(hidden: int) -> nn.Module:
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "half open": lambda: shifted(0.0),
-    "shut": lambda: shifted(-100.0),
+    "inactive": lambda: shifted(-100.0),
     "few": lambda: shifted(-0.3),
     "open": lambda: shifted(2.0),
     "tanh": lambda: layers(272, 64, 64, 5, between=nn.Tanh),
@@ -155,17 +155,17 @@ def test_parts_come_to_the_same_bits(
 @pytest.mark.parametrize("examples", [12, 20])
 @pytest.mark.parametrize(
     "where",
-    ["x", "x that shuts all units", "0.weight", "0.bias of v", "2.weight", "2.weight of v", "4.weight of v"],
+    ["x", "x that makes all units inactive", "0.weight", "0.bias of v", "2.weight", "2.weight of v", "4.weight of v"],
 )
 def test_what_is_no_number_stays_none(
     where: str, examples: int, bad: float, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one task, and in weights behind a unit that is shut for all examples: zero times infinity is NaN."""
+    """In one task, and in weights behind a unit that is inactive for all examples: zero times infinity is NaN."""
     model = shifted(0.0)
     own, vectors, x = problem(model, examples, torch.float32)
     y = torch.randint(5, (3, examples))
     own["0.bias"][:, 3] = own["2.bias"][:, 3] = -1000
-    if where == "x that shuts all units":
+    if where == "x that makes all units inactive":
         own["0.weight"][1, :, 11] = -own["0.weight"][1, :, 11].abs() * (-1 if bad < 0 else 1)
     if where.startswith("x"):
         x[1, 7, 11] = bad
@@ -182,7 +182,7 @@ def test_what_is_no_number_stays_none(
         {name: t[others] for name, t in made.items()}, {name: t[others].float() for name, t in truth.items()}, 3e-6
     )
     assert where == "0.bias of v" or any(not t[1].isfinite().all() for t in truth.values())
-    # Of what a shut unit hands on autograd writes zeros, and metafast zero times what came.
+    # Of what an inactive unit hands on autograd writes zeros, and metafast zero times what came.
     for name, t in made.items():
         assert not (t[1].isfinite() & ~truth[name][1].isfinite()).any(), name
     monkeypatch.setattr(native, "sharing", "always")

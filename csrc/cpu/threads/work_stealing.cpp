@@ -1,4 +1,4 @@
-#include "cpu/threads/crew.h"
+#include "cpu/threads/work_stealing.h"
 
 #include "cpu/threads/spin.h"
 
@@ -11,7 +11,7 @@ constexpr int64_t kWorth = 65536;
 
 }  // namespace
 
-Crew::Crew(int threads, int64_t tasks, Offers offers, bool backward)
+WorkStealing::WorkStealing(int threads, int64_t tasks, Offers offers, bool backward)
     : threads_(threads),
       offers_(offers),
       backward_(backward),
@@ -25,22 +25,22 @@ Crew::Crew(int threads, int64_t tasks, Offers offers, bool backward)
   }
 }
 
-int64_t Crew::likely() const {
+int64_t WorkStealing::likely() const {
   if (offers_ == Offers::kAll) return threads_ - 1;
   const int64_t idle = idle_.load(std::memory_order_relaxed), busy = threads_ - idle;
   return busy > 1 ? (idle + busy - 1) / busy : idle;
 }
 
-Helpers Crew::helpers() {
+Helpers WorkStealing::helpers() {
   if (!loops_) return {};
   return {this, offers_ == Offers::kAll ? 1 : kWorth,
-          [](const void* crew) { return static_cast<const Crew*>(crew)->likely(); },
-          [](void* crew, int64_t thread, int64_t parts, Part part, const void* context) {
-            static_cast<Crew*>(crew)->share(thread, parts, part, context);
+          [](const void* owner) { return static_cast<const WorkStealing*>(owner)->likely(); },
+          [](void* owner, int64_t thread, int64_t parts, Part part, const void* context) {
+            static_cast<WorkStealing*>(owner)->share(thread, parts, part, context);
           }};
 }
 
-void Crew::share(int64_t thread, int64_t parts, Part part, const void* context) {
+void WorkStealing::share(int64_t thread, int64_t parts, Part part, const void* context) {
   Loop& loop = loops_[thread];
   const uint64_t number = (loop.gate.load(std::memory_order_relaxed) >> kNumberShift) + 1;
   loop.part = part, loop.context = context;
@@ -50,7 +50,7 @@ void Crew::share(int64_t thread, int64_t parts, Part part, const void* context) 
   for (Spin spin; loop.undone.load(std::memory_order_acquire) > 0;) spin.once();
 }
 
-bool Crew::take_parts(Loop& loop, int64_t thread) {
+bool WorkStealing::take_parts(Loop& loop, int64_t thread) {
   bool took = false;
   for (uint64_t gate = loop.gate.load(std::memory_order_acquire); taken(gate) < parts(gate);) {
     if (!loop.gate.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel, std::memory_order_acquire))
@@ -63,7 +63,7 @@ bool Crew::take_parts(Loop& loop, int64_t thread) {
   return took;
 }
 
-void Crew::help(int64_t thread) {
+void WorkStealing::help(int64_t thread) {
   idle_.fetch_add(1, std::memory_order_relaxed);
   for (Spin spin; unfinished_.load(std::memory_order_acquire) > 0;) {
     bool took = false;

@@ -1,4 +1,4 @@
-#include "cpu/threads/relay.h"
+#include "cpu/threads/wrap_around.h"
 
 #include <algorithm>
 #include <numeric>
@@ -15,17 +15,17 @@ int32_t cut(const std::vector<double>& stages, double time) {
 
 }  // namespace
 
-Legs legs(int threads, int64_t runs, const std::vector<double>& stages, double rest) {
+Slices wrap_around(int threads, int64_t runs, const std::vector<double>& stages, double rest) {
   const double length = std::accumulate(stages.begin(), stages.end(), 0.0), little = 1e-6 * length;
   const double share = std::max(length, (double(runs) + rest) * length / threads);
   const auto count = int32_t(stages.size());
-  Legs result;
-  std::vector<Leg>& all = result.all;
+  Slices result;
+  std::vector<Slice>& all = result.all;
   int64_t next = 0;   // the first run that nobody has
   int32_t begun = 0;  // its stages that this thread does, where the one before does the others
   for (int thread = 0; thread < threads; ++thread) {
     result.first.push_back(int64_t(all.size()));
-    if (begun > 0) all.push_back({next++, 0, begun, -1, result.handed++});
+    if (begun > 0) all.push_back({next++, 0, begun, -1, result.migrated++});
     begun = 0;
     const bool last = thread + 1 == threads;
     const double end = share * (thread + 1);
@@ -36,7 +36,7 @@ Legs legs(int threads, int64_t runs, const std::vector<double>& stages, double r
     if (stage == 0) {
       all.push_back({next++, 0, count, -1, -1});
     } else if (stage < count) {
-      all.push_back({next, stage, count, int64_t(all.size()) + 1, result.handed});
+      all.push_back({next, stage, count, int64_t(all.size()) + 1, result.migrated});
       begun = stage;
     }
   }
