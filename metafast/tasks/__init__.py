@@ -5,6 +5,7 @@ function of (seed, i) alone, so a run can stop anywhere and continue without kee
 """
 
 from metafast.tasks.archive import DataError
+from metafast.tasks.augment import Augmented
 from metafast.tasks.distribution import Splits, Tasks
 from metafast.tasks.episode import TEST, TRAIN, VALIDATION, Episode, generator
 from metafast.tasks.family import Curves, RegressionFamily
@@ -23,6 +24,7 @@ __all__ = [
     "TEST",
     "TRAIN",
     "VALIDATION",
+    "Augmented",
     "Curves",
     "DataError",
     "Episode",
