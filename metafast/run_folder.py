@@ -4,6 +4,7 @@
 ``metrics.jsonl``  a line for each row of the history
 ``checkpoint.pt``  the last state, from which the run goes on exactly
 ``best.pt``        the weights of the best validation
+``report.html``    all of it for people to look at, with the example tasks of ``examples.npz``
 
 A process that is killed at any moment leaves a folder that can be read and resumed: files are replaced whole, lines are
 appended, and a last line that was cut short is not counted.
@@ -34,14 +35,23 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoint = self.path / "checkpoint.pt"
         self.best = self.path / "best.pt"
+        self.report = self.path / "report.html"
+        self.examples = self.path / "examples.npz"
 
     def holds_a_run(self) -> bool:
         return self.checkpoint.exists() or self.facts.exists()
 
     def clear(self) -> None:
         """Remove the files of the run that is here; others of the folder stay."""
-        for file in (self.checkpoint, self.best, self.metrics, self.facts):  # the checkpoint first: no half run is left
+        files = (self.checkpoint, self.best, self.metrics, self.facts, self.report, self.examples)
+        for file in files:  # the checkpoint first: no half run is left
             file.unlink(missing_ok=True)
+
+    def forget_results(self) -> None:
+        """Remove what was found of weights that the run no longer has."""
+        if self.read().get("results"):
+            self.update(results={})
+        self.examples.unlink(missing_ok=True)
 
     # ---- run.json ----------------------------------------------------------------------------
     def read(self) -> dict[str, Any]:

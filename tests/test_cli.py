@@ -72,7 +72,9 @@ def test_sinusoid_leaves_checkpoint_results_and_picture(tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     assert main(["train", "sinusoid", *TINY, "--meta-steps", "250"]) == 0
     out = tmp_path / "runs" / "sinusoid"
-    assert sorted(os.listdir(out)) == ["checkpoint.pt", "metrics.jsonl", "run.json", "sinusoid.png"]
+    assert sorted(os.listdir(out)) == [
+        *("checkpoint.pt", "examples.npz", "metrics.jsonl", "report.html", "run.json", "sinusoid.png")
+    ]
     assert (out / "sinusoid.png").read_bytes().startswith(b"\x89PNG")
     facts, results = RunFolder(out).read(), results_of(out)
     assert facts["meta_steps"] == 250 and facts["stopped"] == "max_iters"
@@ -185,7 +187,9 @@ def test_omniglot_from_data_to_test(data, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     out = tmp_path / "run"
     assert omniglot(data, out, "--meta-steps", "25") == 0
-    assert sorted(os.listdir(out)) == ["best.pt", "checkpoint.pt", "metrics.jsonl", "omniglot.png", "run.json"]
+    assert sorted(os.listdir(out)) == [
+        *("best.pt", "checkpoint.pt", "examples.npz", "metrics.jsonl", "omniglot.png", "report.html", "run.json")
+    ]
     results, validations = results_of(out), rows(out, "validation")
     assert [row["meta_step"] for row in validations] == [10, 20, 25]
     assert results["test_accuracy"]["tasks"] == 6 and 0 <= results["test_accuracy"]["mean"] <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 import metafast as mf
 from metafast import report
 from metafast.cli import main
-from metafast.report import charts, example, results
+from metafast.cli import run as run_module
+from metafast.report import charts, example, numbers
 from metafast.report.markup import VOID, join, tag
-from metafast.tasks import TEST, Episode, ImageTasks, Sinusoids, Tasks, generator
+from metafast.run_folder import RunFolder
+from metafast.tasks import TEST, Episode, ImageTasks, Sinusoids, Tasks, TaskSampler, generator
 from metafast.training import networks
 from run_folders import COMMAND, MACHINE, estimate, run_folder
 
@@ -288,20 +291,67 @@ def test_examples_are_kept_so_that_the_page_can_be_written_again(tmp_path: Path)
     made += report.examples(words, Texts(), count=1)
     first = report.write(run_folder(tmp_path), made).read_text()
     assert report.write(tmp_path).read_text().count("<h3>") == first.count("<h3>") == 3
-    for one, other in zip(made, example.load(tmp_path / example.FILE), strict=True):
+    for one, other in zip(made, example.load(tmp_path / "examples.npz"), strict=True):
         assert type(one) is type(other)
         assert all(np.array_equal(vars(other)[name], value) for name, value in vars(one).items())
         assert {name: type(value) for name, value in vars(one).items()} == {n: type(v) for n, v in vars(other).items()}
 
 
 def test_a_file_of_examples_executes_nothing(tmp_path: Path) -> None:
-    path = run_folder(tmp_path) / example.FILE
+    path = run_folder(tmp_path) / "examples.npz"
     np.savez(path, forms=np.array(["CurveExample"], dtype=object))
     with pytest.raises(ValueError, match=r"examples\.npz does not hold the examples of a report"):
         report.write(tmp_path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match=r"examples\.npz does not hold the examples of a report"):
         report.write(tmp_path)
+
+
+def test_classes_are_called_by_their_names() -> None:
+    colours = torch.arange(6).mul(40).to(torch.uint8).repeat_interleave(4)
+    pixels = colours.view(-1, 1, 1, 1).expand(-1, 3, 16, 16).contiguous()
+    tasks = TaskSampler(pixels, [f"colour {value}" for value in colours.tolist()], ways=3, shots=1, queries=2)
+    for shown in report.examples(images()[0], tasks, count=3):
+        assert isinstance(shown, report.ImagesExample)
+        for label, pixel in zip(shown.labels, shown.query[:, 0, 0, 0], strict=True):
+            assert shown.names[label] == f"colour {pixel}"
+    assert report.examples(*images(), count=1)[0].names[0].startswith("class ")  # type: ignore[union-attr]
+
+
+# ---- At the end of a run -------------------------------------------------------------
+def test_meta_training_leaves_a_report_of_what_is_true_now(tmp_path: Path) -> None:
+    def train(steps: int, **how: Any) -> Page:
+        learner = mf.MAML(networks.mlp([1, 4, 1]), lr=0.01, steps=1, loss="mse")
+        mf.meta_train(learner, Sinusoids(), out=tmp_path, max_iters=steps, meta_batch=2, progress=False, **how)
+        return Page(tmp_path / "report.html")
+
+    assert "No results on test tasks yet, after 3 meta-steps." in train(3).words
+    learner, tasks = images()
+    report.write(tmp_path, report.examples(learner, tasks, count=1), {"accuracy": estimate(0.5, 0.1)})
+    assert RunFolder(tmp_path).read()["results"]["accuracy"]["mean"] == 0.5
+    assert "Accuracy on unseen tasks" in train(3, resume=True).words  # nothing has changed
+    words = train(5, resume=True).words
+    assert "after 5 meta-steps" in words and "Accuracy" not in words and "Example tasks" not in words
+
+
+def test_a_page_that_cannot_be_written_does_not_end_the_run(tmp_path: Path) -> None:
+    run_folder(tmp_path)
+    (tmp_path / "examples.npz").write_text("no archive")
+    with pytest.warns(RuntimeWarning, match=r"the run has no report: .*examples\.npz does not hold"):
+        report.leave(tmp_path)
+
+
+def test_an_interrupted_command_leaves_a_page_that_says_how_it_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(maml: mf.MAML, tasks: Any, **how: Any) -> Any:
+        return mf.meta_train(maml, tasks, **{**how, "callbacks": [lambda *_: signal.raise_signal(signal.SIGINT)]})
+
+    monkeypatch.setattr(run_module, "meta_train", interrupt)
+    command = ["train", "sinusoid", "--width", "4", "--meta-steps", "1000", "--out", str(tmp_path / "run")]
+    assert main(command) == 130
+    words = Page(tmp_path / "run" / "report.html").words
+    assert "Not finished" in words and f"metafast {' '.join(command)}" in words
 
 
 # ---- Several runs --------------------------------------------------------------------
@@ -382,7 +432,7 @@ def test_tags_escape_all_but_tags() -> None:
     ],
 )
 def test_numbers_are_written_as_people_do(value: Any, written: str) -> None:
-    assert results.number(value) == written
+    assert numbers.number(value) == written
 
 
 def test_a_long_curve_is_thinned_to_means() -> None:

@@ -78,6 +78,7 @@ def _menu(parser: argparse.ArgumentParser, metavar: str) -> Any:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage or a choice not made, 130 interrupted."""
     args = parser().parse_args(argv)
+    args.command = ["metafast", *(sys.argv[1:] if argv is None else argv)]
     try:
         code: int = args.run(args)
         sys.stdout.flush()

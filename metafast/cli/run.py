@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 
+from metafast import report
 from metafast.cli import options
 from metafast.run_folder import RunFolder
+from metafast.tasks import Tasks
 from metafast.training import checkpoint as checkpoints
 from metafast.training.checkpoint import Checkpoint, CheckpointError
 from metafast.training.history import History
@@ -68,6 +70,7 @@ class Run:
     ) -> None:
         self.device = prepare(args)
         self.name = name
+        self.command: list[str] = args.command
         self.resumed: Path | None = args.resume
         stored = self._stored(args.resume) if args.resume else None
         self.settings = options.resolve(choices, args, stored.run if stored else None)
@@ -104,6 +107,10 @@ class Run:
                 describe=self.described,
                 **how,
             )
+        if "command" not in self.folder.read():
+            self.folder.update(command=self.command)
+        if history.stopped in ("diverged", "interrupted"):
+            report.leave(self.out)
         if history.stopped == "diverged":
             raise RuntimeError(f"training stopped: {history.reason}; {self.folder.checkpoint} holds it")
         if history.stopped == "interrupted":
@@ -113,6 +120,10 @@ class Run:
                 file=sys.stderr,
             )
         return history
+
+    def leave_report(self, tasks: Tasks, *, steps: int) -> None:
+        """The run's page, with a few of ``tasks`` before and after so many inner steps."""
+        report.leave(self.out, report.examples(self.learner, tasks, self.settings["seed"], steps=steps))
 
     def write_results(self, results: dict[str, Any]) -> None:
         self.folder.update(results=results)

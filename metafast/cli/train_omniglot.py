@@ -137,7 +137,8 @@ def run(args: argparse.Namespace) -> int:
     this.write_results({"test_accuracy": asdict(test), "tested_meta_step": history.best["meta_step"]})
     title = f"Omniglot {ways}-way {shots}-shot: meta-test {test.percent()}"
     pictures.omniglot(this.out / "omniglot.png", history, title)
-    print(f"best and last checkpoint, results and picture: {this.out}")
+    this.leave_report(unseen, steps=steps)
+    print(f"best and last checkpoint, results and picture: {this.out}; all on one page: {this.folder.report}")
     return 0
 
 

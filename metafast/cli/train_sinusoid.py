@@ -101,5 +101,6 @@ def run(args: argparse.Namespace) -> int:
             this.learner, next(training.stream(settings["tasks"], seed=seed, device=this.device))
         )
         this.write_results(results)
-    print(f"checkpoint, results and picture: {this.out}")
+    this.leave_report(test, steps=STEPS[-1])
+    print(f"checkpoint, results and picture: {this.out}; all on one page: {this.folder.report}")
     return 0

@@ -2,6 +2,16 @@
 
 from metafast.report.comparison import compare
 from metafast.report.example import CurveExample, Example, ImagesExample, TableExample, TextExample, examples
-from metafast.report.writing import write
+from metafast.report.writing import leave, write
 
-__all__ = ["CurveExample", "Example", "ImagesExample", "TableExample", "TextExample", "compare", "examples", "write"]
+__all__ = [
+    "CurveExample",
+    "Example",
+    "ImagesExample",
+    "TableExample",
+    "TextExample",
+    "compare",
+    "examples",
+    "leave",
+    "write",
+]

@@ -10,10 +10,11 @@ from typing import Any
 from urllib.parse import quote
 
 from metafast.files import replacing
-from metafast.report import charts, results
+from metafast.report import charts, numbers
 from metafast.report.markup import Markup, join, page, section, table, tag
-from metafast.report.results import Measured
+from metafast.report.numbers import Measured
 from metafast.report.run import Run, read
+from metafast.run_folder import RunFolder
 
 BEST, CLOSE = "★", "≈"
 KEY = f"{BEST} the best of its row; {CLOSE} its 95 % interval overlaps with that of the best."
@@ -30,7 +31,7 @@ class Group:
     metrics: list[tuple[str, int | None]]  # what is compared: a metric after so many inner steps
 
     def measured(self, run: Run, metric: tuple[str, int | None]) -> Measured | None:
-        return results.curves(run.part("results")).get(metric[0], {}).get(metric[1])
+        return numbers.curves(run.part("results")).get(metric[0], {}).get(metric[1])
 
     def mark(self, run: Run, metric: tuple[str, int | None]) -> str:
         """Whether the run is the best of its row, or as good as far as one can tell; only of several runs."""
@@ -38,7 +39,7 @@ class Group:
         own = self.measured(run, metric)
         if own is None or len(there) < 2:
             return ""
-        best = (max if results.grows(metric[0]) else min)(there, key=lambda value: value.mean)
+        best = (max if numbers.grows(metric[0]) else min)(there, key=lambda value: value.mean)
         return BEST if own.mean == best.mean else CLOSE if own.overlaps(best) else ""
 
 
@@ -76,19 +77,19 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _group(task: tuple[str, ...], members: list[tuple[str, Run]]) -> Group:
-    settings = [results.flat(run.part("settings")) for _, run in members]
+    settings = [numbers.flat(run.part("settings")) for _, run in members]
     names = dict.fromkeys(name for own in settings for name in own)
     differing = [name for name in names if len({str(own.get(name)) for own in settings}) > 1]
     metrics: dict[tuple[str, int | None], None] = {}
     for _, run in members:
-        for metric, curve in results.curves(run.part("results")).items():
+        for metric, curve in numbers.curves(run.part("results")).items():
             metrics.update(((metric, steps), None) for steps in sorted(curve, key=lambda k: -1 if k is None else k))
     return Group(", ".join(task), members, differing, list(metrics))
 
 
 def _heading(metric: tuple[str, int | None]) -> str:
     name, steps = metric
-    return results.label(name) + ("" if steps is None else f", {steps} step" + ("" if steps == 1 else "s"))
+    return numbers.label(name) + ("" if steps is None else f", {steps} step" + ("" if steps == 1 else "s"))
 
 
 # ---- The page ------------------------------------------------------------------------
@@ -108,8 +109,8 @@ def _page(found: Sequence[Group], folder: Path) -> str:
 
 def _headline(group: Group) -> Markup | None:
     """Which run is ahead, in a sentence."""
-    known = [curve for _, run in group.runs for curve in [results.curves(run.part("results"))] if curve]
-    metric = results.main_metric(known[0]) if known else None
+    known = [curve for _, run in group.runs for curve in [numbers.curves(run.part("results"))] if curve]
+    metric = numbers.main_metric(known[0]) if known else None
     if metric is None:
         return None
     last = max((m for m in group.metrics if m[0] == metric), key=lambda m: -1 if m[1] is None else m[1])
@@ -120,23 +121,23 @@ def _headline(group: Group) -> Markup | None:
     close = [name for name, mark in marks.items() if mark == CLOSE]
     more = f"; as good, as far as the intervals tell: {', '.join(close)}" if close else ""
     value = group.measured(dict(group.runs)[best], last)
-    said = results.written(value, metric) if value else ""
+    said = numbers.written(value, metric) if value else ""
     return tag("p", f"{group.title}: best in {_heading(last)} is ", tag("strong", best), f" with {said}{more}.")
 
 
 def _parts(group: Group, folder: Path) -> list[Markup | None]:
     head = ["", *(_link(name, run, folder) for name, run in group.runs)]
-    settings = [results.flat(run.part("settings")) for _, run in group.runs]
+    settings = [numbers.flat(run.part("settings")) for _, run in group.runs]
     rows: list[list[Any]] = [
-        [c, *(results.exactly(own[c]) if c in own else "–" for own in settings)] for c in group.differing
+        [c, *(numbers.exactly(own[c]) if c in own else "–" for own in settings)] for c in group.differing
     ]
     for metric in group.metrics:
         cells = [
-            join(results.cell(group.measured(run, metric), metric[0]), _marked(group.mark(run, metric)))
+            join(numbers.cell(group.measured(run, metric), metric[0]), _marked(group.mark(run, metric)))
             for _, run in group.runs
         ]
         rows.append([_heading(metric), *cells])
-    rows.append(["meta-steps", *(results.exactly(run.facts.get("meta_steps", "–")) for _, run in group.runs)])
+    rows.append(["meta-steps", *(numbers.exactly(run.facts.get("meta_steps", "–")) for _, run in group.runs)])
     rows.append(["training time", *(_time(run) for _, run in group.runs)])
     rows.append(["state", *(_state(run) for _, run in group.runs)])
     caption = "Settings that differ, and results on test tasks ± 95 % interval"
@@ -149,7 +150,7 @@ def _parts(group: Group, folder: Path) -> list[Markup | None]:
 
 def _link(name: str, run: Run, folder: Path) -> Markup:
     """To the run's own report, from a page in ``folder``."""
-    report = run.folder.resolve() / "report.html"
+    report = RunFolder(run.folder.resolve()).report
     if not report.is_file():
         return join(name)
     return tag("a", name, href=quote(Path(os.path.relpath(report, folder.resolve())).as_posix()))
@@ -164,7 +165,7 @@ def _marked(mark: str) -> Markup:
 
 def _time(run: Run) -> str:
     seconds = run.facts.get("seconds")
-    return results.duration(seconds) if isinstance(seconds, (int, float)) else "–"
+    return numbers.duration(seconds) if isinstance(seconds, (int, float)) else "–"
 
 
 def _state(run: Run) -> str:
@@ -174,16 +175,16 @@ def _state(run: Run) -> str:
 def _curves(group: Group) -> list[Markup | None]:
     losses = {name: run.series("train", "after") for name, run in group.runs}
     figures = [_overlaid(losses, "loss after adaptation, training", "meta-step", log=True)]
-    found = {name: results.curves(run.part("results")) for name, run in group.runs}
+    found = {name: numbers.curves(run.part("results")) for name, run in group.runs}
     for metric in dict.fromkeys(name for name, _ in group.metrics):
-        scale = 100.0 if results.percent(metric) else 1.0
+        scale = 100.0 if numbers.percent(metric) else 1.0
         over = {
             name: [(k, scale * m.mean, scale * m.interval) for k, m in curves[metric].items() if k is not None]
             for name, curves in found.items()
             if metric in curves
         }
         if any(len(rows) > 1 for rows in over.values()):
-            label = results.label(metric) + (", %" if scale == 100 else "")
+            label = numbers.label(metric) + (", %" if scale == 100 else "")
             figures.append(_overlaid({k: sorted(v) for k, v in over.items()}, label, "inner steps", log=scale == 1))
     return figures
 
@@ -209,21 +210,21 @@ def _overlaid(rows: Mapping[str, Sequence[tuple[float, ...]]], what: str, along:
         axes.set(xlabel=along, ylabel=what)
         axes.legend()
 
-    ends = "; ".join(f"{name}: {results.number(values[-1][1])}" for name, values in rows.items())
+    ends = "; ".join(f"{name}: {numbers.number(values[-1][1])}" for name, values in rows.items())
     return charts.chart(draw, says=f"{what} over {along}, at the end {ends}.", caption=f"{what[0].upper()}{what[1:]}.")
 
 
 # ---- As text -------------------------------------------------------------------------
 def _text(group: Group) -> str:
-    settings = [results.flat(run.part("settings")) for _, run in group.runs]
+    settings = [numbers.flat(run.part("settings")) for _, run in group.runs]
     rows = [["", *(name for name, _ in group.runs)]]
-    rows += [[c, *(results.number(own[c]) if c in own else "-" for own in settings)] for c in group.differing]
+    rows += [[c, *(numbers.number(own[c]) if c in own else "-" for own in settings)] for c in group.differing]
     for metric in group.metrics:
         values = [(group.measured(run, metric), group.mark(run, metric)) for _, run in group.runs]
         rows.append(
             [
                 _heading(metric),
-                *("-" if v is None else f"{results.written(v, metric[0])} {m}".strip() for v, m in values),
+                *("-" if v is None else f"{numbers.written(v, metric[0])} {m}".strip() for v, m in values),
             ]
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from metafast.files import replacing
 from metafast.tasks import TEST, Episode, Tasks, generator
 
-FILE = "examples.npz"
 #: Points of the line that an adapted network draws.
 GRID = 120
 #: Query examples shown of a task, and support examples of a class.
@@ -100,7 +99,8 @@ def examples(
         tasks: where the tasks come from, or a meta-batch of them.
         seed: of the tasks.
         count: how many tasks, of a meta-batch at most those it has.
-        class_names: of labels 0, 1, ... of every task, or a list of them for each task. None: "class 1", ...
+        class_names: of labels 0, 1, ... of every task, or a list of them for each task. None: as ``tasks`` calls them
+            (:meth:`metafast.tasks.Tasks.label_names`), or else "class 1", ...
         vocabulary: the word of every token id, for integer inputs [T, N, length]; empty words are padding.
         steps: inner steps of "after"; None means the learner's own, at least 1.
     """
@@ -109,6 +109,8 @@ def examples(
     own = getattr(learner, "steps", 1)
     after = max(1, own if isinstance(own, int) else 1) if steps is None else steps
     episode = tasks if isinstance(tasks, tuple) else tasks.sample(count, generator(seed, TEST, 1))
+    if class_names is None and isinstance(tasks, Tasks):
+        class_names = tasks.label_names(count, generator(seed, TEST, 1))
     (xs, ys), (xq, yq) = episode = Episode(*((x[:count], y[:count]) for x, y, *_ in episode))
     where = next(learner.parameters()).device
 

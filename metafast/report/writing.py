@@ -3,42 +3,54 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metafast.files import replacing
-from metafast.report import charts, results
+from metafast.report import charts, numbers
 from metafast.report import example as kept
 from metafast.report.example import Example
 from metafast.report.gallery import gallery
 from metafast.report.markup import Markup, join, page, section, table, tag
-from metafast.report.results import Curve, Measured
+from metafast.report.numbers import Curve, Measured
 from metafast.report.run import Run, read
+from metafast.run_folder import RunFolder
 
-FILE = "report.html"
 
-
-def write(folder: str | Path, examples: Sequence[Example] | None = None) -> Path:
+def write(
+    folder: str | Path, examples: Sequence[Example] | None = None, results: Mapping[str, Any] | None = None
+) -> Path:
     """Write ``report.html`` into the folder of a run, finished or not, and return its path.
 
-    ``examples`` (from :func:`metafast.report.examples`) are kept beside it, so that the page can be written again;
-    None means those that were kept. ValueError says what is wrong with the folder.
+    ``examples`` (from :func:`metafast.report.examples`) are kept beside it and ``results`` (such as
+    ``mf.evaluate(...).as_dict()``) in ``run.json``, so that the page can be written again; None means those that were
+    kept. ValueError says what is wrong with the folder.
     """
-    run = read(folder)
-    stored = run.folder / kept.FILE
+    run, files = read(folder), RunFolder(folder)
+    if results is not None:
+        files.update(results=results)
+        run = read(folder)
     if examples is not None:
-        kept.save(stored, examples)
-    elif stored.is_file():
-        examples = kept.load(stored)
-    path = run.folder / FILE
-    with replacing(path) as file:
+        kept.save(files.examples, examples)
+    elif files.examples.is_file():
+        examples = kept.load(files.examples)
+    with replacing(files.report) as file:
         file.write(text(run, examples or ()).encode("utf-8"))
-    return path
+    return files.report
+
+
+def leave(folder: str | Path, examples: Sequence[Example] | None = None) -> None:
+    """:func:`write` at the end of a run, which is worth more than its page: one that cannot be written is a warning."""
+    try:
+        write(folder, examples)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"the run has no report: {error}", RuntimeWarning, stacklevel=2)
 
 
 def text(run: Run, examples: Sequence[Example]) -> str:
-    found = results.curves(run.part("results"))
+    found = numbers.curves(run.part("results"))
     return page(
         f"{run.name} – metafast",
         tag(
@@ -53,8 +65,8 @@ def text(run: Run, examples: Sequence[Example]) -> str:
         section("Training", *_training(run)),
         tag(
             "div",
-            section("Settings", _pairs("Settings of the run", results.flat(run.part("settings")))),
-            section("Machine", _pairs("What the run ran on", results.flat(run.part("machine")))),
+            section("Settings", _pairs("Settings of the run", numbers.flat(run.part("settings")))),
+            section("Machine", _pairs("What the run ran on", numbers.flat(run.part("machine")))),
             class_="columns",
         ),
         section("How to reproduce", *_reproduce(run)),
@@ -65,17 +77,17 @@ def text(run: Run, examples: Sequence[Example]) -> str:
 # ---- The head ------------------------------------------------------------------------
 def sentence(run: Run, found: Mapping[str, Curve]) -> str:
     """The result in one sentence."""
-    metric = results.main_metric(found)
+    metric = numbers.main_metric(found)
     if metric is None:
-        return f"No results on test tasks yet, after {results.number(run.facts.get('meta_steps', 0))} meta-steps."
+        return f"No results on test tasks yet, after {numbers.number(run.facts.get('meta_steps', 0))} meta-steps."
     curve = found[metric]
-    steps, measured = results.last(curve)
-    name = results.label(metric)
-    said = f"{name[0].upper()}{name[1:]} on unseen tasks is {results.written(measured, metric)}"
+    steps, measured = numbers.last(curve)
+    name = numbers.label(metric)
+    said = f"{name[0].upper()}{name[1:]} on unseen tasks is {numbers.written(measured, metric)}"
     if steps is not None:
         said += f" after {steps} inner step" + ("" if steps == 1 else "s")
         if steps and 0 in curve:
-            said += f", {results.written(curve[0], metric, interval=False)} before adaptation"
+            said += f", {numbers.written(curve[0], metric, interval=False)} before adaptation"
     return said + "."
 
 
@@ -86,28 +98,28 @@ def _state(run: Run) -> Markup | None:
     return tag(
         "p",
         tag("strong", "Not finished: "),
-        f"{run.state}, after {results.number(run.facts.get('meta_steps', 0))} meta-steps. The page shows that moment.",
+        f"{run.state}, after {numbers.number(run.facts.get('meta_steps', 0))} meta-steps. The page shows that moment.",
         class_="warning",
     )
 
 
 def _tiles(run: Run, found: Mapping[str, Curve]) -> Markup:
     tiles: list[tuple[str, Any]] = []
-    metric = results.main_metric(found)
+    metric = numbers.main_metric(found)
     if metric is not None:
-        steps, measured = results.last(found[metric])
+        steps, measured = numbers.last(found[metric])
         after = "" if steps is None else f", {steps} step" + ("" if steps == 1 else "s")
-        tiles.append((results.label(metric) + after, results.cell(measured, metric)))
+        tiles.append((numbers.label(metric) + after, numbers.cell(measured, metric)))
     best = run.part("best")
     if isinstance(best.get("value"), (int, float)):
         name = str(best.get("metric") or "value")
-        shown = results.written(Measured(best["value"], 0.0), name, interval=False)
-        at = tag("span", "at meta-step ", results.exactly(best.get("meta_step")), class_="interval")
-        tiles.append((f"best validation {results.label(name)}", join(tag("data", shown, value=best["value"]), at)))
+        shown = numbers.written(Measured(best["value"], 0.0), name, interval=False)
+        at = tag("span", "at meta-step ", numbers.exactly(best.get("meta_step")), class_="interval")
+        tiles.append((f"best validation {numbers.label(name)}", join(tag("data", shown, value=best["value"]), at)))
     if isinstance(run.facts.get("meta_steps"), int):
-        tiles.append(("meta-steps", results.exactly(run.facts["meta_steps"])))
+        tiles.append(("meta-steps", numbers.exactly(run.facts["meta_steps"])))
     if isinstance(seconds := run.facts.get("seconds"), (int, float)):
-        tiles.append(("training time", tag("data", results.duration(seconds), value=seconds)))
+        tiles.append(("training time", tag("data", numbers.duration(seconds), value=seconds)))
     state = run.state.removesuffix(" when this page was written")
     tiles.append(("state", state))
     cells = (tag("dd", value, class_="words" if value is state else None) for _, value in tiles)
@@ -121,19 +133,19 @@ def _results(run: Run, found: Mapping[str, Curve]) -> list[Markup | None]:
     parts: list[Markup | None] = []
     for group in _same_steps(by_steps):
         counts = sorted(by_steps[group[0]], key=lambda k: k or 0)
-        rows = [[str(k), *(results.cell(by_steps[name][k], name) for name in group)] for k in counts]
-        head = ["inner steps", *map(results.label, group)]
+        rows = [[str(k), *(numbers.cell(by_steps[name][k], name) for name in group)] for k in counts]
+        head = ["inner steps", *map(numbers.label, group)]
         parts.append(
             table(f"Mean over {_tasks(by_steps[group[0]])} test tasks ± 95 % interval", head, rows, class_="numbers")
         )
     if single:
         rows = [
-            [results.label(name), results.cell(value, name), results.number(value.tasks or "–")]
+            [numbers.label(name), numbers.cell(value, name), numbers.number(value.tasks or "–")]
             for name, value in single.items()
         ]
         parts.append(table("Means over test tasks ± 95 % interval", ["", "mean", "tasks"], rows, class_="numbers"))
     parts.append(charts.grid(*(_over_steps(name, curve) for name, curve in by_steps.items() if len(curve) > 1)))
-    rest = results.plain(run.part("results"))
+    rest = numbers.plain(run.part("results"))
     if rest:
         parts.append(
             tag("details", tag("summary", "More numbers of this run"), _pairs("More numbers of this run", rest))
@@ -150,22 +162,22 @@ def _same_steps(curves: Mapping[str, Curve]) -> list[list[str]]:
 
 
 def _tasks(curve: Curve) -> str:
-    return results.number(next(iter(curve.values())).tasks or "the")
+    return numbers.number(next(iter(curve.values())).tasks or "the")
 
 
 def _over_steps(metric: str, curve: Curve) -> Markup | None:
     steps = sorted(k for k in curve if k is not None)
-    scale = 100.0 if results.percent(metric) else 1.0
+    scale = 100.0 if numbers.percent(metric) else 1.0
     means, widths = ([scale * getattr(curve[k], part) for k in steps] for part in ("mean", "interval"))
 
     def draw(axes: Any) -> None:
         charts.band(axes, steps, means, widths, colour=charts.ONE, label=metric)
         charts.logarithmic(axes, means)
-        axes.set(xlabel="inner steps", ylabel=results.label(metric) + (", %" if results.percent(metric) else ""))
+        axes.set(xlabel="inner steps", ylabel=numbers.label(metric) + (", %" if numbers.percent(metric) else ""))
         axes.set_xticks(steps)
 
-    said = "; ".join(f"{k}: {results.written(curve[k], metric)}" for k in steps)
-    return charts.chart(draw, says=f"{results.label(metric)} over inner steps. {said}.")
+    said = "; ".join(f"{k}: {numbers.written(curve[k], metric)}" for k in steps)
+    return charts.chart(draw, says=f"{numbers.label(metric)} over inner steps. {said}.")
 
 
 # ---- Training ------------------------------------------------------------------------
@@ -177,7 +189,7 @@ def _training(run: Run) -> list[Markup | None]:
     rates = run.series("train", "lr")
     same = len({rate for _, rate in rates}) == 1
     note = (
-        tag("p", "Learning rate of the meta-steps: ", results.exactly(rates[0][1]), ", all the time.", class_="note")
+        tag("p", "Learning rate of the meta-steps: ", numbers.exactly(rates[0][1]), ", all the time.", class_="note")
         if same
         else None
     )
@@ -198,8 +210,8 @@ def _losses(run: Run) -> Markup | None:
         axes.legend()
 
     says = (
-        f"Training loss over {results.number(after[-1][0])} meta-steps: after adaptation from "
-        f"{results.number(after[0][1])} to {results.number(after[-1][1])}."
+        f"Training loss over {numbers.number(after[-1][0])} meta-steps: after adaptation from "
+        f"{numbers.number(after[0][1])} to {numbers.number(after[-1][1])}."
     )
     return charts.chart(draw, says=says, caption="Loss on training tasks; bold, the mean of neighbouring points.")
 
@@ -214,7 +226,7 @@ def _validated(run: Run, metric: str) -> Markup | None:
     rows = of_it.series("validation", "mean", "interval")
     if not rows:
         return None
-    scale = 100.0 if results.percent(metric) else 1.0
+    scale = 100.0 if numbers.percent(metric) else 1.0
     steps, means, widths = (list(column) for column in zip(*rows, strict=True))
     best = run.part("best")
 
@@ -234,10 +246,10 @@ def _validated(run: Run, metric: str) -> Markup | None:
                 steps[place], scale * means[place], "*", color=charts.TWO, markersize=11, label="best, kept", zorder=5
             )
             axes.legend(handles=[axes.lines[-1]])
-        axes.set(xlabel="meta-step", ylabel=f"validation {results.label(metric)}" + (", %" if scale == 100 else ""))
+        axes.set(xlabel="meta-step", ylabel=f"validation {numbers.label(metric)}" + (", %" if scale == 100 else ""))
 
-    said = results.written(Measured(means[-1], widths[-1]), metric)
-    says = f"{results.label(metric)} on validation tasks at {len(rows)} moments, at the end {said}."
+    said = numbers.written(Measured(means[-1], widths[-1]), metric)
+    says = f"{numbers.label(metric)} on validation tasks at {len(rows)} moments, at the end {said}."
     return charts.chart(draw, says=says, caption="Held-out validation tasks, with 95 % intervals.")
 
 
@@ -251,7 +263,7 @@ def _rate(rates: Sequence[tuple[float, ...]]) -> Markup | None:
         axes.set(xlabel="meta-step", ylabel="learning rate")
         axes.set_ylim(bottom=0)
 
-    says = f"Learning rate of the meta-steps, from {results.number(values[0])} to {results.number(values[-1])}."
+    says = f"Learning rate of the meta-steps, from {numbers.number(values[0])} to {numbers.number(values[-1])}."
     return charts.chart(draw, says=says, caption="Learning rate of the meta-steps.")
 
 
@@ -266,7 +278,7 @@ def _examples(examples: Sequence[Example]) -> list[Any]:
 def _pairs(caption: str, values: Mapping[str, Any]) -> Markup | None:
     if not values:
         return None
-    rows = [[name, results.exactly(value)] for name, value in values.items()]
+    rows = [[name, numbers.exactly(value)] for name, value in values.items()]
     return table(caption, ["name", "value"], rows, class_="pairs")
 
 

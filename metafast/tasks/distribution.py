@@ -22,6 +22,11 @@ class Tasks(ABC):
     def sample(self, tasks: int, generator: torch.Generator) -> Episode:
         """Support and query sets of ``tasks`` tasks: xs [T, N, *example] and ys [T, N] or [T, N, *output] each."""
 
+    def label_names(self, tasks: int, generator: torch.Generator) -> list[tuple[str, ...]] | None:
+        """What labels 0, 1, ... stand for in each of the tasks that :meth:`sample` draws from this generator; None
+        where they have no names."""
+        return None
+
     def stream(
         self,
         tasks: int,

@@ -106,11 +106,19 @@ class TaskSampler(Tasks):
         _, rows = self.groups.draw(tasks, self.ways, self.shots + self.queries, generator)
         return Episode(self._take(rows[..., : self.shots]), self._take(rows[..., self.shots :]))
 
+    def label_names(self, tasks: int, generator: torch.Generator) -> list[tuple[str, ...]]:
+        drawn, _ = self.groups.draw(tasks, self.ways, self.shots + self.queries, generator)
+        return [tuple(_named(self.groups.names[i]) for i in row) for row in drawn.tolist()]
+
     def _take(self, rows: Tensor) -> Pair:
         tasks, ways, each = rows.shape
         x = self.x.index_select(0, rows.flatten().to(self.x.device))
         labels = torch.arange(ways, device=x.device).repeat_interleave(each).expand(tasks, -1).contiguous()
         return scaled(x).view(tasks, ways * each, *self.shape), labels
+
+
+def _named(label: Hashable) -> str:
+    return label if isinstance(label, str) else f"class {label}"
 
 
 def scaled(x: Tensor) -> Tensor:

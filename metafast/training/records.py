@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from metafast import report
 from metafast.run_folder import RunFolder
 from metafast.training import checkpoint as checkpoints
 from metafast.training import random_state
@@ -64,8 +65,10 @@ class FolderRecords(Records):
         self.name, self.settings = name, settings
         self._board: Any = _writer(folder.path / "tensorboard") if tensorboard else None
         self._saved = time.monotonic()
+        self._first = 0  # meta-steps done before
 
     def begin(self, history: History, divergence: Divergence) -> None:
+        self._first = history.meta_steps
         self.folder.update(name=self.name, settings=self.settings, machine=describe(), **_standing(history))
         self.folder.rewrite(sorted(history.train + history.validation, key=lambda row: int(row["meta_step"])))
         if not self.folder.checkpoint.exists():  # from the first moment on the folder can be resumed
@@ -100,6 +103,9 @@ class FolderRecords(Records):
         self.save(history, divergence)
         if self._board is not None:
             self._board.close()
+        if history.meta_steps > self._first:
+            self.folder.forget_results()
+        report.leave(self.folder.path)
 
     def _checkpoint(self, history: History, divergence: Divergence) -> Checkpoint:
         return replace(
