@@ -33,7 +33,10 @@ def test_readme_has_an_example() -> None:
 
 
 @pytest.mark.parametrize("document", WITH_CODE, ids=lambda path: path.name)
-def test_examples_run(document: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_examples_run(
+    document: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METAFAST_CACHE", str(tmp_path))
     text = document.read_text()
     names: dict[str, object] = {"__name__": document.stem}
     for block in blocks(document):
