@@ -3,6 +3,7 @@
 rivals  metafast beside its rivals, with a picture; the default
 rules   what momentum and Adam cost, and inner steps of the last layer alone
 steps   memory and time of many inner steps, with checkpoints and without
+outer   a whole step of a training loop beside its meta-gradient
 
 Rivals that are not installed are left out, with the reason. What takes minutes is left out unless --all is given.
 Runs in a source checkout of metafast, whose folder benchmarks/ is not installed.
@@ -19,14 +20,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cuda, machine, rivals, rules, steps, timing, workloads
+from benchmarks import cuda, machine, outer, rivals, rules, steps, timing, workloads
 from benchmarks.run import Options, measure
 from benchmarks.table import Result, table
 from metafast.cli.options import at_least
 from metafast.files import replacing
 
 #: Tables of metafast's own figures, each a module here.
-TABLES: dict[str, Any] = {"rules": rules, "steps": steps}
+TABLES: dict[str, Any] = {"rules": rules, "steps": steps, "outer": outer}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,6 +21,7 @@ from benchmarks import (
     floors,
     machine,
     memory,
+    outer,
     rivals,
     rules,
     run,
@@ -390,6 +391,16 @@ def test_many_steps_are_printed_with_their_memory(monkeypatch: pytest.MonkeyPatc
     assert result["rows"][0]["same_bits"] is True
     cells = steps.table(result).splitlines()[3].split()
     assert cells[:4] == ["4", "1.0", "500.0", "10.0"]
+
+
+def test_whole_steps_of_a_loop_are_checked_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = outer.measure(BRIEF, "", lambda line: None, tiny("W1"))
+    assert [row["name"] for row in result["rows"]][:2] == [outer.BASE, outer.NATIVE]
+    assert result["rows"][0]["ratio"] == 1.0 and all(row["weights"] < 1e-9 for row in result["rows"][1:])
+    assert outer.table(result).splitlines()[3].startswith(outer.BASE)
+    monkeypatch.setattr(outer.mf.optim, "Adam", torch.optim.AdamW)
+    with pytest.raises(check.Wrong, match=r"mf.optim.Adam: weights are off by"):
+        outer.check(tiny("W1"))
 
 
 @pytest.mark.parametrize("options", [["--only", "W1"], ["--all"], ["--rivals", "jax"]])
