@@ -17,6 +17,7 @@ SOURCES = [
     for folder in ("csrc", "metafast")
     for path in (ROOT / folder).rglob("*.*")
     if path.suffix not in (".so", ".pyc")
+    and path.parent.name != "training"  # whose optimisers are torch's, of the same names
 ]
 
 #: The pages, and how the files of the package that know the example spell it.
