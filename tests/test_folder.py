@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from shutil import copy
 
 import numpy as np
 import pytest
@@ -47,12 +48,15 @@ def zipped(folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("layout", ["folder", "parent", "zip"])
+@pytest.mark.parametrize("layout", ["folder", "parent", "zip", "folder of a zip"])
 def test_classes_are_folders(pets, layout):
     (pets / "README.md").write_text("no image")
     (pets / ".hidden").mkdir()
     save(pets / ".hidden" / "x.png", GREY)
-    data = ImageFolder.load({"folder": pets, "parent": pets.parent, "zip": zipped(pets)}[layout])
+    places = {"folder": pets, "parent": pets.parent, "zip": zipped(pets), "folder of a zip": pets.parent / "packed"}
+    places["folder of a zip"].mkdir()
+    copy(places["zip"], places["folder of a zip"])
+    data = ImageFolder.load(places[layout])
     assert data.class_names == ("cat", "dog") and data.labels.tolist() == [0, 0, 0, 1, 1, 1] and len(data) == 6
     assert data.images.shape == (6, 1, 5, 4) and data.images.dtype == torch.uint8
     assert data.images[:, 0, -1, -1].tolist() == [0, 1, 2, 10, 11, 12]
@@ -209,7 +213,7 @@ def nearest_class_mean(tasks: TaskSampler, episodes: int) -> tuple[float, float]
      ("emoji", 400, 2595, 1, 5, 0.659, 0.019)],
 )  # fmt: skip
 def test_nearest_class_mean_on_real_images(real_data, name, classes, images, shots, queries, published, interval):
-    data = ImageFolder.load(real_data(name) / f"{name}.zip")
+    data = ImageFolder.load(real_data(name))
     assert (len(data.class_names), len(data)) == (classes, images)
     assert data.images.shape[1:] == ((1, 84, 84) if name == "icons" else (3, 84, 84))
     tasks = TaskSampler(data.images, data.labels, ways=5, shots=shots, queries=queries)

@@ -120,7 +120,8 @@ def decode(
     """
     pillow()
     with ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1)) as pool:
-        results = list(pool.map(lambda name: _decode(archive, name, size, channels), names))
+        decoded = pool.map(lambda name: _decode(archive, name, size, channels), names)
+        results = list(_progress(decoded, len(names)))
     if bad := [f"{name} ({result})" for name, result in zip(names, results, strict=True) if isinstance(result, str)]:
         raise DataError(
             f"{archive.path}: cannot read image {bad[0]}"
@@ -139,6 +140,15 @@ def decode(
     for place, image in zip(whole, images, strict=True):
         place[:] = image  # a grey one into all channels
     return whole
+
+
+def _progress(images: Iterable[Image | str], count: int) -> Iterable[Image | str]:
+    """The same, with a bar in a terminal if it takes long."""
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        return images
+    return tqdm(images, "reading images", total=count, unit=" images", delay=2, disable=None, leave=False)
 
 
 def pillow() -> Any:

@@ -41,7 +41,8 @@ class ImageFolder:
         """Read <class>/<image>, as PNG, JPEG, WebP or BMP, from the cache if nothing has changed.
 
         The classes are the folders below the deepest folder that holds all images, so ``path`` may also be a folder
-        or a zip with that folder in it. Hidden files and files that are no images are passed over.
+        or a zip with that folder in it, or a folder that holds such a zip and no images. Hidden files and files that
+        are no images are passed over.
 
         Args:
             path: the folder, or a zip file of it.
@@ -112,7 +113,8 @@ def _open(path: Path) -> archive.Archive:
     if path.is_dir():
         if not any(os.scandir(path)):
             raise DataError(f"{path} is an empty folder; {LAYOUT}")
-        return archive.Folder(path)
+        folder, zips = archive.Folder(path), sorted(path.glob("*.zip"))
+        return archive.Zip(zips[0]) if len(zips) == 1 and not folder.names() else folder
     if path.is_file():
         return archive.Zip(path)
     raise DataError(f"{path} does not exist; {LAYOUT}")

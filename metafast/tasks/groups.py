@@ -53,11 +53,6 @@ class Groups:
     def starts(self) -> Tensor:
         return self.counts.cumsum(0) - self.counts
 
-    @cached_property
-    def sizes(self) -> tuple[int, int]:
-        """The fewest and the most rows of a group."""
-        return (int(self.counts.min()), int(self.counts.max())) if len(self) else (0, 0)
-
     def index(self) -> Tensor:
         """The group of each row, int64 [M], where every row belongs to one."""
         of = torch.empty_like(self.rows)
@@ -139,24 +134,21 @@ class Groups:
     def draw(self, tasks: int, groups: int, taken: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """For each task distinct groups [T, groups] in random order, and of each distinct rows [T, groups, taken]."""
         drawn = torch.rand(tasks, len(self), generator=generator).topk(groups).indices
-        places = self.starts[drawn].unsqueeze(-1) + distinct(self.counts[drawn], taken, self.sizes, generator)
+        places = self.starts[drawn].unsqueeze(-1) + distinct(self.counts[drawn], taken, generator)
         return drawn, self.rows[places]
 
 
-def distinct(counts: Tensor, taken: int, sizes: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """For each of ``counts`` [...], ``taken`` distinct whole numbers below it in random order, [..., taken].
-
-    ``sizes`` bounds the counts. The method depends on them alone, so that a generator gives the same numbers again.
-    """
-    fewest, most = sizes
-    if fewest < max(MANY, taken * taken):
+def distinct(counts: Tensor, taken: int, generator: torch.Generator) -> Tensor:
+    """For each of ``counts`` [...], ``taken`` distinct whole numbers below it in random order, [..., taken]."""
+    if int(counts.min()) < max(MANY, taken * taken):
+        most = int(counts.max())
         keys = torch.rand(*counts.shape, most, generator=generator)
         keys.masked_fill_(torch.arange(most) >= counts.unsqueeze(-1), 2.0)  # behind all others
         return keys.argsort(-1)[..., :taken]
     flat = counts.flatten().unsqueeze(-1)
     drawn = torch.empty(len(flat), taken, dtype=torch.int64)
     again = torch.arange(len(flat))
-    while len(again):  # a half of those left, at most, is drawn again: no number lies above the count's root
+    while len(again):  # of those left about a half at most, for the count is the square of what is taken or more
         uniform = torch.rand(len(again), taken, generator=generator, dtype=torch.float64)
         drawn[again] = (uniform * flat[again]).long()
         ordered = drawn[again].sort(-1).values
