@@ -296,6 +296,29 @@ def _int64(batch: Batch) -> Batch:
     return batch if y is None or y.dtype == torch.int64 or y.is_floating_point() else Batch(x, y.long(), w)
 
 
+def _data(call: Call) -> tuple[Tensor | None, ...]:
+    """The tensors of both sets."""
+    return tuple([t for batch in (call.support, call.query) if batch is not None for t in _int64(batch)])
+
+
+def _inputs(
+    known: Handle,
+    call: Call,
+    vectors: Sequence[Tensor] | None,
+    data: Sequence[Tensor | None],
+    seeds: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """All that a call reads, in the order of Session's tensors."""
+    inputs: list[Tensor | None] = [*call.parameters, *(vectors or ())]
+    for hyper in call.hypers:
+        inputs.append(hyper.table)
+        if hyper.elementwise:
+            inputs += _spread(hyper, len(known.adapted))
+    inputs += data
+    inputs += seeds
+    return inputs
+
+
 def run(
     program: Program,
     call: Call,
@@ -312,24 +335,10 @@ def run(
     the learnt parameters."""
     transforms.refuse_natively()
     known = handle(program)
-    parameters, hypers, support, query = call
-    inputs: list[Tensor | None] = [*parameters]  # in the order of Session's tensors
-    if vectors is not None:
-        inputs += vectors
-    for hyper in hypers:
-        inputs.append(hyper.table)
-        if hyper.elementwise:
-            inputs += _spread(hyper, len(known.adapted))
-    data: list[Tensor | None] = []
-    if support is not None:
-        data += _int64(support)
-    if query is not None:
-        data += _int64(query)
-    inputs += data
+    data = _data(call)
     seeds = (cotangents.task_loss, cotangents.logits, *(cotangents.adapted or ()))
-    inputs += seeds
-
-    own = tuple([t.dim() != n for t, n in zip(parameters, known.ndims, strict=True)])
+    inputs = _inputs(known, call, vectors, data, seeds)
+    own = tuple([t.dim() != n for t, n in zip(call.parameters, known.ndims, strict=True)])
     key = (
         threading.get_ident(),  # one thread at a time runs a session
         torch.get_num_threads(),
@@ -339,10 +348,10 @@ def run(
         want_adapted,
         gradients_per_task,
         vectors is None,
-        support is None,
+        call.support is None,
         own,
-        tuple([tuple([(a, t.shape) for a, t in hyper.elementwise]) for hyper in hypers]),
-        metadata(tuple(data)),
+        tuple([tuple([(a, t.shape) for a, t in hyper.elementwise]) for hyper in call.hypers]),
+        metadata(data),
         cotangents.loss,
         tuple([t is None for t in seeds]),
         None if sweep is None else (tuple(sweep.hypers), sweep.support, sweep.query),
