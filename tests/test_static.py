@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import judge
 import laws
@@ -136,6 +137,38 @@ def test_a_cut_leaves_the_modes_of_a_models_modules_as_they_are() -> None:
         expected = oracle.unroll(model, "mse", (x, y), (x, y), lr=0.1, steps=1, adapt_params="4.*").logits
         assert_close({"logits": maml((x, y), (x, y)).logits}, {"logits": expected})
         assert model.training and not model[1].training
+
+
+class Alive(TorchDispatchMode):
+    """The most values that operations have made and that are alive at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[weakref.ref[Any]] = []
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.made.append(weakref.ref(out))
+            self.most = max(self.most, sum(each() is not None for each in self.made))
+        return out
+
+
+def test_a_frozen_part_lets_go_of_what_is_not_read_again() -> None:
+    """As the module itself does: a deep base needs no more memory cut than whole."""
+    layers = [each for _ in range(12) for each in (L(4, 4), nn.LayerNorm(4), nn.SiLU())]
+    model = seq(*layers, L(4, 2))
+    for parameter in [*model.parameters()][:-2]:
+        parameter.requires_grad_(False)
+    x = torch.randn(1, 5, 4)
+    found = composed(mf.MAML(model, loss="mse"), x)
+    assert found is not None
+    before = found.prefix.program.module
+    with torch.no_grad(), Alive() as alive:
+        made = before(x[0])
+    assert torch.equal(made, model[:-1](x[0])) and len(alive.made) >= 36
+    assert alive.most <= 4
 
 
 def test_what_is_random_is_not_static() -> None:

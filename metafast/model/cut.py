@@ -177,10 +177,28 @@ class Part(nn.Module):
         return Part(model, self.nodes, self.source, self.result, self.known, self.copies)
 
     def forward(self, x: Tensor) -> Any:
-        return self.values(x)[self.result]
+        return self._run(x, lambda node: None, self._last_read)[self.result]
 
     def values(self, x: Tensor, note: Callable[[fx.Node], Any] = lambda node: None) -> dict[fx.Node, Any]:
         """What every node comes to; ``note(node)`` hears when it has."""
+        return self._run(x, note, {})
+
+    @functools.cached_property
+    def _last_read(self) -> dict[fx.Node, list[fx.Node]]:
+        """The values that are not read again behind a node. Let go, their memory serves the next: a network of many
+        layers takes twice as long where every value needs fresh pages."""
+        last: dict[fx.Node, fx.Node] = {}
+        for node in self.nodes:
+            last.update(dict.fromkeys((node, *node.all_input_nodes), node))
+        freed: dict[fx.Node, list[fx.Node]] = {}
+        for value, node in last.items():
+            if value is not self.result:
+                freed.setdefault(node, []).append(value)
+        return freed
+
+    def _run(
+        self, x: Tensor, note: Callable[[fx.Node], Any], freed: Mapping[fx.Node, Sequence[fx.Node]]
+    ) -> dict[fx.Node, Any]:
         found: dict[fx.Node, Any] = {node: _numbers(value, len(x)) for node, value in self.known.items()}
         found[self.source] = x.clone() if self.copies else x
         for node in self.nodes:
@@ -192,6 +210,8 @@ class Part(nn.Module):
             arguments, keywords = fx.node.map_arg((node.args, node.kwargs), found.__getitem__)
             found[node] = _called(self.model, node)(*arguments, **keywords)
             note(node)
+            for value in freed.get(node, ()):
+                found.pop(value, None)
         return found
 
 

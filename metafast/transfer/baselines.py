@@ -38,7 +38,7 @@ def baselines(
     methods: Sequence[str] = METHODS,
     head: str | None = None,
     steps: int = 5,
-    lr: float | Sequence[float] = (0.001, 0.01, 0.1),
+    lr: float | Sequence[float] = (0.0001, 0.001, 0.01, 0.1),
     scratch_steps: int = 50,
     scratch_lr: float | Sequence[float] = (0.0001, 0.001, 0.01),
     count: int = 200,
