@@ -109,6 +109,14 @@ def test_of_a_sampler_and_of_another():
     assert seen == rows | {row[::-1] for row in rows}
 
 
+def test_labels_keep_their_names():
+    x = torch.arange(3).repeat_interleave(4).byte().view(12, 1, 1, 1)  # a pixel that says which class it is of
+    tasks = Augmented(TaskSampler(x, x.flatten(), ways=3, shots=1, queries=1), flip=True)
+    classes = (tasks.sample(9, generator(1)).support[0] * 255).round().int().view(9, 3)
+    assert tasks.label_names(9, generator(1)) == [tuple(f"class {c}" for c in task) for task in classes.tolist()]
+    assert len(set(map(tuple, classes.tolist()))) > 1
+
+
 @pytest.mark.parametrize(
     ("tasks", "settings", "message"),
     [

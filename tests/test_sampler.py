@@ -207,7 +207,7 @@ def test_settings_are_whole_numbers(setting, value):
 
 
 def test_groups_say_what_they_are_called():
-    groups = Groups.of(["b", "a", "b"], kind="user")
+    groups = Groups.of(np.array(["b", "a", "b"], dtype=object), kind="user")
     assert groups.names == ("a", "b") and groups.rows.tolist() == [1, 0, 2] and groups.counts.tolist() == [1, 2]
     with pytest.raises(ValueError, match="the data has no user 'c'; it has 'a', 'b'"):
         groups.among(["c"])

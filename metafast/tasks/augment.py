@@ -60,6 +60,9 @@ class Augmented(Tasks):
             query = self._changed(query, generator)
         return Episode(support, query)
 
+    def label_names(self, tasks: int, generator: torch.Generator) -> list[tuple[str, ...]] | None:
+        return self.tasks.label_names(tasks, generator)
+
     def _own(self, pair: Pair) -> Pair:
         """The pair, with an x that may be written to where that is done."""
         x, y = pair

@@ -37,6 +37,8 @@ class Groups:
     def of(cls, labels: Any, *, kind: str = "group", argument: str = "y") -> Groups:
         """Rows 0 .. M - 1 by their labels [M], whole numbers or texts; groups in the order of the labels."""
         values = labels.numpy(force=True) if isinstance(labels, Tensor) else np.asarray(labels)
+        if values.dtype.kind == "O" and all(isinstance(value, str) for value in values.flat):
+            values = values.astype(str)  # as pandas holds texts
         if values.ndim != 1 or values.dtype.kind not in "biuUS":
             raise ValueError(
                 f"{argument}: expected whole numbers or texts [M], one label for each example; "

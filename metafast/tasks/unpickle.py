@@ -8,7 +8,6 @@ functions are not called either, for they trust a pickle's numbers.
 from __future__ import annotations
 
 import gzip
-import io
 import pickle
 import re
 from pathlib import Path
@@ -31,10 +30,10 @@ def load(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-        return _plain(_Unpickler(io.BytesIO(content), encoding="bytes").load())
+        with path.open("rb") as file:
+            compressed = file.peek(2).startswith(b"\x1f\x8b")
+            with gzip.open(file) if compressed else file as stream:
+                return _plain(_Unpickler(stream, encoding="bytes").load())
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except _Refused as error:
