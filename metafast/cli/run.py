@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from metafast.training import checkpoint as checkpoints
 from metafast.training.checkpoint import Checkpoint, CheckpointError
 from metafast.training.history import History
 from metafast.training.meta_train import meta_train
+from metafast.training.processes import processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,6 +51,8 @@ def prepare(args: argparse.Namespace) -> torch.device:
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
+    if args.device == "cuda" and "LOCAL_RANK" in os.environ:  # under torchrun each process has a device of its own
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {args.device}: torch finds no usable CUDA device (see `metafast info`)")
     return device
@@ -69,6 +73,7 @@ class Run:
         describe: Callable[[dict[str, Any]], Checkpoint],
     ) -> None:
         self.device = prepare(args)
+        self.processes = processes(self.device)
         self.name = name
         self.command: list[str] = args.command
         self.resumed: Path | None = args.resume
@@ -82,9 +87,14 @@ class Run:
                     raise CheckpointError(f"checkpoint's {part} does not follow from its settings: it was altered")
             self.folder = RunFolder(args.out or self._folder(args.resume))
         else:
-            self.folder = self._new_folder(args)
+            self.folder = self.processes.from_first(lambda: self._new_folder(args))
             torch.manual_seed(self.settings["seed"])
         self.learner = self.described.build(self.device, args.backend)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that tests, writes and speaks."""
+        return self.processes.rank == 0
 
     @property
     def out(self) -> Path:
@@ -113,7 +123,7 @@ class Run:
             report.leave(self.out)
         if history.stopped == "diverged":
             raise RuntimeError(f"training stopped: {history.reason}; {self.folder.checkpoint} holds it")
-        if history.stopped == "interrupted":
+        if history.stopped == "interrupted" and self.is_first:
             print(
                 f"interrupted after {history.meta_steps} meta-steps; {self.folder.checkpoint} is whole. To go on:\n"
                 f"  metafast {self.name} --resume {self.out}",

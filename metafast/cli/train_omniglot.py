@@ -127,6 +127,8 @@ def run(args: argparse.Namespace) -> int:
     )
     if history.stopped == "interrupted":
         return 130
+    if not this.is_first:
+        return 0
     assert history.best is not None
     print(
         f"{history.meta_steps} meta-steps in {history.seconds / 60:.1f} minutes; "

@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> int:
     history = this.train(training, max_iters=settings["meta_steps"])
     if history.stopped == "interrupted":
         return 130
+    if not this.is_first:
+        return 0
     if done := history.meta_steps - this.begun:
         print(f"{done} meta-steps; training took {history.seconds:.1f} s in all")
 

@@ -158,16 +158,14 @@ def meta_train(
     }
     facts |= dict(settings or {})
     folder = _folder(out, resume)
-    stored = _stored(folder, out, resume, facts)
-    history, divergence = History(), Divergence()
+    stored, history = here.from_first(lambda: _stored(folder, out, resume, facts))
+    divergence = Divergence()
     if stored is not None:
         stored.restore(learner)
         stored.restore_outer(outer)
-        history = _history(folder, stored, resume)
         divergence = Divergence(stored.progress.get("first_loss"), stored.progress.get("high_blocks", 0))
         random_state.restore(stored.random_state)
     here.agree(learner)
-    here.wait()  # all have read before one writes
     records = Records()
     if folder is not None and here.rank == 0:
         template = replace(describe or Checkpoint(), run=facts)
@@ -218,17 +216,18 @@ def _folder(out: str | Path | None, resume: bool | str | Path) -> RunFolder | No
 
 def _stored(
     folder: RunFolder | None, out: str | Path | None, resume: bool | str | Path, facts: Mapping[str, Any]
-) -> Checkpoint | None:
-    """The checkpoint to go on from; None for a run that begins."""
+) -> tuple[Checkpoint | None, History]:
+    """The checkpoint to go on from, None for a run that begins, and what happened until then."""
+    begins = None, History()
     if folder is None:
-        return None
+        return begins
     if resume is False or resume is True:
         if not folder.holds_a_run():
-            return None
+            return begins
         if not resume:
             raise CheckpointError(f"{folder.path} holds a run already: go on with resume=True, or give another folder")
         if not folder.checkpoint.exists():  # killed before the first
-            return None
+            return begins
         path = folder.checkpoint
     else:
         path = Path(resume)
@@ -248,12 +247,11 @@ def _stored(
             raise CheckpointError(
                 f"{path} was trained with {key}={stored.run[key]}, which {key}={facts[key]} contradicts"
             )
-    return stored
+    return stored, _history(folder, stored, resume)
 
 
-def _history(folder: RunFolder | None, stored: Checkpoint, resume: bool | str | Path) -> History:
-    """What happened until the checkpoint; rows and the best weights are those of the folder that it lies in."""
-    assert folder is not None
+def _history(folder: RunFolder, stored: Checkpoint, resume: bool | str | Path) -> History:
+    """Rows and the best weights are those of the folder that the checkpoint lies in."""
     origin = folder if isinstance(resume, bool) else _folder(None, resume)
     assert origin is not None
     history = History(meta_steps=stored.step, seconds=float(stored.progress.get("seconds", 0.0)))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -23,6 +23,8 @@ from torch._utils import _unflatten_dense_tensors as unflatten
 
 from metafast.learner import MAML
 from metafast.training import sources
+
+Found = TypeVar("Found")
 
 
 class Taken(NamedTuple):
@@ -50,8 +52,9 @@ class Alone:
     def agree(self, learner: nn.Module) -> None:
         """Begin with the weights of rank 0."""
 
-    def wait(self) -> None:
-        """For each other."""
+    def from_first(self, find: Callable[[], Found]) -> Found:
+        """What ``find`` returns or raises on rank 0, on all ranks: others need not see its files."""
+        return find()
 
 
 class Together(Alone):
@@ -84,8 +87,17 @@ class Together(Alone):
             for tensor in learner.state_dict().values():
                 dist.broadcast(tensor, src=0)
 
-    def wait(self) -> None:
-        dist.barrier()
+    def from_first(self, find: Callable[[], Found]) -> Found:
+        told: list[Any] = [None, None]  # what was found, or the error
+        if self.rank == 0:
+            try:
+                told[0] = find()
+            except Exception as error:
+                told[1] = error
+        dist.broadcast_object_list(told, src=0, device=self.device)
+        if told[1] is not None:
+            raise told[1]
+        return told[0]  # type: ignore[no-any-return]
 
 
 def processes(device: torch.device) -> Alone:
