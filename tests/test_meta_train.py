@@ -300,7 +300,7 @@ def test_the_folder_of_a_run(tmp_path):
     out = tmp_path / "new" / "run"
     train(learner(), SPLITS, max_iters=6, block=2, validate_every=3, validation_tasks=4, out=out, name="waves",
           settings={"shots": 4})  # fmt: skip
-    assert sorted(os.listdir(out)) == ["best.pt", "checkpoint.pt", "metrics.jsonl", "run.json"]
+    assert sorted(os.listdir(out)) == ["best.pt", "checkpoint.pt", "metrics.jsonl", "report.html", "run.json"]
     facts = json.loads((out / "run.json").read_text())
     assert (facts["format"], facts["version"], facts["name"]) == ("metafast-run", 1, "waves")
     assert facts["meta_steps"] == 6 and facts["stopped"] == "max_iters" and facts["best"]["metric"] == "loss"

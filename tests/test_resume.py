@@ -205,7 +205,7 @@ def test_a_full_disk_keeps_the_old_checkpoint(tmp_path):
     assert "checkpoint.pt could not be written (" in (tmp_path / "report").read_text()
     assert "the one that was there is whole" in (tmp_path / "report").read_text()
     assert (out / "checkpoint.pt").read_bytes() == before
-    assert sorted(os.listdir(out)) == ["checkpoint.pt", "metrics.jsonl", "run.json"]
+    assert sorted(os.listdir(out)) == ["checkpoint.pt", "metrics.jsonl", "report.html", "run.json"]
     whole, resumed = learner(), learner()
     train(whole, max_iters=20)
     train(resumed, max_iters=20, out=out, resume=True)
