@@ -1,72 +1,30 @@
-"""report.html and comparison.html: whole, self-contained, true to the run's files, and harmless whatever names say."""
+"""report.html: whole, self-contained, true to the run's files, and harmless whatever names say."""
 
 from __future__ import annotations
 
 import json
+import re
 import signal
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
 import metafast as mf
 from metafast import report
 from metafast.cli import main
 from metafast.cli import run as run_module
-from metafast.report import charts, example, numbers
-from metafast.report.markup import VOID, join, tag
+from metafast.report import charts, numbers
+from metafast.report.markup import join, tag
 from metafast.run_folder import RunFolder
-from metafast.tasks import TEST, Episode, ImageTasks, Sinusoids, Tasks, TaskSampler, generator
+from metafast.tasks import Sinusoids
 from metafast.training import networks
-from run_folders import COMMAND, MACHINE, estimate, run_folder
+from pages import Page, images
+from run_folders import MACHINE, estimate, run_folder
 
 EVIL = "<script>alert('1')</script>\" onload=\"x"
 NAMES = ("cat", EVIL, "a & b")
-
-
-class Page(HTMLParser):
-    """A page, checked while it is read: every element is closed in its turn."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(path.read_text(encoding="utf-8"))
-        self.close()
-        assert not self.open
-
-    def handle_starttag(self, name: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((name, dict(attrs)))
-        if name not in VOID:
-            self.open.append(name)
-
-    def handle_startendtag(self, name: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert "svg" in self.open, f"<{name}/>"  # only there does HTML have such
-        self.elements.append((name, dict(attrs)))
-
-    def handle_endtag(self, name: str) -> None:
-        assert self.open.pop() == name
-
-    def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.text.append(data)
-
-    def all(self, name: str) -> list[dict[str, str | None]]:
-        return [attributes for found, attributes in self.elements if found == name]
-
-    @property
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
-
-    @property
-    def numbers(self) -> set[float]:
-        """Those of the page with all their digits."""
-        return {float(element["value"] or "") for element in self.all("data")}
 
 
 def numbers_in(value: Any) -> set[float]:
@@ -77,33 +35,6 @@ def numbers_in(value: Any) -> set[float]:
     return set()
 
 
-def images(steps: int = 2) -> tuple[mf.MAML, ImageTasks]:
-    pixels = torch.randint(0, 256, (6, 4, 3, 16, 16), dtype=torch.uint8, generator=generator(0))
-    learner = mf.MAML(networks.conv4(4, 3, 3, 16), lr=0.1, steps=steps)
-    return learner, ImageTasks(pixels, ways=3, shots=1, queries=3)
-
-
-class Words(nn.Module):
-    def __init__(self, vocabulary: int) -> None:
-        super().__init__()
-        self.embedding, self.head = nn.Embedding(vocabulary, 5), nn.Linear(5, 2)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        return self.head(self.embedding(ids).mean(-2))
-
-
-class Texts(Tasks):
-    """Two classes: small ids and large ones."""
-
-    def sample(self, tasks: int, generator: torch.Generator) -> Episode:
-        labels = torch.tensor([0, 1]).repeat_interleave(3).expand(tasks, -1).contiguous()
-
-        def draw() -> tuple[Tensor, Tensor]:
-            return torch.randint(1, 4, (tasks, 6, 4), generator=generator) + 4 * labels.unsqueeze(-1), labels
-
-        return Episode(draw(), draw())
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     folder = run_folder(tmp_path_factory.mktemp("run"), name=EVIL)
@@ -111,7 +42,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
     return Page(report.write(folder, report.examples(learner, tasks, count=2, class_names=NAMES)))
 
 
-# ---- The page ------------------------------------------------------------------------
 def test_nothing_is_fetched_and_no_script_runs(page: Page) -> None:
     assert not {name for name, _ in page.elements} & {"script", "link", "iframe", "object", "embed", "base", "form"}
     for name, attributes in page.elements:
@@ -216,108 +146,6 @@ def test_a_folder_that_is_none_of_a_run(tmp_path: Path, run: str | None, metrics
     assert sorted(tmp_path.iterdir()) == before
 
 
-# ---- Examples ------------------------------------------------------------------------
-def test_examples_of_images_are_what_the_learner_says() -> None:
-    learner, tasks = images(steps=2)
-    made = report.examples(learner, tasks, seed=3, count=2, class_names=[["a", "b", "c"], ["d", "e", "f"]])
-    support, (xq, yq) = tasks.sample(2, generator(3, TEST, 1))
-    for t, shown in enumerate(made):
-        assert isinstance(shown, report.ImagesExample)
-        assert shown.names == (("a", "b", "c"), ("d", "e", "f"))[t] and shown.steps == 2
-        assert shown.query.shape == (9, 16, 16, 3) and shown.support.shape == (3, 16, 16, 3)
-        order = [
-            int(np.abs((255 * xq[t]).round().permute(0, 2, 3, 1).numpy() - q).sum((1, 2, 3)).argmin())
-            for q in shown.query
-        ]
-        for steps, said in ((0, shown.before), (2, shown.after)):
-            params = learner.adapt(support, steps=steps)
-            assert learner.predict(params, xq)[t, order].argmax(-1).tolist() == said.tolist()
-        assert yq[t, order].tolist() == shown.labels.tolist() == sorted(shown.labels)
-
-
-def test_examples_of_functions_are_the_adapted_networks_curves() -> None:
-    learner = mf.MAML(networks.mlp([1, 8, 1]), lr=0.01, steps=3, loss="mse")
-    tasks = Sinusoids(shots=4, queries=6)
-    (shown,) = report.examples(learner, tasks, seed=1, count=1, steps=5)
-    assert isinstance(shown, report.CurveExample)
-    (xs, ys), (xq, yq) = tasks.sample(1, generator(1, TEST, 1))
-    for own, points in zip(
-        (shown.support_x, shown.support_y, shown.query_x, shown.query_y), (xs, ys, xq, yq), strict=True
-    ):
-        assert own.tolist() == points.flatten().tolist()
-    assert shown.steps == (0, 1, 5) and (np.diff(shown.x) > 0).all()
-    assert shown.x[0] == torch.cat([xs, xq], 1).min() and abs(shown.x[-1] - torch.cat([xs, xq], 1).max()) < 1e-5
-    grid = torch.from_numpy(shown.x).view(1, -1, 1)
-    for steps, line in zip(shown.steps, shown.lines, strict=True):
-        said = learner.predict(learner.adapt((xs, ys), steps=steps), grid).detach()
-        assert np.abs(said.flatten().numpy() - line).max() < 1e-5
-
-
-def test_examples_of_texts_are_read_with_the_vocabulary() -> None:
-    learner = mf.MAML(Words(8), lr=1.0, steps=1, backend="torch")
-    vocabulary = ["", "one", "two", "three", "-", "<b>", "six", "seven"]
-    (shown,) = report.examples(learner, Texts(), count=1, vocabulary=vocabulary)
-    assert isinstance(shown, report.TextExample) and shown.names == ("class 1", "class 2")
-    (xs, _), (xq, _) = Texts().sample(1, generator(0, TEST, 1))
-    assert shown.query == tuple(" ".join(vocabulary[i] for i in row) for row in xq[0].tolist())
-    assert shown.support == tuple(" ".join(vocabulary[i] for i in row) for row in xs[0].tolist())
-
-
-def test_examples_of_anything_else_are_a_table(tmp_path: Path) -> None:
-    learner = mf.MAML(Words(8), lr=1.0, steps=1, backend="torch")
-    (shown,) = report.examples(learner, Texts(), count=1)
-    assert isinstance(shown, report.TableExample) and set(shown.truth) == {"class 1", "class 2"}
-    assert shown.right.tolist() == [
-        [s == t for s, t in zip(said, shown.truth, strict=True)] for said in (shown.before, shown.after)
-    ]
-    regression = mf.MAML(nn.Linear(2, 2), lr=0.1, steps=1, loss="mse")
-    batch = torch.randn(2, 5, 2)
-    made = report.examples(regression, Episode((batch, batch), (batch, batch)), count=9)
-    assert len(made) == 2  # those of the meta-batch
-    first = made[0]
-    assert isinstance(first, report.TableExample) and len(first.truth) == 5 and first.right.size == 0
-    assert first.truth[0] == ", ".join(f"{value:.4g}" for value in batch[0, 0])
-    assert first.truth[0] in Page(report.write(run_folder(tmp_path), made)).words
-
-
-def test_examples_are_kept_so_that_the_page_can_be_written_again(tmp_path: Path) -> None:
-    learner, tasks = images()
-    curve = mf.MAML(networks.mlp([1, 4, 1]), steps=1, loss="mse", lr=0.01)
-    words = mf.MAML(Words(8), lr=1.0, steps=1, backend="torch")
-    made = report.examples(learner, tasks, count=1, class_names=NAMES)
-    made += report.examples(curve, Sinusoids(), count=1) + report.examples(
-        words, Texts(), count=1, vocabulary=["w"] * 8
-    )
-    made += report.examples(words, Texts(), count=1)
-    first = report.write(run_folder(tmp_path), made).read_text()
-    assert report.write(tmp_path).read_text().count("<h3>") == first.count("<h3>") == 3
-    for one, other in zip(made, example.load(tmp_path / "examples.npz"), strict=True):
-        assert type(one) is type(other)
-        assert all(np.array_equal(vars(other)[name], value) for name, value in vars(one).items())
-        assert {name: type(value) for name, value in vars(one).items()} == {n: type(v) for n, v in vars(other).items()}
-
-
-def test_a_file_of_examples_executes_nothing(tmp_path: Path) -> None:
-    path = run_folder(tmp_path) / "examples.npz"
-    np.savez(path, forms=np.array(["CurveExample"], dtype=object))
-    with pytest.raises(ValueError, match=r"examples\.npz does not hold the examples of a report"):
-        report.write(tmp_path)
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ValueError, match=r"examples\.npz does not hold the examples of a report"):
-        report.write(tmp_path)
-
-
-def test_classes_are_called_by_their_names() -> None:
-    colours = torch.arange(6).mul(40).to(torch.uint8).repeat_interleave(4)
-    pixels = colours.view(-1, 1, 1, 1).expand(-1, 3, 16, 16).contiguous()
-    tasks = TaskSampler(pixels, [f"colour {value}" for value in colours.tolist()], ways=3, shots=1, queries=2)
-    for shown in report.examples(images()[0], tasks, count=3):
-        assert isinstance(shown, report.ImagesExample)
-        for label, pixel in zip(shown.labels, shown.query[:, 0, 0, 0], strict=True):
-            assert shown.names[label] == f"colour {pixel}"
-    assert report.examples(*images(), count=1)[0].names[0].startswith("class ")  # type: ignore[union-attr]
-
-
 # ---- At the end of a run -------------------------------------------------------------
 def test_meta_training_leaves_a_report_of_what_is_true_now(tmp_path: Path) -> None:
     def train(steps: int, **how: Any) -> Page:
@@ -354,65 +182,29 @@ def test_an_interrupted_command_leaves_a_page_that_says_how_it_was_started(
     assert "Not finished" in words and f"metafast {' '.join(command)}" in words
 
 
-# ---- Several runs --------------------------------------------------------------------
-def accuracies(mean: float) -> dict[str, Any]:
-    return {"accuracy": {"1": estimate(mean, 0.01)}, "loss": {"1": estimate(1 - mean, 0.01)}}
-
-
-def test_a_comparison_marks_the_best_and_what_is_not_told_from_it(tmp_path: Path) -> None:
-    runs = [
-        run_folder(tmp_path / name, results=accuracies(mean), settings={"inner": {"lr": mean}, "same": 7})
-        for name, mean in (("poor", 0.5), ("good", 0.9), ("close", 0.885))
-    ]
-    report.write(runs[1])
-    text = report.compare(runs, tmp_path / "all.html")
-    lines = {line.split("  ")[0]: line.split() for line in text.splitlines()}
-    assert lines["inner.lr"] == ["inner.lr", "0.5", "0.9", "0.885"] and "same" not in lines
-    assert lines["accuracy, 1 step"][3:] == "50.0 % ± 1.0 % 90.0 % ± 1.0 % ★ 88.5 % ± 1.0 % ≈".split()
-    assert lines["query loss, 1 step"][4:] == "0.500 ± 0.010 0.100 ± 0.010 ★ 0.115 ± 0.010 ≈".split()
-    page = Page(tmp_path / "all.html")
-    assert {0.5, 0.9, 0.885} <= page.numbers
-    assert [a["href"] for a in page.all("a")] == ["good/report.html"]
-    assert "best in accuracy, 1 step is good with 90.0 % ± 1.0 %" in page.words
-    signs = [a["aria-label"] for a in page.all("span") if a.get("role") == "img"]
-    assert signs == ["the best", "not told from the best"] * 2
-    assert page.all("svg") or not charts.available()
-
-
-def test_runs_on_different_tasks_are_not_mixed(tmp_path: Path) -> None:
-    runs = [run_folder(tmp_path / str(ways), settings={"ways": ways}) for ways in (5, 20)]
-    runs.append(run_folder(tmp_path / "other" / "5", name="texts", metrics=False))
-    text = report.compare(runs, tmp_path / "all.html")
-    first, second, third = text.split("\n\n")
-    assert first.startswith("images, ways 5\n") and second.startswith("images, ways 20\n") and third.startswith("texts")
-    assert not any("★" in line for line in text.splitlines() if "%" in line and "±" in line)  # alone, none is best
-    assert "3 kinds of tasks" in Page(tmp_path / "all.html").words
-
-
-def test_a_comparison_needs_two_runs_that_are_different(tmp_path: Path) -> None:
-    one = run_folder(tmp_path / "one")
-    with pytest.raises(ValueError, match="at least two runs, got 1"):
-        report.compare([one], tmp_path / "all.html")
-    with pytest.raises(ValueError, match="named twice"):
-        report.compare([one, tmp_path / "." / "one"], tmp_path / "all.html")
-    with pytest.raises(ValueError, match=r"no run\.json"):
-        report.compare([one, tmp_path], tmp_path / "all.html")
-    assert not (tmp_path / "all.html").exists()
-
-
-def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
-    run_folder(tmp_path / "a"), run_folder(tmp_path / "b", settings={"seed": 1})
-    assert main(["report", "a"]) == 0
-    assert main(["compare", "a", "b"]) == 0
-    out = capsys.readouterr().out
-    assert "report: a/report.html" in out and "page: comparison.html" in out and "accuracy, 10 steps" in out
-    assert COMMAND[0] in Page(tmp_path / "a" / "report.html").words and Page(tmp_path / "comparison.html").all("table")
-    assert main(["report", "nowhere"]) == 1
-    assert "nowhere is not the folder of a run" in capsys.readouterr().err
-
-
 # ---- Small parts ---------------------------------------------------------------------
+def colours(style: str, part: int) -> dict[str, str]:
+    return dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", style.split(":root {")[part].split("}")[0]))
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, WCAG 2.2."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("part", [1, 2, 3], ids=["light", "dark", "print"])
+def test_text_and_lines_stand_out(part: int) -> None:
+    """Contrast as WCAG 2.2 asks for, level AA: 4.5 of text, 3 of lines."""
+    own = colours((Path(report.__file__).parent / "style.css").read_text(), part)
+    for least, names in ((4.5, ("ink", "soft", "good", "bad", "one")), (3.0, ("faint", "two", "three", "four"))):
+        for name in names:
+            for ground in ("page", "card"):
+                dark, light = sorted((luminance(own[name]), luminance(own[ground])))
+                assert (light + 0.05) / (dark + 0.05) >= least, (name, ground)
+
+
 def test_tags_escape_all_but_tags() -> None:
     assert tag("p", "a < b", tag("b", "&"), class_='"') == '<p class="&quot;">a &lt; b<b>&amp;</b></p>'
     assert tag("img", alt="x", aria_label=None) == '<img alt="x">'

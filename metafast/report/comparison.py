@@ -18,6 +18,8 @@ from metafast.run_folder import RunFolder
 
 BEST, CLOSE = "★", "≈"
 KEY = f"{BEST} the best of its row; {CLOSE} its 95 % interval overlaps with that of the best."
+#: What takes the place of signs that not every terminal has.
+PLAIN = {BEST: "*", CLOSE: "~", "±": "+-", "²": "2", "\u202f": ""}
 STYLES = ((charts.ONE, "-"), (charts.TWO, "--"), (charts.THREE, "-."), (charts.FOUR, ":"), (charts.INK, "-"))
 
 
@@ -84,7 +86,7 @@ def _group(task: tuple[str, ...], members: list[tuple[str, Run]]) -> Group:
     for _, run in members:
         for metric, curve in numbers.curves(run.part("results")).items():
             metrics.update(((metric, steps), None) for steps in sorted(curve, key=lambda k: -1 if k is None else k))
-    return Group(", ".join(task), members, differing, list(metrics))
+    return Group(", ".join(task) or "runs", members, differing, list(metrics))
 
 
 def _heading(metric: tuple[str, int | None]) -> str:
@@ -126,7 +128,7 @@ def _headline(group: Group) -> Markup | None:
 
 
 def _parts(group: Group, folder: Path) -> list[Markup | None]:
-    head = ["", *(_link(name, run, folder) for name, run in group.runs)]
+    head = ["setting or result", *(_link(name, run, folder) for name, run in group.runs)]
     settings = [numbers.flat(run.part("settings")) for _, run in group.runs]
     rows: list[list[Any]] = [
         [c, *(numbers.exactly(own[c]) if c in own else "–" for own in settings)] for c in group.differing
@@ -229,4 +231,7 @@ def _text(group: Group) -> str:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join([group.title, *lines, KEY])
+    text = "\n".join([group.title, *lines, KEY])
+    for sign, plain in PLAIN.items():
+        text = text.replace(sign, plain)
+    return text

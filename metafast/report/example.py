@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from metafast.files import replacing
-from metafast.tasks import TEST, Episode, Tasks, generator
+from metafast.tasks import TEST, Episode, Splits, Tasks, TextTasks, Vocabulary, generator
 
 #: Points of the line that an adapted network draws.
 GRID = 120
@@ -82,12 +82,12 @@ FORMS: dict[str, type[Any]] = {form.__name__: form for form in (ImagesExample, T
 
 def examples(
     learner: nn.Module,
-    tasks: Tasks | Episode,
+    tasks: Tasks | Splits | Episode,
     seed: int = 0,
     count: int = 4,
     *,
     class_names: Sequence[str] | Sequence[Sequence[str]] | None = None,
-    vocabulary: Sequence[str] | None = None,
+    vocabulary: Vocabulary | Sequence[str] | None = None,
     steps: int | None = None,
 ) -> list[Example]:
     """Adapt ``learner`` to a few test tasks and keep what it says of their query sets before and after.
@@ -96,18 +96,25 @@ def examples(
 
     Args:
         learner: called as ``learner(support, query, steps=k).logits``.
-        tasks: where the tasks come from, or a meta-batch of them.
+        tasks: where the tasks come from (of splits, the test part), or a meta-batch of them.
         seed: of the tasks.
         count: how many tasks, of a meta-batch at most those it has.
         class_names: of labels 0, 1, ... of every task, or a list of them for each task. None: as ``tasks`` calls them
             (:meth:`metafast.tasks.Tasks.label_names`), or else "class 1", ...
-        vocabulary: the word of every token id, for integer inputs [T, N, length]; empty words are padding.
+        vocabulary: the word of every token id, for integer inputs [T, N, length]; empty words are padding. None: that
+            of :class:`metafast.tasks.TextTasks`.
         steps: inner steps of "after"; None means the learner's own, at least 1.
     """
     if count < 1:
         raise ValueError(f"count: expected at least 1, got {count}")
     own = getattr(learner, "steps", 1)
     after = max(1, own if isinstance(own, int) else 1) if steps is None else steps
+    if isinstance(tasks, Splits):
+        tasks = tasks.test
+    if vocabulary is None and isinstance(tasks, TextTasks):
+        vocabulary = tasks.vocabulary
+    if isinstance(vocabulary, Vocabulary):
+        vocabulary = ("", "?", *vocabulary.words)  # padding, and what it does not know
     episode = tasks if isinstance(tasks, tuple) else tasks.sample(count, generator(seed, TEST, 1))
     if class_names is None and isinstance(tasks, Tasks):
         class_names = tasks.label_names(count, generator(seed, TEST, 1))

@@ -21,7 +21,7 @@ STOPPED = {
     "running": "still running when this page was written",
 }
 #: Settings that say which tasks a run is about: results of runs that differ in one of them are not comparable.
-OF_THE_TASK = ("task", "tasks_name", "data", "ways", "shots", "test_queries")
+OF_THE_TASK = ("task", "data", "ways", "shots")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Run:
 
     @property
     def name(self) -> str:
-        return str(self.facts.get("name") or self.folder.name)
+        """That of the command, or of the folder where the run has none of its own."""
+        name = str(self.facts.get("name", "")).removeprefix("train ")
+        return self.folder.resolve().name if name in ("", "meta_train") else name
 
     @property
     def stopped(self) -> str:
@@ -68,7 +70,8 @@ class Run:
     def task(self) -> tuple[str, ...]:
         """What the run is about, as far as its settings say: runs with the same may be compared."""
         settings = self.part("settings")
-        return (self.name, *(f"{key} {settings[key]}" for key in OF_THE_TASK if key in settings))
+        named = () if self.facts.get("name") in (None, "meta_train") else (self.name,)
+        return (*named, *(f"{key} {settings[key]}" for key in OF_THE_TASK if key in settings))
 
 
 def read(folder: str | Path) -> Run:

@@ -143,7 +143,7 @@ def _results(run: Run, found: Mapping[str, Curve]) -> list[Markup | None]:
             [numbers.label(name), numbers.cell(value, name), numbers.number(value.tasks or "–")]
             for name, value in single.items()
         ]
-        parts.append(table("Means over test tasks ± 95 % interval", ["", "mean", "tasks"], rows, class_="numbers"))
+        parts.append(table("Mean over test tasks ± 95 % interval", ["metric", "mean", "tasks"], rows, class_="numbers"))
     parts.append(charts.grid(*(_over_steps(name, curve) for name, curve in by_steps.items() if len(curve) > 1)))
     rest = numbers.plain(run.part("results"))
     if rest:

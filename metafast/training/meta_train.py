@@ -19,7 +19,7 @@ from metafast.training.history import History
 from metafast.training.outer import Budget, Outer
 from metafast.training.processes import processes
 from metafast.training.records import FolderRecords, Records
-from metafast.training.sources import source
+from metafast.training.sources import described, source
 from metafast.training.trainer import Plan, Trainer, Validation
 
 #: Settings that decide which tasks a meta-step has: a resumed run must have the same.
@@ -152,6 +152,7 @@ def meta_train(
         "clip_norm": clip_norm,
         "weight_decay": outer.optimizer.param_groups[0].get("weight_decay"),
         "learner": learner.extra_repr(),
+        **described(tasks),
         "model": type(learner.model).__name__,
         "parameters": sum(p.numel() for p in outer.parameters),
         "processes": here.size,

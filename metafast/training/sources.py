@@ -35,6 +35,14 @@ def source(tasks: Any, meta_batch: int, seed: int, device: torch.device) -> Sour
     raise TypeError(f"tasks: expected {KINDS}, got {type(tasks).__name__}")
 
 
+def described(tasks: Any) -> dict[str, Any]:
+    """What a run's settings say of the tasks: their kind, and ways and shots where they have such."""
+    if isinstance(tasks, Splits):
+        tasks = tasks.train
+    numbers = {name: getattr(tasks, name, None) for name in ("ways", "shots")}
+    return {"task": type(tasks).__name__} | {name: n for name, n in numbers.items() if isinstance(n, int)}
+
+
 def _again_and_again(pairs: Iterable[Any]) -> Iterator[Any]:
     if iter(pairs) is pairs:  # nothing to begin again
         yield from pairs
