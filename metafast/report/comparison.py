@@ -144,7 +144,7 @@ def _parts(group: Group, folder: Path) -> list[Markup | None]:
     rows.append(["state", *(_state(run) for _, run in group.runs)])
     caption = "Settings that differ, and results on test tasks ± 95 % interval"
     return [
-        table(caption, head, rows, class_="numbers"),
+        table(caption, head, rows, class_="numbers compared"),
         tag("p", KEY, class_="note"),
         charts.grid(*_curves(group)) if charts.available() else tag("p", charts.MISSING, class_="note"),
     ]
