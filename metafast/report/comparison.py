@@ -20,7 +20,8 @@ BEST, CLOSE = "★", "≈"
 KEY = f"{BEST} the best of its row; {CLOSE} its 95 % interval overlaps with that of the best."
 #: What takes the place of signs that not every terminal has.
 PLAIN = {BEST: "*", CLOSE: "~", "±": "+-", "²": "2", "\u202f": ""}
-STYLES = ((charts.ONE, "-"), (charts.TWO, "--"), (charts.THREE, "-."), (charts.FOUR, ":"), (charts.INK, "-"))
+#: Together they tell twenty runs apart.
+COLOURS, DASHES = (charts.ONE, charts.TWO, charts.THREE, charts.FOUR, charts.INK), ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def _overlaid(rows: Mapping[str, Sequence[tuple[float, ...]]], what: str, along:
 
     def draw(axes: Any) -> None:
         for i, (name, values) in enumerate(rows.items()):
-            colour, style = STYLES[i % len(STYLES)]
+            colour, style = COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
             x, y, *width = zip(*values, strict=True)
             if width:
                 charts.band(axes, x, y, width[0], colour=colour, label=name, style=f"o{style}")
