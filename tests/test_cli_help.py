@@ -8,12 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from metafast.cli import COMMANDS, main, options, parser
-from metafast.cli.options import Option
+from metafast.cli import COMMANDS, main, parser
+from metafast.experiments import settings
 from metafast.training import networks
 
 Found = tuple[tuple[str, ...], argparse.ArgumentParser]
@@ -92,7 +93,7 @@ def test_a_bare_command_runs_or_names_just_what_it_needs(
         if action.required and action.nargs != "*"
     ]
     if not needed:
-        assert parser().parse_args(list(words)).run is command.run
+        assert parser().parse_args(list(words)).run == command.run
         return
     with pytest.raises(SystemExit) as stop:
         main(list(words))
@@ -113,9 +114,15 @@ def test_the_command_itself_shows_its_help(tmp_path: Path) -> None:
         assert "Traceback" not in shown.stderr
 
 
+@dataclass
+class Percents:
+    part: float = settings.setting(0.5, "part, 50 % or so")
+    whole: bool = settings.setting(True, "all 100 %")
+
+
 def test_a_percent_sign_in_an_option_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     made = argparse.ArgumentParser()
-    options.add(made, {"part": Option(0.5, "part, 50 % or so"), "whole": Option(True, "all 100 %")})
+    settings.add_flags(made, Percents)
     made.print_help()
     assert "part, 50 % or so (default 0.5)" in (shown := flat(capsys.readouterr().out))
     assert "all 100 % (default yes)" in shown

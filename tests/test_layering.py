@@ -26,7 +26,7 @@ METAFAST = [
     "verification tasks",
     "report",
     "training",
-    "transfer",
+    "transfer experiments",
     "cli",
 ]
 

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from metafast.cli import compare, evaluate, explain, info, options, report, train_omniglot, train_sinusoid
+from metafast.cli import adapt, compare, evaluate, explain, info, predict, report, train
+from metafast.experiments.settings import literal
 
 
 class Command(Protocol):
@@ -25,19 +26,25 @@ class Command(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-COMMANDS: tuple[Any, ...] = (info, explain, train_sinusoid, train_omniglot, evaluate, report, compare)
+COMMANDS: tuple[Any, ...] = (info, explain, *train.COMMANDS, evaluate, adapt, predict, report, compare)
 
 MENUS = {
     "": """Exact second-order meta-learning for PyTorch.
 
-The commands run the experiments that come with the library, and say what it does on this machine and with a network.
-Your own models are trained in Python, with metafast.MAML.""",
-    "train": "Meta-train a network on a built-in distribution of tasks, then test it on fresh tasks.",
+The commands meta-train networks on images and tables of your own and on published experiments, test them, adapt them
+to a new task, and predict. Your own models are trained in Python, with metafast.MAML and metafast.meta_train.""",
+    "train": """Meta-train a network on tasks, then test it on fresh tasks.
+
+Settings are flags, or lines of a TOML file with the same names: `metafast train FILE.toml` with, for instance,
+  experiment = "images"
+  data = "icons"
+  ways = 5""",
 }
 EXAMPLES = """first steps:
   metafast info                     does the native engine work here?
   metafast train sinusoid           the regression experiment of the MAML paper
   metafast evaluate runs/sinusoid   what it has learnt, on fresh tasks
+  metafast train images --data DIR  few-shot classification of your own images, in a folder for each class
   metafast explain conv4            does each layer of a network run natively, and what does it cost?
 
 `metafast COMMAND --help` describes a command."""
@@ -60,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def _described(make: Callable[..., argparse.ArgumentParser], text: str, **more: Any) -> argparse.ArgumentParser:
     """A parser whose help says ``text``, as it is laid out, and whose line in a menu is its first line."""
     if "name" in more:
-        more["help"] = options.literal(text.partition("\n")[0].rstrip("."))
+        more["help"] = literal(text.partition("\n")[0].rstrip("."))
     return make(description=text.strip(), formatter_class=argparse.RawDescriptionHelpFormatter, **more)
 
 
@@ -77,7 +84,13 @@ def _menu(parser: argparse.ArgumentParser, metavar: str) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 an error (one line on stderr), 2 wrong usage or a choice not made, 130 interrupted."""
-    args = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        words = train.with_config(words)
+    except ValueError as error:
+        print(f"metafast: error: {error}", file=sys.stderr)
+        return 1
+    args = parser().parse_args(words)
     args.command = ["metafast", *(sys.argv[1:] if argv is None else argv)]
     try:
         code: int = args.run(args)

@@ -1,4 +1,4 @@
-"""One training run and the folder it lives in."""
+"""One training run and the folder it lives in; and what a command must know to use a run that is there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ import torch
 
 from metafast import report
 from metafast.cli import options
+from metafast.experiments import EXPERIMENTS, settings
+from metafast.experiments.experiment import Experiment
 from metafast.run_folder import RunFolder
-from metafast.tasks import Tasks
 from metafast.training import checkpoint as checkpoints
 from metafast.training.checkpoint import Checkpoint, CheckpointError
 from metafast.training.history import History
@@ -29,12 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="folder for checkpoint, results and picture (default: a new one in runs/, or that of the resumed run)",
+        help="folder for checkpoints, results and pictures (default: a new one in runs/, or that of the resumed run)",
     )
     parser.add_argument("--overwrite", action="store_true", help="let --out be a folder that holds another run")
     parser.add_argument(
         "--resume", type=Path, metavar="PATH", help="go on with the run in this folder, or from this checkpoint"
     )
+    parser.add_argument("--tensorboard", action="store_true", help="write scalars for TensorBoard too")
     add_machine_arguments(parser)
 
 
@@ -58,38 +60,46 @@ def prepare(args: argparse.Namespace) -> torch.device:
     return device
 
 
+def load(path: Path) -> tuple[Path, Checkpoint, type[Experiment]]:
+    """The checkpoint at ``path``, or the best one of the run in that folder; where it lies, and its experiment."""
+    if path.is_dir():
+        path = path / "best.pt" if (path / "best.pt").exists() else path / "checkpoint.pt"
+    stored = checkpoints.load(path)
+    return path, stored, kind_of(path, stored.task)
+
+
+def kind_of(path: Path, task: Mapping[str, Any]) -> type[Experiment]:
+    name = task.get("name")
+    if name not in EXPERIMENTS:
+        raise CheckpointError(f"{path} was trained on {name!r}; this metafast knows {', '.join(EXPERIMENTS)}")
+    return EXPERIMENTS[name]
+
+
 class Run:
-    """A run, new or resumed, as ``args`` ask.
+    """A run, new or resumed, as ``args`` ask, with the settings ``given`` by flags and a configuration file."""
 
-    ``describe(settings)`` makes the checkpoint of an untrained learner from settings; it decides all that a run
-    depends on.
-    """
-
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        name: str,
-        choices: options.Options,
-        describe: Callable[[dict[str, Any]], Checkpoint],
-    ) -> None:
+    def __init__(self, args: argparse.Namespace, kind: type[Experiment], given: Mapping[str, Any]) -> None:
         self.device = prepare(args)
         self.processes = processes(self.device)
-        self.name = name
-        self.command: list[str] = args.command
-        self.resumed: Path | None = args.resume
-        stored = self._stored(args.resume) if args.resume else None
-        self.settings = options.resolve(choices, args, stored.run if stored else None)
-        self.described = describe(self.settings)
-        self.begun = stored.step if stored else 0
+        self.args = args
+        self.name = f"train {kind.NAME}"
+        stored = self._stored(args.resume, kind) if args.resume else None
+        self.experiment = settings.resumed(kind, stored.run, given) if stored else settings.build(kind, given)
+        self.experiment.check_budget()
+        if stored:
+            self.folder = RunFolder(args.out or self._folder(args.resume))
+        else:
+            self.folder = self.processes.from_first(lambda: self._new_folder(args))
+        self.prepared = self.experiment.prepare()
+        self.described = self.experiment.describe(self.prepared)
         if stored:
             for part in ("network", "arguments", "task", "learner"):
                 if getattr(stored, part) != getattr(self.described, part):
                     raise CheckpointError(f"checkpoint's {part} does not follow from its settings: it was altered")
-            self.folder = RunFolder(args.out or self._folder(args.resume))
-        else:
-            self.folder = self.processes.from_first(lambda: self._new_folder(args))
-            torch.manual_seed(self.settings["seed"])
+        torch.manual_seed(self.experiment.seed)
         self.learner = self.described.build(self.device, args.backend)
+        if not stored and self.is_first:
+            self.folder.clear()  # of the run that --overwrite gives up, now that nothing else can be wrong
 
     @property
     def is_first(self) -> bool:
@@ -100,26 +110,24 @@ class Run:
     def out(self) -> Path:
         return self.folder.path
 
-    def train(self, tasks: Any, **how: Any) -> History:
-        """Train as ``how`` tells :func:`metafast.meta_train`, and say what to do where it was interrupted."""
+    def train(self) -> History:
+        """Train, and say what to do where it was interrupted."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "training stopped", RuntimeWarning)  # an error here
             history = meta_train(
                 self.learner,
-                tasks,
-                meta_batch=self.settings["tasks"],
-                meta_lr=self.settings["meta_lr"],
-                seed=self.settings["seed"],
+                self.prepared.tasks.train,
                 out=self.out,
-                resume=self.resumed or False,
+                resume=self.args.resume or False,
                 name=self.name,
-                settings=self.settings,
+                settings=settings.plain(self.experiment),
                 describe=self.described,
-                **how,
+                tensorboard=self.args.tensorboard,
+                **self.experiment.training(self.prepared),
             )
-        if "command" not in self.folder.read():
-            self.folder.update(command=self.command)
-        if history.stopped in ("diverged", "interrupted"):
+        if self.is_first and "command" not in self.folder.read():
+            self.folder.update(command=self.args.command)
+        if self.is_first and history.stopped in ("diverged", "interrupted"):
             report.leave(self.out)
         if history.stopped == "diverged":
             raise RuntimeError(f"training stopped: {history.reason}; {self.folder.checkpoint} holds it")
@@ -131,12 +139,30 @@ class Run:
             )
         return history
 
-    def leave_report(self, tasks: Tasks, *, steps: int) -> None:
-        """The run's page, with a few of ``tasks`` before and after so many inner steps."""
-        report.leave(self.out, report.examples(self.learner, tasks, self.settings["seed"], steps=steps))
+    def leave_report(self) -> Path:
+        """The run's page, with some test tasks before and after adaptation."""
+        experiment = self.experiment
+        steps = max(1, experiment.judged_steps)
+        examples = report.examples(self.learner, self.prepared.tasks.test, experiment.seed, steps=steps)
+        report.leave(self.out, examples)
+        return self.folder.report
 
     def write_results(self, results: dict[str, Any]) -> None:
         self.folder.update(results=results)
+
+    def draw(self, history: History) -> None:
+        """The pictures of the run; a line instead, without matplotlib."""
+        try:
+            history.plot(self.out / "curves.png")
+            self.experiment.draw(self.out, self.learner, history)
+        except ImportError as error:
+            print(f"no picture: {error}", file=sys.stderr)
+
+    def report(self, *, examples: bool = False) -> Path:
+        """report.html; with ``examples`` some test tasks before and after adaptation are in it."""
+        tasks, seed, steps = self.prepared.tasks.test, self.experiment.seed, self.experiment.judged_steps
+        shown = report.examples(self.learner, tasks, seed, steps=max(1, steps)) if examples else None
+        return report.write(self.out, shown)
 
     def _new_folder(self, args: argparse.Namespace) -> RunFolder:
         """The folder asked for if it holds no run yet; unasked, the first of runs/x, runs/x-2, ... that does not."""
@@ -147,15 +173,17 @@ class Run:
         folder = RunFolder(args.out)
         if folder.holds_a_run() and not args.overwrite:
             raise ValueError(f"{args.out} holds a run already: go on with --resume {args.out}, or say --overwrite")
-        folder.clear()
         return folder
 
     @staticmethod
     def _folder(resume: Path) -> Path:
         return resume if resume.is_dir() else resume.parent
 
-    def _stored(self, resume: Path) -> Checkpoint:
+    @staticmethod
+    def _stored(resume: Path, kind: type[Experiment]) -> Checkpoint:
         stored = checkpoints.load(resume / "checkpoint.pt" if resume.is_dir() else resume)
-        if stored.task.get("name") != self.name.split()[-1]:
-            raise CheckpointError(f"{resume} is a run on {stored.task.get('name')!r}, not of `metafast {self.name}`")
+        if stored.task.get("name") != kind.NAME:
+            raise CheckpointError(
+                f"{resume} is a run on {stored.task.get('name')!r}, not of `metafast train {kind.NAME}`"
+            )
         return stored

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from metafast.files import replacing
 from metafast.learner import MAML
-from metafast.training import networks
+from metafast.training import inner_rules, networks
 from metafast.training.outer import Outer
 
 FORMAT = "metafast-checkpoint"
 VERSION = 2
 Settings = dict[str, Any]
 #: The learner's keyword arguments that a file may set.
-LEARNER_SETTINGS = {"lr", "steps", "loss", "first_order", "learn_lr"}
+LEARNER_SETTINGS = {"lr", "steps", "loss", "first_order", "learn_lr", "adapt_params", "rule"}
 
 
 class CheckpointError(Exception):
@@ -57,7 +57,10 @@ class Checkpoint:
         if unknown := self.learner.keys() - LEARNER_SETTINGS:
             raise CheckpointError(f"checkpoint has unknown learner settings: {', '.join(sorted(map(str, unknown)))}")
         try:
-            learner = MAML(networks.build(self.network, self.arguments), backend=backend, **self.learner)
+            settings = dict(self.learner)
+            if settings.get("rule") is not None:
+                settings["rule"] = inner_rules.build(settings["rule"])
+            learner = MAML(networks.build(self.network, self.arguments), backend=backend, **settings)
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"checkpoint describes a learner that cannot be built: {error}") from None
         if self.state:
