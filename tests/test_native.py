@@ -73,8 +73,8 @@ def test_a_program_that_fits_together_is_accepted() -> None:
     [
         ([[3], [4]], [0], [0, 1], "wrong size"),
         ([[5], [2]], [0], [0, 1], "wrong size"),
-        ([[3], [2]], [1], [0, 1], "no earlier step"),
-        ([[3], [2]], [7], [0, 1], "no earlier step"),
+        ([[3], [2]], [1], [0, 1], "no earlier node"),
+        ([[3], [2]], [7], [0, 1], "no earlier node"),
         ([[3], [2]], [0], [0, 9], "out of range"),
         ([[3], [2]], [0, 0], [0, 1], "number of inputs"),
         ([[3], []], [0], [0, 1], "dimensions"),
