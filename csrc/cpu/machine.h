@@ -52,7 +52,7 @@ struct Machine : TaskData<T> {
     for (int32_t a = 0; pending_ && a < job.adapted_count; ++a)
       if (a != job.first.parameter) add(pending_ + plan(a).offset, plan(a).size, lambda + plan(a).offset);
     if (end < job.estimator.stages(job.steps, job.sweep) || !job.sweep) return;
-    if (has_first() && job.second_order) first().finish(lambda + plan(job.first.parameter).offset);
+    if (has_first() && job.estimator.is_second_order()) first().finish(lambda + plan(job.first.parameter).offset);
     if (job.uses_start) add(start_bar(), job.adapted_size, lambda);
     for (int32_t p = 0; p < job.learnt_count; ++p)
       if (job.own_gradient[p] && !gradient_in_user_layout(p))
@@ -106,7 +106,7 @@ struct Machine : TaskData<T> {
     }
     f_ = support_frame(k);
     if (!job.kept.gradients) f_.gradient = nullptr;
-    if (!job.second_order || job.kept.has_tape(k, job.steps)) return;
+    if (!job.estimator.is_second_order() || job.kept.has_tape(k, job.steps)) return;
     Prefetcher next_tape = prefetcher(k - 1);
     f_.prefetcher = &next_tape;
     support_pass(f_, k);
@@ -301,7 +301,7 @@ struct Machine : TaskData<T> {
   Prefetcher prefetcher(int32_t k) const {
     Prefetcher found;
     const bool kept = job.kept.tapes == job.steps && !job.kept.every;
-    if (kIsPack<T> || !kept || !job.second_order || k < 0 || k >= job.steps) return found;
+    if (kIsPack<T> || !kept || !job.estimator.is_second_order() || k < 0 || k >= job.steps) return found;
     const int64_t unread = job.first.parameter == 0 ? plan(0).size : 0, tape = job.layout.tape_stride;
     const int64_t size = tape + job.adapted_size - unread;
     if (size > kPrefetchAtMost<T> || job.steps * size < kPrefetchFrom<T>) return found;
@@ -373,8 +373,8 @@ struct Machine : TaskData<T> {
     if (!job.adapted_cotangent) return;
     T* internal = base + job.layout.gradient_dot;  // free until the reverse sweep
     for (int32_t a = 0; a < job.adapted_count; ++a) {
-      if (!job.adapted_cotangent[a].data) continue;
-      from_user(plan(a), {job.adapted_cotangent[a].data, plan(a).numel()}, internal);
+      if (!job.adapted_cotangent[a]) continue;
+      from_user(plan(a), {job.adapted_cotangent[a], plan(a).numel()}, internal);
       T* out = lambda + plan(a).offset;
       for (int64_t i = 0; i < plan(a).size; ++i) out[i] += internal[i];
     }

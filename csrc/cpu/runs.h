@@ -228,21 +228,12 @@ class Runs {
   }
 
   void fill_sizes() {
+    hypers_ = lay_out_hypers(call_, plans_, program_.adapted_count());
+    static_cast<CallShape&>(job_) = shape_of(call_, program_, plans_, hypers_);
     job_.tasks = tasks_.end;
-    job_.steps = int32_t(call_.steps);
-    job_.estimator = call_.estimator;
-    job_.second_order = call_.is_second_order();
-    job_.sweep = call_.sweep;
     job_.has_query = bool(call_.query);
-    job_.parameter_count = program_.parameter_count();
-    job_.learnt_count = program_.learnt_count();
-    job_.adapted_count = program_.adapted_count();
-    job_.parameter_size = size_of(plans_, job_.parameter_count);
-    job_.learnt_size = size_of(plans_, job_.learnt_count);
-    job_.adapted_size = size_of(plans_, job_.adapted_count);
     job_.parameters = plans_.data();
     job_.sources = sources_.data();
-    for (const Tensor& parameter : call_.parameters) job_.own_initial |= parameter.own;
   }
 
   void choose_first_layer() {
@@ -309,7 +300,6 @@ class Runs {
   }
 
   void fill_rule() {
-    hypers_ = lay_out_hypers(call_, plans_, job_.adapted_count);
     for (const HyperLayout& h : hypers_.hypers) each_.emplace_back(h.values.size(), nullptr);
     for (size_t h = 0; h < each_.size(); ++h) {
       const HyperLayout& layout = hypers_.hypers[h];
@@ -317,13 +307,7 @@ class Runs {
                               layout.table_gradient, layout.gradient.data()});
     }
     job_.links = call_.links.data();
-    job_.link_count = int32_t(call_.links.size());
-    job_.state_count = call_.state_count();
-    job_.uses_start = call_.uses_start();
-    job_.descent = call_.is_descent();
     job_.hypers = hyper_plans_.data();
-    job_.want_hyper_gradient = call_.wants_hyper_gradient();
-    job_.hyper_size = hypers_.gradient_size;
     job_.loss_cotangent_all = T(call_.loss_cotangent_all);
     job_.vectors = vectors_.data();
     job_.adapted_cotangent = adapted_cotangent_.empty() ? nullptr : adapted_cotangent_.data();
@@ -353,7 +337,7 @@ class Runs {
     }
     for (size_t a = 0; a < adapted_.size(); ++a) adapted_[a] = at<T>(call_.adapted[a]);
     for (size_t a = 0; a < adapted_cotangent_.size(); ++a)
-      adapted_cotangent_[a] = {at<const T>(call_.adapted_cotangent[a]), 0};
+      adapted_cotangent_[a] = at<const T>(call_.adapted_cotangent[a]);
     job_.support = examples_of<T>(call_.support, program_, call_.steps);
     job_.query = examples_of<T>(call_.query, program_, call_.steps);
     for (size_t h = 0; h < hyper_plans_.size(); ++h) hyper_plans_[h].table = at<const T>(call_.hypers[h].table);
@@ -388,9 +372,10 @@ class Runs {
   const bool small_;  // sums are made of sums over groups of tasks (cpu/choices.h)
   Job<T> job_{};
   std::vector<ParameterPlan> plans_;
-  std::vector<ParameterSource<T>> sources_, vectors_, adapted_cotangent_;
+  std::vector<ParameterSource<T>> sources_, vectors_;
   HypersLayout hypers_;
   std::vector<HyperPlan<T>> hyper_plans_;
+  std::vector<const T*> adapted_cotangent_;
   std::vector<std::vector<const T*>> each_;  // of each hyper-parameter, per adapted parameter
   std::vector<T*> adapted_, shared_gradient_, own_gradient_;
   std::shared_ptr<const Program::Plan> support_, query_;

@@ -63,48 +63,24 @@ enum class WalkedBy : int32_t { kAll, kTilesOfParameters, kOneBlock };
 
 // The parts of a call on a device. `T*` are addresses there; the lists stand behind the block.
 template <class T>
-struct DeviceJob {
+struct DeviceJob : CallTensors<T> {
   const BatchPlan* plans[2];  // by Which
   const Instruction* instructions;
   int32_t instruction_count;
 
-  int32_t steps;
-  int64_t tasks;
   int64_t first_task, chunk_tasks;  // of the chunk at work: a kernel's own to change
-  KeptSteps kept;
-  bool sweep, query_has_targets, has_query;
+  bool query_has_targets;
   Examples<T> sets[2];
 
-  int32_t parameter_count, learnt_count, adapted_count;
-  int64_t parameter_size, learnt_size, adapted_size;
-  const ParameterPlan* parameters;
-  const ParameterSource<T>* sources;
   T* shared_initial;  // where tasks do not have their own copy; else null
-  const ParameterSource<T>* vectors;
-
-  const LinkPlan* links;
-  int32_t link_count, state_count, hyper_count;
-  bool uses_start;
-  const HyperPlan<T>* hypers;
   const HyperTensor<T>*
       hyper_tensors;  // the user's, of hyper-parameter h and adapted parameter a at h * adapted_count + a
-  bool want_hyper_gradient;
-  int64_t hyper_size;
 
-  const T* loss_cotangent;
-  T loss_cotangent_all;
-  const T* logits_cotangent;
-  const T* const* adapted_cotangent;  // null if there is none
-
-  T *support_loss, *task_loss, *loss, *logits;
-  T* const* adapted;               // per adapted parameter, or null
-  T* const* own_gradient;          // per learnt parameter; null: it is summed
-  T* const* shared_gradient;       // per learnt parameter; null: it is not
+  T* loss;
+  T* const* shared_gradient;       // per learnt parameter; null: it is not summed
   T* const* hyper_table_gradient;  // per hyper-parameter; null: unwanted
-  T* gradients;                    // [tasks of a chunk][gradient_stride]: lambda, then the gradient of the rates
-  T* sums;                         // of them over tasks
+  T* sums;                         // of `gradients` over tasks
   T *group_sums, *carry;           // of each kSumGroup tasks; of those that the chunk before left unfinished
-  int64_t gradient_stride;
 
   TaskLayout layout;
   T *hot, *cold;  // [tasks of a chunk][hot_size], [cold_size]; hot is null if it is shared memory

@@ -35,7 +35,7 @@ bool with_schedule(Op op, Call call) {
 // The machine of csrc/estimators/list.h that writes down what a GPU is to do.
 class Scheduler {
  public:
-  explicit Scheduler(const CallShape& shape) : n(shape) {}
+  explicit Scheduler(const DeviceShape& shape) : n(shape) {}
 
   Schedule make() {
     e.which = Which::kSupport;
@@ -240,13 +240,13 @@ class Scheduler {
     }
   }
 
-  const CallShape& n;
+  const DeviceShape& n;
   Emitter e;
 };
 
 }  // namespace
 
-Schedule make_schedule(const CallShape& shape) { return Scheduler(shape).make(); }
+Schedule make_schedule(const DeviceShape& shape) { return Scheduler(shape).make(); }
 
 bool device_supports(const BatchPlan& plan) {
   for (int32_t i = 0; i < plan.node_count; ++i)

@@ -8,21 +8,14 @@
 namespace metafast {
 
 // What the order depends on.
-struct CallShape {
+struct DeviceShape : CallShape {
   const BatchPlan* plans[2];  // by Which; null if there is no such set
   const ParameterPlan* parameters;
-  int32_t steps, parameter_count, learnt_count, adapted_count;
-  int64_t parameter_size, learnt_size, adapted_size, hyper_values, hyper_size;
-  Estimator estimator;
-  KeptSteps kept;
-  bool sweep;
+  int64_t hyper_values;
   bool persistent;
   Tf32 tf32;
-  bool shared_initial;  // parameters at step 0 are laid out once for all tasks
-  int32_t state_count;
-  bool want_hyper_gradient, uses_start;
+  bool shared_initial;     // parameters at step 0 are laid out once for all tasks
   bool scales;             // some link multiplies by a number that depends on all of a gradient
-  bool descent;            // the rule is gradient descent and nothing else
   bool image_targets[2];   // real targets that must be transposed
   bool data_gradients[2];  // of x, y or w
   bool query_has_targets, logits, logits_cotangent, adapted_cotangent, adapted;
@@ -39,7 +32,7 @@ struct Schedule {
   int64_t scratch;
 };
 
-Schedule make_schedule(const CallShape& shape);
+Schedule make_schedule(const DeviceShape& shape);
 
 // Whether every node of the plan has device code.
 bool device_supports(const BatchPlan& plan);

@@ -41,7 +41,7 @@ class DeviceSession final : public Session {
     shape_.chunk_tasks = chunk_;
     shape_.persistent = persistent_;
     if (std::is_same<T, float>::value) shape_.tf32 = on.tf32;
-    shape_.shared_initial = !persistent_ && !own_initial_;
+    shape_.shared_initial = !persistent_ && !shape_.own_initial;
     schedule_ = make_schedule(shape_);
     lay_out();
     make_constants();
@@ -106,27 +106,12 @@ class DeviceSession final : public Session {
   }
 
   void fill_shape() {
-    CallShape& n = shape_;
-    n = CallShape{};
+    DeviceShape& n = shape_;
+    hypers_ = lay_out_hypers(call, parameters_, program_.adapted_count());
+    n = DeviceShape{};
+    static_cast<CallShape&>(n) = shape_of(call, program_, parameters_, hypers_);
     n.parameters = parameters_.data();
-    n.steps = int32_t(call.steps);
-    n.parameter_count = program_.parameter_count();
-    n.learnt_count = program_.learnt_count();
-    n.adapted_count = program_.adapted_count();
-    n.parameter_size = size_of(parameters_, n.parameter_count);
-    n.learnt_size = size_of(parameters_, n.learnt_count);
-    n.adapted_size = size_of(parameters_, n.adapted_count);
-    n.estimator = call.estimator;
-    n.sweep = call.sweep;
-    for (const Tensor& p : call.parameters) own_initial_ |= p.own;
-
-    hypers_ = lay_out_hypers(call, parameters_, n.adapted_count);
     n.hyper_values = hypers_.values_size;
-    n.hyper_size = hypers_.gradient_size;
-    n.want_hyper_gradient = call.wants_hyper_gradient();
-    n.descent = call.is_descent();
-    n.state_count = call.state_count();
-    n.uses_start = call.uses_start();
     n.scales = call.scales();
     n.logits = call.logits != 0;
     n.logits_cotangent = call.logits_cotangent != 0;
@@ -159,7 +144,7 @@ class DeviceSession final : public Session {
   void lay_out() {
     TaskLayout& l = layout_;
     l = TaskLayout{};
-    const CallShape& n = shape_;
+    const DeviceShape& n = shape_;
     int64_t hot = 0, cold = 0;
     const auto take = [&](int64_t size, bool is_cold) {
       int64_t& top = is_cold ? cold : hot;
@@ -186,7 +171,7 @@ class DeviceSession final : public Session {
       l.trajectory = take(n.kept.theta_count(n.steps) * l.trajectory_stride, grows);
       l.state_bar = take(states, false);
       l.start_bar = take(n.uses_start ? n.adapted_size : 0, false);
-      l.link = take(call.links.size() > 1 ? 2 * int64_t(call.links.size()) * n.adapted_size : 0, false);
+      l.link = take(n.link_count > 1 ? 2 * n.link_count * n.adapted_size : 0, false);
       l.gradient_stride = n.learnt_size;
       l.gradient = take(std::max(n.kept.gradients, 1) * l.gradient_stride, grows);
       l.gradient_dot = take(n.learnt_size, false);
@@ -268,20 +253,17 @@ class DeviceSession final : public Session {
       return at<V>(base + Address(begin));
     };
     DeviceJob<T> job{};
-    const CallShape& n = shape_;
+    const DeviceShape& n = shape_;
     for (int i = 0; i < 2; ++i)
       if (plans_[i]) job.plans[i] = at<const BatchPlan>(constants + Address(plan_at_[i]));
     job.instructions = at<const Instruction>(constants + Address(instructions_at_));
     job.instruction_count = int32_t(schedule_.list.size());
-    job.steps = n.steps;
+    static_cast<CallShape&>(job) = n;
     job.tasks = call.tasks;
     job.chunk_tasks = std::min(chunk_, call.tasks);
-    job.kept = n.kept, job.sweep = n.sweep;
     job.query_has_targets = n.query_has_targets, job.has_query = bool(call.query);
     job.sets[0] = examples_of<T>(call.support, program_, call.steps);
     job.sets[1] = examples_of<T>(call.query, program_, call.steps);
-    job.parameter_count = n.parameter_count, job.learnt_count = n.learnt_count, job.adapted_count = n.adapted_count;
-    job.parameter_size = n.parameter_size, job.learnt_size = n.learnt_size, job.adapted_size = n.adapted_size;
     job.parameters = at<const ParameterPlan>(constants + Address(parameters_at_));
     const auto source = [&](const Tensor& t, size_t stored) {
       return ParameterSource<T>{at<const T>(t.data), t.own ? parameters_[stored].numel() : 0};
@@ -298,9 +280,6 @@ class DeviceSession final : public Session {
     for (size_t p = 0; p < v.size(); ++p) vectors.push_back(source(v[p], p));
     job.vectors = list(vectors);
     job.links = at<const LinkPlan>(constants + Address(links_at_));
-    job.link_count = int32_t(call.links.size()), job.state_count = n.state_count;
-    job.hyper_count = int32_t(call.hypers.size()), job.uses_start = n.uses_start;
-    job.want_hyper_gradient = n.want_hyper_gradient, job.hyper_size = n.hyper_size;
     std::vector<HyperPlan<T>> hypers;
     std::vector<HyperTensor<T>> tensors;
     std::vector<T*> tables;
@@ -406,11 +385,11 @@ class DeviceSession final : public Session {
   const OnDevice on_;
   std::vector<ParameterPlan> parameters_;
   std::shared_ptr<const Program::Plan> plans_[2];
-  CallShape shape_;
+  DeviceShape shape_;
   Schedule schedule_;
   TaskLayout layout_;
   HypersLayout hypers_;
-  bool own_initial_ = false, persistent_ = false, hot_is_shared_ = false;
+  bool persistent_ = false, hot_is_shared_ = false;
   int64_t tasks_ = 0, chunk_ = 0, tape_stride_ = 0, gradient_stride_ = 0, block_size_ = 0, total_bytes_ = 0;
   int64_t shared_at_ = 0, hypers_at_ = 0, sums_at_ = 0, gradients_at_ = 0, hot_at_ = 0, cold_at_ = 0;
   Blob constants_;

@@ -121,50 +121,51 @@ struct Helpers {
   void (*share)(void* owner, int64_t thread, int64_t parts, Part part, const void* context);
 };
 
-// One call: what the tasks have in common. Where tasks run in packs (cpu/kernels/pack.h), places and scratch hold packs, and
-// offsets into them count those; what is shared or summed stays as it is.
-template <class T>
-struct Job {
-  int64_t tasks;
+// A call as both machines, and the order of work on a device, know it. Parameters in storage order: adapted, meta, constant.
+struct CallShape {
   int32_t steps;
   Estimator estimator;
-  bool second_order;  // the estimator's
-  bool sweep;         // compute the meta-gradient
+  bool sweep;  // compute the meta-gradient
   KeptSteps kept;
-  bool has_query;
-  const BatchPlan *support_plan, *query_plan;
-  Examples<T> support, query;
-
-  // Parameters in storage order: adapted, meta, constant.
-  int32_t parameter_count, learnt_count, adapted_count;
+  int32_t parameter_count, learnt_count, adapted_count, link_count, hyper_count, state_count;
   int64_t parameter_size, learnt_size, adapted_size;
+  int64_t hyper_size;  // of the wanted hyper-parameters' gradients
+  bool want_hyper_gradient;
+  bool own_initial;  // some parameter differs per task
+  bool descent;      // the rule is gradient descent and nothing else
+  bool uses_start;   // some link reads theta_0
+};
+
+// Its tensors, in the user's layout but for `gradients`; null if absent or unwanted.
+template <class T>
+struct CallTensors : CallShape {
+  int64_t tasks;
+  bool has_query;
   const ParameterPlan* parameters;
   const ParameterSource<T>* sources;
-  bool own_initial;                   // some parameter differs per task
-  const T* shared_initial;            // those that do not, laid out
   const ParameterSource<T>* vectors;  // v, one per learnt parameter
-
   const LinkPlan* links;
-  int32_t link_count, state_count;
-  bool descent;  // the rule is gradient descent and nothing else
   const HyperPlan<T>* hypers;
-  bool want_hyper_gradient;
-  int64_t hyper_size;  // of the wanted hyper-parameters' gradients
-  bool uses_start;     // some link reads theta_0
 
-  // Cotangents from outside, null if absent.
   const T* loss_cotangent;  // [tasks] or, where null, the same for all:
   T loss_cotangent_all;
-  const T* logits_cotangent;                    // [tasks, examples, output]
-  const ParameterSource<T>* adapted_cotangent;  // per adapted parameter [tasks, shape]
+  const T* logits_cotangent;          // [tasks, examples, output]
+  const T* const* adapted_cotangent;  // per adapted parameter [tasks, shape]
 
-  // Outputs in the user's layout, null if unwanted.
   T *support_loss, *task_loss, *logits;
   T* const* adapted;       // per adapted parameter [tasks, shape]
   T* const* own_gradient;  // per learnt parameter [tasks, shape]; null: it is to be summed over tasks
-  T* gradients;  // [tasks, or groups of packs, of a wave][gradient_stride]: what is summed; null if nothing is
+  T* gradients;  // what is summed, of so many tasks as there is room for: lambda, then the bars of hyper-parameters
   int64_t gradient_stride;
+};
 
+// One call on the CPU. Where tasks run in packs (cpu/kernels/pack.h), places and scratch hold packs, and offsets into them
+// count those; what is shared or summed, of each task or group of a pack, stays as it is.
+template <class T>
+struct Job : CallTensors<T> {
+  const BatchPlan *support_plan, *query_plan;
+  Examples<T> support, query;
+  const T* shared_initial;  // parameters that do not differ per task, laid out
   ThreadLayout layout;
   FirstLayerPlan first;
   Helpers helpers;

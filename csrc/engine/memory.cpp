@@ -77,4 +77,27 @@ HypersLayout lay_out_hypers(const Call& call, const std::vector<ParameterPlan>& 
   return all;
 }
 
+CallShape shape_of(const Call& call, const Program& program, const std::vector<ParameterPlan>& plans,
+                   const HypersLayout& hypers) {
+  CallShape n{};
+  n.steps = int32_t(call.steps);
+  n.estimator = call.estimator;
+  n.sweep = call.sweep;
+  n.parameter_count = program.parameter_count();
+  n.learnt_count = program.learnt_count();
+  n.adapted_count = program.adapted_count();
+  n.link_count = int32_t(call.links.size());
+  n.hyper_count = int32_t(call.hypers.size());
+  n.state_count = call.state_count();
+  n.parameter_size = size_of(plans, n.parameter_count);
+  n.learnt_size = size_of(plans, n.learnt_count);
+  n.adapted_size = size_of(plans, n.adapted_count);
+  n.hyper_size = hypers.gradient_size;
+  n.want_hyper_gradient = call.wants_hyper_gradient();
+  n.own_initial = std::any_of(call.parameters.begin(), call.parameters.end(), [](const Tensor& p) { return p.own; });
+  n.descent = call.is_descent();
+  n.uses_start = call.uses_start();
+  return n;
+}
+
 }  // namespace metafast

@@ -25,6 +25,10 @@ struct HypersLayout {
 
 HypersLayout lay_out_hypers(const Call& call, const std::vector<ParameterPlan>& plans, int adapted);
 
+// `plans`: of the parameters. What is kept is not known yet.
+CallShape shape_of(const Call& call, const Program& program, const std::vector<ParameterPlan>& plans,
+                   const HypersLayout& hypers);
+
 // Calls body(parameter, place inside, place in the user's tensor) for every array of a hyper-parameter's values per element, one
 // for each step it differs in. `offsets`: HyperLayout::values or ::gradient.
 template <class Body>
