@@ -47,7 +47,7 @@ def flat(text: str) -> str:
 
 def test_the_walk_meets_every_command() -> None:
     assert {" ".join(words) for words in LEAVES} == {command.NAME for command in COMMANDS}
-    assert MENUS == [(), ("train",)]
+    assert MENUS == [(), ("train",), ("search",)]
 
 
 @pytest.mark.parametrize(("words", "found"), ALL, ids=[named(words) for words, _ in ALL])

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from metafast.cli import adapt, compare, evaluate, explain, info, predict, report, train
+from metafast.cli import adapt, compare, evaluate, explain, info, predict, report, search, train
 from metafast.experiments.settings import literal
 
 
@@ -26,7 +26,17 @@ class Command(Protocol):
     def run(self, args: argparse.Namespace) -> int: ...
 
 
-COMMANDS: tuple[Any, ...] = (info, explain, *train.COMMANDS, evaluate, adapt, predict, report, compare)
+COMMANDS: tuple[Any, ...] = (
+    info,
+    explain,
+    *train.COMMANDS,
+    evaluate,
+    adapt,
+    predict,
+    report,
+    compare,
+    *search.COMMANDS,
+)
 
 MENUS = {
     "": """Exact second-order meta-learning for PyTorch.
@@ -39,6 +49,7 @@ Settings are flags, or lines of a TOML file with the same names: `metafast train
   experiment = "images"
   data = "icons"
   ways = 5""",
+    "search": "Search the settings of an experiment that do best, at a stated budget for each trial.",
 }
 EXAMPLES = """first steps:
   metafast info                     does the native engine work here?

@@ -44,7 +44,7 @@ class Train:
         runs.add_arguments(parser)
 
     def run(self, args: argparse.Namespace) -> int:
-        this = runs.Run(args, self.kind, self._settings(args))
+        this = runs.Run(args, self.kind, read_settings(self.kind, args))
         history = this.train()
         if history.stopped == "interrupted":
             this.report()
@@ -77,14 +77,15 @@ class Train:
             print(f"to adapt it to a task of your own: metafast adapt {this.out} --data PATH")
         return 0
 
-    def _settings(self, args: argparse.Namespace) -> dict[str, Any]:
-        """Of the configuration file and the flags, which go before it."""
-        found = dict(settings.read_toml(args.config)) if args.config else {}
-        named = found.pop(KEY, self.kind.NAME)
-        if named != self.kind.NAME:
-            raise SettingsError(f"{args.config} is a configuration of {named!r}, not of `metafast {self.NAME}`")
-        settings.check_names(self.kind, found, where=str(args.config))
-        return found | settings.given(self.kind, args)
+
+def read_settings(kind: type[Experiment], args: argparse.Namespace) -> dict[str, Any]:
+    """Of the configuration file and the flags, which go before it."""
+    found = dict(settings.read_toml(args.config)) if args.config else {}
+    named = found.pop(KEY, kind.NAME)
+    if named != kind.NAME:
+        raise SettingsError(f"{args.config} is a configuration of {named!r}, not of `metafast train {kind.NAME}`")
+    settings.check_names(kind, found, where=str(args.config))
+    return found | settings.given(kind, args)
 
 
 COMMANDS = tuple(Train(kind) for kind in EXPERIMENTS.values())

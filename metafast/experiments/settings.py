@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -166,6 +167,11 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"there is no file {path}") from None
     except (OSError, ValueError) as error:  # what is no TOML, or no UTF-8, is a ValueError
         raise SettingsError(f"{path} is not valid TOML: {error}") from None
+
+
+def toml(values: Mapping[str, Any]) -> str:
+    """Plain values as a TOML file that :func:`read_toml` reads; None is left out, as it is the default."""
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None)
 
 
 # ---- Flags -----------------------------------------------------------------------------------------------------------
