@@ -52,7 +52,7 @@ def test_runs_from_python_are_told_apart_by_their_tasks(tmp_path: Path) -> None:
     names = [("a", "ImageTasks", 1), ("b", "ImageTasks", 1), ("c", "ImageTasks", 5), ("d", "Sinusoids", 5)]
     runs = [run_folder(tmp_path / n, name="meta_train", settings={"task": t, "shots": s}) for n, t, s in names]
     titles = [part.splitlines()[0] for part in report.compare(runs, tmp_path / "all.html").split("\n\n")]
-    assert titles == [f"task {task}, ways 3, shots {shots}" for _, task, shots in names[1:]]
+    assert titles == [f"{task}, ways 3, shots {shots}" for _, task, shots in names[1:]]
     assert report.write(runs[3]).read_text().count("<h1>d</h1>") == 1  # by its folder
 
 

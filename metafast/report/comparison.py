@@ -87,7 +87,7 @@ def _group(task: tuple[str, ...], members: list[tuple[str, Run]]) -> Group:
     for _, run in members:
         for metric, curve in numbers.curves(run.part("results")).items():
             metrics.update(((metric, steps), None) for steps in sorted(curve, key=lambda k: -1 if k is None else k))
-    return Group(", ".join(task) or "runs", members, differing, list(metrics))
+    return Group(", ".join(task), members, differing, list(metrics))
 
 
 def _heading(metric: tuple[str, int | None]) -> str:
@@ -143,10 +143,10 @@ def _parts(group: Group, folder: Path) -> list[Markup | None]:
     rows.append(["meta-steps", *(numbers.exactly(run.facts.get("meta_steps", "–")) for _, run in group.runs)])
     rows.append(["training time", *(_time(run) for _, run in group.runs)])
     rows.append(["state", *(_state(run) for _, run in group.runs)])
-    caption = "Settings that differ, and results on test tasks ± 95 % interval"
+    caption = ("Settings that differ, and results" if group.differing else "Results") + " on test tasks ± 95 % interval"
     return [
         table(caption, head, rows, class_="numbers compared"),
-        tag("p", KEY, class_="note"),
+        tag("p", KEY, class_="note") if len(group.runs) > 1 else None,
         charts.grid(*_curves(group)) if charts.available() else tag("p", charts.MISSING, class_="note"),
     ]
 
@@ -232,7 +232,7 @@ def _text(group: Group) -> str:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    text = "\n".join([group.title, *lines, KEY])
+    text = "\n".join([group.title, *lines, *([KEY] if len(group.runs) > 1 else [])])
     for sign, plain in PLAIN.items():
         text = text.replace(sign, plain)
     return text

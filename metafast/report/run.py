@@ -20,8 +20,8 @@ STOPPED = {
     "diverged": "stopped because the loss was no longer finite",
     "running": "still running when this page was written",
 }
-#: Settings that say which tasks a run is about: results of runs that differ in one of them are not comparable.
-OF_THE_TASK = ("task", "data", "ways", "shots")
+#: Settings that say, beside the name, which tasks a run is about: where one differs, results are not comparable.
+OF_THE_TASK = ("data", "ways", "shots")
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ class Run:
     def task(self) -> tuple[str, ...]:
         """What the run is about, as far as its settings say: runs with the same may be compared."""
         settings = self.part("settings")
-        named = () if self.facts.get("name") in (None, "meta_train") else (self.name,)
-        return (*named, *(f"{key} {settings[key]}" for key in OF_THE_TASK if key in settings))
+        named = self.facts.get("name") not in (None, "meta_train")
+        kind = self.name if named else str(settings.get("task", "runs"))
+        return (kind, *(f"{key} {settings[key]}" for key in OF_THE_TASK if key in settings))
 
 
 def read(folder: str | Path) -> Run:
