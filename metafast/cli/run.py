@@ -142,7 +142,7 @@ class Run:
     def leave_report(self) -> Path:
         """The run's page, with some test tasks before and after adaptation."""
         experiment = self.experiment
-        steps = max(1, experiment.judged_steps)
+        steps = max(1, *experiment.curve())
         examples = report.examples(self.learner, self.prepared.tasks.test, experiment.seed, steps=steps)
         report.leave(self.out, examples)
         return self.folder.report
@@ -157,12 +157,6 @@ class Run:
             self.experiment.draw(self.out, self.learner, history)
         except ImportError as error:
             print(f"no picture: {error}", file=sys.stderr)
-
-    def report(self, *, examples: bool = False) -> Path:
-        """report.html; with ``examples`` some test tasks before and after adaptation are in it."""
-        tasks, seed, steps = self.prepared.tasks.test, self.experiment.seed, self.experiment.judged_steps
-        shown = report.examples(self.learner, tasks, seed, steps=max(1, steps)) if examples else None
-        return report.write(self.out, shown)
 
     def _new_folder(self, args: argparse.Namespace) -> RunFolder:
         """The folder asked for if it holds no run yet; unasked, the first of runs/x, runs/x-2, ... that does not."""

@@ -47,7 +47,6 @@ class Train:
         this = runs.Run(args, self.kind, read_settings(self.kind, args))
         history = this.train()
         if history.stopped == "interrupted":
-            this.report()
             return 130
         if not this.is_first:
             return 0
@@ -72,7 +71,7 @@ class Train:
             stream = this.prepared.tasks.train.stream(experiment.tasks, seed=experiment.seed, device=this.device)
             results["torch_func"] = comparison.against_torch_func(this.learner, next(stream))
             this.write_results(results)
-        print(f"checkpoint, results and pictures: {this.out}\nreport: {this.report(examples=True)}")
+        print(f"checkpoint, results and pictures: {this.out}\nreport: {this.leave_report()}")
         if self.kind.TAKES_FILES:
             print(f"to adapt it to a task of your own: metafast adapt {this.out} --data PATH")
         return 0

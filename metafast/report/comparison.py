@@ -14,6 +14,7 @@ from metafast.report import charts, numbers
 from metafast.report.markup import Markup, join, page, section, table, tag
 from metafast.report.numbers import Measured
 from metafast.report.run import Run, read
+from metafast.report.writing import DRAWN
 from metafast.run_folder import RunFolder
 
 BEST, CLOSE = "★", "≈"
@@ -179,7 +180,7 @@ def _curves(group: Group) -> list[Markup | None]:
     losses = {name: run.series("train", "after") for name, run in group.runs}
     figures = [_overlaid(losses, "loss after adaptation, training", "meta-step", log=True)]
     found = {name: numbers.curves(run.part("results")) for name, run in group.runs}
-    for metric in dict.fromkeys(name for name, _ in group.metrics):
+    for metric in list(dict.fromkeys(name for name, _ in group.metrics))[:DRAWN]:
         scale = 100.0 if numbers.percent(metric) else 1.0
         over = {
             name: [(k, scale * m.mean, scale * m.interval) for k, m in curves[metric].items() if k is not None]

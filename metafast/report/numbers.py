@@ -33,6 +33,9 @@ class Measured:
         return abs(self.mean - other.mean) <= self.interval + other.interval
 
 
+#: Names of parts of the results that say nothing to a reader.
+PASSED_OVER = ("test", "estimates")
+
 #: By inner steps; the key is None where the results do not say.
 Curve = dict[int | None, Measured]
 
@@ -62,7 +65,7 @@ def curves(results: Mapping[str, Any]) -> dict[str, Curve]:
     for path, value in _walk(results):
         if isinstance(value, Mapping):
             steps = int(path[-1]) if path[-1].isdigit() else None
-            names = [name for name in (path if steps is None else path[:-1]) if name != "estimates"]
+            names = [name for name in (path if steps is None else path[:-1]) if name not in PASSED_OVER]
             mean, interval = (math.nan if value[key] is None else float(value[key]) for key in ("mean", "interval"))
             tasks = value.get("tasks")
             measured = Measured(mean, interval, None if tasks is None else int(tasks))

@@ -18,6 +18,9 @@ from metafast.report.numbers import Curve, Measured
 from metafast.report.run import Run, read
 from metafast.run_folder import RunFolder
 
+#: Metrics whose curves over inner steps are drawn, at most.
+DRAWN = 2
+
 
 def write(
     folder: str | Path, examples: Sequence[Example] | None = None, results: Mapping[str, Any] | None = None
@@ -144,7 +147,8 @@ def _results(run: Run, found: Mapping[str, Curve]) -> list[Markup | None]:
             for name, value in single.items()
         ]
         parts.append(table("Mean over test tasks ± 95 % interval", ["metric", "mean", "tasks"], rows, class_="numbers"))
-    parts.append(charts.grid(*(_over_steps(name, curve) for name, curve in by_steps.items() if len(curve) > 1)))
+    drawn = [name for name, curve in by_steps.items() if len(curve) > 1][:DRAWN]  # the table has them all
+    parts.append(charts.grid(*(_over_steps(name, by_steps[name]) for name in drawn)))
     rest = numbers.plain(run.part("results"))
     if rest:
         parts.append(
