@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from metafast import losses, transforms
 from metafast.arguments import AdaptParams, predicate
+from metafast.engine import reference
 from metafast.engine.reference import SWAPPING, describe
 from metafast.model import cost
 from metafast.model.builder import BATCH, Builder, Place, Unsupported, batched, called
@@ -112,7 +113,7 @@ class Explanation:
     def _verdict(self) -> str:
         if self.native:
             return "runs natively"
-        if self.cut is not None:
+        if self.cut is not None and all(row.native for row in self.rows if not row.once):
             return f"runs natively behind {self.cut}, and on torch before"
         return f"runs on torch: {self.reason}"
 
@@ -223,17 +224,20 @@ class _Walk:
         return layer_of(nodes[-1])
 
     def mark_by_torch(self, model: nn.Module, adapt_params: AdaptParams, loss: Loss, x: Tensor) -> str | None:
-        """Mark what torch runs once, before an inner loop that is native; the layer up to which that is, or None."""
+        """Mark what torch runs once, before an inner loop that is native or not; the layer up to which that is, or
+        None."""
         adapted = predicate(adapt_params)
         try:
             whole = describe(model, loss, adapted, x)
             found = engines.composed(model, whole, adapted, x, x.dtype, False)
         except (RuntimeError, ValueError, TypeError):
             return None
-        if found is None or not found[0].by_torch:
+        if found is None or not (found[0].by_torch or found[0].whole is reference):
             return None
         calls = sum(node.op.startswith("call_") for node in found[0].prefix.program.module.nodes)
         self._mark([number <= calls for _, number in self.made])
+        if not found[0].by_torch:  # torch runs the rest as well
+            return found[0].where
         rest = found[0].rest.program
         self.rows = [row for row in self.rows if row.once] + [self._row(node, rest) for node in rest.nodes]
         return found[0].where

@@ -325,6 +325,17 @@ def test_the_frozen_part_runs_once_and_the_inner_loop_is_native(name: str) -> No
     assert runs == [2 * 2 * convolutions] * 2  # 2 tasks, a support and a query set each
 
 
+@pytest.mark.filterwarnings("ignore:metafast.*running on torch")
+def test_a_cut_is_explained_where_torch_runs_the_inner_loop_too() -> None:
+    network = mf.transfer(trained(), head=WAYS, freeze="features.*", unfreeze="features.3.*")
+    explained = mf.explain(network, (2, 6, *EXAMPLE), "cross_entropy", steps=5)
+    assert explained.cut == "add in layer 'features.2'"
+    assert next(row.layer for row in explained.rows if not row.once) == "features.3.0"
+    assert "runs on torch: " in str(explained) and "cut behind add in layer 'features.2'" in str(explained)
+    planned = mf.MAML(network)._plans().plan("x", episode()[0][0]).composed
+    assert planned is not None and planned.where == explained.cut and not planned.by_torch
+
+
 @pytest.mark.parametrize(
     ("globs", "adapt_params"),
     [
