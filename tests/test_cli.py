@@ -80,7 +80,7 @@ def test_sinusoid_leaves_checkpoint_results_and_picture(tmp_path, capsys):
     assert facts["meta_steps"] == 250 and facts["stopped"] == "max_iters"
     assert facts["settings"]["width"] == 6 and facts["machine"]["torch"] == torch.__version__
     assert rows(out, "train")[-1]["meta_step"] == 250
-    losses = results["test"]["estimates"]["loss"]
+    losses = results["loss"]
     assert list(losses) == ["0", "1", "5", "10"]
     assert losses["0"]["tasks"] == 20
     assert results["torch_func"]["relative_difference_float64"] < 1e-12
@@ -96,7 +96,7 @@ def test_sinusoid_leaves_checkpoint_results_and_picture(tmp_path, capsys):
 def test_sinusoid_learns(tmp_path):
     more = ["--width", "20", "--tasks", "10", "--shots", "10", "--meta-lr", "0.01", "--test-tasks", "100"]
     assert sinusoid(tmp_path / "a", *more, "--meta-steps", "400") == 0
-    errors = results_of(tmp_path / "a")["test"]["estimates"]["loss"]
+    errors = results_of(tmp_path / "a")["loss"]
     assert errors["1"]["mean"] + errors["1"]["interval"] < errors["0"]["mean"] - errors["0"]["interval"]
     assert errors["10"]["mean"] < 0.7 * errors["0"]["mean"]
 
@@ -107,7 +107,7 @@ def test_a_seed_repeats_and_another_does_not(tmp_path):
     assert same(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not same(weights(tmp_path / "a"), weights(tmp_path / "c"))
     a, b = (results_of(tmp_path / name) for name in "ab")
-    assert a["test"] == b["test"]
+    assert a == b
 
 
 def test_resuming_continues_exactly(tmp_path):
@@ -164,7 +164,8 @@ def test_evaluating_a_sinusoid_checkpoint(tmp_path, capsys):
     assert main([*evaluate, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     results = results_of(tmp_path / "a")
-    assert again["estimates"] == results["test"]["estimates"]
+    assert again["estimates"].keys() == {"loss", "rmse", "mae", "r2"}
+    assert again["estimates"].items() <= results.items()
     assert main([*evaluate, "--steps", "3", "7", "--seed", "1", "--json"]) == 0
     other = json.loads(capsys.readouterr().out)
     assert other["steps"] == [3, 7] and other["estimates"]["loss"]["3"]["tasks"] == 20
@@ -192,7 +193,7 @@ def test_omniglot_from_data_to_test(data, tmp_path, capsys):
     assert sorted(os.listdir(out)) == FILES
     results, validations = results_of(out), rows(out, "validation")
     assert [row["meta_step"] for row in validations] == [10, 20, 25]
-    accuracy = results["test"]["estimates"]["accuracy"]["1"]
+    accuracy = results["accuracy"]["1"]
     assert accuracy["tasks"] == 6 and 0 <= accuracy["mean"] <= 1
     best = checkpoints.load(out / "best.pt")
     assert best.step == results["tested_meta_step"]
@@ -201,7 +202,7 @@ def test_omniglot_from_data_to_test(data, tmp_path, capsys):
     capsys.readouterr()
     data.rename(data.with_name("moved"))
     assert main(["evaluate", str(out), "--data", str(data.with_name("moved")), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["estimates"] == results["test"]["estimates"]
+    assert json.loads(capsys.readouterr().out)["estimates"].items() <= results.items()
 
 
 def test_omniglot_resumes_exactly(data, tmp_path):
@@ -243,7 +244,7 @@ def test_a_short_run_on_the_real_omniglot(tmp_path, real_data):
     data = str(real_data("omniglot"))
     size = ["--channels", "16", "--tasks", "4", "--meta-steps", "150", "--minutes", "2", "--test-tasks", "100"]
     assert main(["train", "omniglot", "--data", data, "--out", str(tmp_path / "run"), *size]) == 0
-    accuracy = results_of(tmp_path / "run")["test"]["estimates"]["accuracy"]["1"]
+    accuracy = results_of(tmp_path / "run")["accuracy"]["1"]
     assert accuracy["mean"] - accuracy["interval"] > 0.4  # chance is 0.2
 
 

@@ -65,7 +65,7 @@ def test_from_a_folder_of_images_to_predictions(capsys: pytest.CaptureFixture[st
     images("photos", classes=14, each=8)
     command(f"train images --data photos --ways 3 --shots 2 --queries 2 --size 20 {SMALL} --meta-steps 60")
     run = Path("runs/images")
-    accuracy = RunFolder(run).read()["results"]["test"]["estimates"]["accuracy"]
+    accuracy = RunFolder(run).read()["results"]["accuracy"]
     assert accuracy["1"]["mean"] - accuracy["1"]["interval"] > 0.5  # chance is a third
     assert "<svg" in (run / "report.html").read_text() or "<img" in (run / "report.html").read_text()
 
@@ -142,7 +142,7 @@ def test_from_a_table_to_predictions(capsys: pytest.CaptureFixture[str]) -> None
     table("people.csv", groups=60, rows=12)
     size = "--shots 6 --queries 6 --hidden 20 --steps 3 --lr 0.05 --meta-steps 400 --meta-lr 0.01 --test-tasks 40"
     command(f"train table --data people.csv --group who --target y {size}")
-    rmse = RunFolder("runs/table").read()["results"]["test"]["estimates"]["rmse"]
+    rmse = RunFolder("runs/table").read()["results"]["rmse"]
     assert rmse["3"]["mean"] + rmse["3"]["interval"] < 0.7 * rmse["0"]["mean"]
 
     table("one.csv", groups=1, rows=30, seed=5)
@@ -178,7 +178,7 @@ def test_the_walk_on_icons(real_data: Callable[[str], Path], capsys: pytest.Capt
     with zipfile.ZipFile(real_data("icons") / "icons.zip") as source:
         source.extractall(".")
     command(f"train images --data icons {SMALL} --channels 16 --meta-steps 60")
-    accuracy = RunFolder("runs/images").read()["results"]["test"]["estimates"]["accuracy"]["1"]
+    accuracy = RunFolder("runs/images").read()["results"]["accuracy"]["1"]
     assert accuracy["mean"] - accuracy["interval"] > 0.3  # chance is 0.2
     for name in ("anchor", "bell", "umbrella"):
         files = sorted(Path("icons", name).iterdir())

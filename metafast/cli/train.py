@@ -64,7 +64,7 @@ class Train:
             seed=experiment.seed,
         )
         print(f"test tasks, after so many inner steps:\n{found}")
-        results: dict[str, Any] = {"test": found.as_dict(), "tested_meta_step": tested}
+        results: dict[str, Any] = {**found.as_dict()["estimates"], "tested_meta_step": tested}
         this.write_results(results)
         this.draw(history)
         if self.kind.COMPARED and args.compare:

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from metafast.experiments.settings import SettingsError, setting
 from metafast.learner import MAML
 from metafast.tasks import Splits
-from metafast.training import networks
+from metafast.training import inner_rules, networks
 from metafast.training.checkpoint import Checkpoint
 from metafast.training.history import History
 
 #: Headings of flags.
 INNER, OUTER, JUDGED = "inner loop", "meta-steps", "validation and test"
 #: Rules of the inner loop.
-RULES = ("sgd", "momentum", "adam", "adamw", "adagrad")
+RULES = ("momentum", *inner_rules.OPTIMISERS)
 
 
 class Prepared(NamedTuple):

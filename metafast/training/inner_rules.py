@@ -8,9 +8,9 @@ from typing import Any
 from metafast import rules
 from metafast.rules.rule import Rule
 
-NAMES = ("sgd", "adam", "adamw", "adagrad", "clip_norm", "clip_value", "proximal", "soft_threshold")
-FUNCTIONS = {**{name: getattr(rules, name) for name in NAMES[4:]}, "sgd": rules.SGD, "adam": rules.Adam,
-             "adamw": rules.AdamW, "adagrad": rules.Adagrad}  # fmt: skip
+#: What users call, in small letters: optimisers have names of classes, links those of functions.
+OPTIMISERS = {name.lower(): getattr(rules, name) for name in rules.__all__ if name[0].isupper()}
+FUNCTIONS = OPTIMISERS | {name: getattr(rules, name) for name in rules.__all__ if name.islower() and name != "chain"}
 
 
 def build(links: Sequence[Any]) -> Rule:
@@ -19,7 +19,7 @@ def build(links: Sequence[Any]) -> Rule:
     for link in links:
         name, settings = link if isinstance(link, (list, tuple)) and len(link) == 2 else (link, None)
         if name not in FUNCTIONS or not isinstance(settings, dict):
-            raise ValueError(f"rule: expected [name, settings] with a name of {', '.join(NAMES)}, got {link!r}")
+            raise ValueError(f"rule: expected [name, settings] with a name of {', '.join(FUNCTIONS)}, got {link!r}")
         try:
             made.append(FUNCTIONS[name](**settings))
         except TypeError as error:
