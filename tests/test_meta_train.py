@@ -250,6 +250,14 @@ def test_a_gradient_that_is_not_finite_is_named():
     assert all(torch.isfinite(p).all() for p in maml.parameters())
 
 
+def test_a_learnt_rate_that_is_not_finite_is_named_too():
+    """The learner itself refuses it at the next meta-step, before the losses are looked at."""
+    maml = learner(learn_lr=True)
+    with pytest.warns(RuntimeWarning, match=r"at meta-step 4 the query loss is inf; the state is that after 3"):
+        history = train(maml, poisoned(4, 1e20), max_iters=50)
+    assert history.meta_steps == 3 and torch.isfinite(maml.hyper("lr"))
+
+
 def test_divergence_stops_and_keeps_the_last_good_state():
     """A rate of descent far beyond 2 over the curvature: the loss grows as far as clipping lets it."""
     maml, states = learner(steps=0), {}

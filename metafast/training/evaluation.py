@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metafast.learner import MAML
 from metafast.tasks import TEST, Splits, Tasks, generator
 from metafast.training import metrics as metrics_
+from metafast.training import random_state
 from metafast.training.figure import figure, write
 from metafast.training.sources import moved
 
@@ -89,7 +91,7 @@ class Evaluation:
 
 
 def evaluate(
-    learner: nn.Module,
+    learner: MAML,
     tasks: Any,
     steps: Sequence[int] = (0, 1, 5, 10),
     *,
@@ -125,7 +127,7 @@ def evaluate(
     device = next(learner.parameters()).device
     wanted = None if metrics is None else metrics_.resolve(metrics)
     parts: dict[str, list[Tensor]] = {}
-    with torch.no_grad(), without_dropout(learner):
+    with torch.no_grad(), without_dropout(learner), random_state.isolated(seed):
         for support, query in _batches(tasks, count, seed, stream, batch):
             support, query = moved((support, query), device)
             y, weights = query[1], query[2] if len(query) > 2 else None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from metafast.training.outer import Outer, nonfinite
@@ -36,9 +35,9 @@ class Divergence:
         )
 
 
-def sound(losses: Sequence[Tensor], outer: Outer) -> bool:
-    """Whether all losses of a block and all parameters after it are finite."""
-    return bool(torch.isfinite(torch.stack(list(losses))).all()) and not nonfinite(outer.parameters)
+def sound(losses: Tensor, outer: Outer) -> bool:
+    """Whether all losses [meta-steps] of a block and all parameters after it are finite."""
+    return not nonfinite([losses, *outer.parameters])
 
 
 def what_is_wrong(taken: Taken, outer: Outer) -> str:

@@ -191,16 +191,14 @@ def _validation(
 
     def run(learner: MAML) -> Estimate:
         k = learner.steps if steps is None else steps
-        with random_state.isolated(seed):
-            found = evaluate(learner, tasks, (k,), count=count, metrics=[metric], seed=seed, stream=VALIDATION)
+        found = evaluate(learner, tasks, (k,), count=count, metrics=[metric], seed=seed, stream=VALIDATION)
         return found.estimates[name][k]
 
     return Validation(run, name, higher, every)
 
 
 def _usual_metric(learner: MAML, tasks: Any, seed: int) -> str:
-    with random_state.isolated(seed):
-        found = evaluate(learner, tasks, (0,), count=1, batch=1, stream=VALIDATION)
+    found = evaluate(learner, tasks, (0,), count=1, batch=1, seed=seed, stream=VALIDATION)
     return "accuracy" if "accuracy" in found.per_task else metrics.LOSS
 
 

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metafast import losses
+from metafast.learner import MAML
+
 #: (outputs [T, N, *output], targets [T, N] or [T, N, *output], weights [T, N] or None) -> [T].
 Weighted = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
@@ -75,9 +78,10 @@ BUILT_IN: Mapping[str, tuple[Weighted, bool]] = {
 LOSS = "loss"
 
 
-def usual(learner: Any, targets: Tensor) -> tuple[str, ...]:
+def usual(learner: MAML, targets: Tensor) -> tuple[str, ...]:
     """The metrics for targets of this kind."""
-    if not targets.is_floating_point() or "bce" in str(learner.loss).lower():
+    named, _ = losses.resolve(learner.loss, learner.reduction)
+    if not targets.is_floating_point() or (named is not None and named.kind == "bce_with_logits"):
         return LOSS, "accuracy"
     return LOSS, "rmse", "mae", "r2"
 

@@ -27,7 +27,7 @@ def capture() -> State:
             int(numpy["has_gauss"]),
             float(numpy["gauss"]),
         ],
-        "python": [version, torch.tensor(words), next_gauss],
+        "python": [version, words, next_gauss],
     }
 
 
@@ -39,7 +39,7 @@ def restore(state: Mapping[str, Any]) -> None:
     keys, position, has_gauss, gauss = state["numpy"]
     np.random.set_state(("MT19937", keys.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
     version, words, next_gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), next_gauss))
+    random.setstate((version, words, next_gauss))
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from metafast.training import guard
 from metafast.training.evaluation import Estimate
 from metafast.training.history import History, Row
 from metafast.training.interruption import Interruption
-from metafast.training.outer import Budget, Outer
+from metafast.training.outer import Budget, Outer, nonfinite
 from metafast.training.processes import Alone
 from metafast.training.progress import Show, bar
 from metafast.training.records import Records
@@ -124,12 +124,12 @@ class Trainer:
                     healthy = start
                 try:
                     block = self._block(interruption)
-                except Exception:  # of the tasks or the model: whatever it is, no meta-step is lost but this block's
-                    self._put_back(start)
-                    self.history.meta_steps = self.meta_step
-                    self.records.save(self.history, self.divergence)
-                    raise
-                if not guard.sound(block.losses, self.outer):
+                except Exception:
+                    if not nonfinite(self.outer.parameters):  # else the learner has met what went wrong before
+                        self._keep(start)
+                        raise
+                    block = None
+                if block is None or not guard.sound(block.losses, self.outer):
                     reason = self._replay(start)
                     stopped = "diverged"
                 elif self.divergence.judge(block.row["before"], block.row["after"]):
@@ -179,7 +179,7 @@ class Trainer:
                     f"tasks: they ended after {self.meta_step} meta-steps; give a collection that can be gone through "
                     "again, a function start -> iterator, or a smaller max_iters"
                 )
-        after = float(torch.stack(losses).mean())
+        stacked = torch.stack(losses)
         now = time.perf_counter()
         row: Row = {
             "kind": "train",
@@ -187,10 +187,10 @@ class Trainer:
             "seconds": now - self._clock,
             "rate": (self.meta_step - first) / (now - begun),
             "before": float(torch.cat(before)[:, :1].mean()),
-            "after": after,
+            "after": float(stacked.mean()),
             "lr": self.outer.rate,
         }
-        return Block(losses, row)
+        return Block(stacked, row)
 
     def _replay(self, start: Snapshot) -> str:
         """Do the block that began at ``start`` again, and stop before the meta-step that goes wrong; say what does."""
@@ -213,6 +213,12 @@ class Trainer:
             f"between meta-steps {start.meta_step + 1} and {failed} a loss or a parameter was not finite, though not "
             f"when they were done again; the state is that after {start.meta_step} meta-steps"
         )
+
+    def _keep(self, start: Snapshot) -> None:
+        """Write down the state from before a block in which the tasks or the model raised an error."""
+        self._put_back(start)
+        self.history.meta_steps = self.meta_step
+        self.records.save(self.history, self.divergence)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot.take(self.learner, self.outer, self.meta_step)
@@ -285,7 +291,7 @@ class Trainer:
 
 
 class Block(NamedTuple):
-    losses: list[Tensor]
+    losses: Tensor  # [meta-steps]
     row: Row
 
 
