@@ -82,24 +82,23 @@ class Contents:
     def __init__(self, dictionaries: Sequence[dict[Any, Any]], tensors: Sequence[Tensor]) -> None: ...
     def hold(self) -> bool: ...
 
-class RepeatedHvp:
+class RepeatedCall:
+    """A session's call for other tensors of the same kind. Owns nothing: whoever makes it keeps its arguments alive."""
+
     def __init__(
         self,
         session: Session,
-        names: tuple[tuple[str, ...], tuple[str, ...]],
         metadata: bytes,
         places: Sequence[int],
         own: Sequence[Tensor | None],
-        written: Sequence[tuple[str, int]],
-        check: Callable[[Tensor], None] | None,
-        classes: int,
-        check_weights: Callable[[Tensor], None] | None,
+        checks: Sequence[tuple[int, int, Callable[[Tensor], None]]],  # which tensor, its number of classes or 0
         contents: Contents,
         is_unchanged: Callable[[], bool],
         threads: Callable[[], int],
         workspace: Callable[[int], Any],
     ) -> None: ...
-    def run(self, params: Any, batch: Any, v: Any) -> dict[str, Tensor] | None: ...
+    def fits(self, tensors: tuple[Any, ...]) -> bool: ...
+    def run(self, tensors: tuple[Any, ...]) -> list[Any] | None: ...
 
 def wrap_around(
     threads: int, runs: int, stages: Sequence[float], rest: float

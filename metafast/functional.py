@@ -88,9 +88,9 @@ def hvp(
     _refuse_gaps(vectors, within)
     made, run = plan.engine.hvp(plan.program, plan.replaced(given), data, _tangents(plan, vectors, tasks))
     if plan.native:
-        from metafast.planning.repeat import product_again  # which needs the native engine
+        from metafast.planning.repeat import RepeatedHvp  # which needs the native engine
 
-        plans.product = product_again(plan, run, params, data, v)
+        plans.product = RepeatedHvp.of(plan, run, params, data, v)
     return _chosen(plan, given, made)
 
 

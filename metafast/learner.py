@@ -342,8 +342,7 @@ class MAML(nn.Module):
         """What a call with these tensors came to, for the next one."""
         from metafast.planning.repeat import Repeat  # which needs the native engine
 
-        if Repeat.possible(self, run, call):
-            self._repeat = Repeat(self, plan, run, call, node)
+        self._repeat = Repeat.of(self, plan, run, call, node) or self._repeat
 
     def _unrolled(self, plan: Plan, call: Call, loop: InnerLoop, as_set: bool) -> Output:
         """The outputs of a call, which is remembered for the next one if its settings are ``as_set``."""

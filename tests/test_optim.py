@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import pickle
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -300,6 +302,18 @@ def test_what_is_not_finite_stays_so() -> None:
                 parameters(each)[0].grad = torch.tensor([value, 1.0, torch.inf, 1.0])
                 each.step()
         torch.testing.assert_close(parameters(ours)[0], parameters(theirs)[0], equal_nan=True)
+
+
+def test_without_the_native_engine_torch_takes_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "metafast._native", None)
+    spec = native.__spec__
+    assert spec is not None and spec.loader is not None
+    without = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(without)
+    monkeypatch.setattr(optim.Adam, "_native", staticmethod(without.adam_step))
+    ours, theirs = twins("Adam", weights())
+    drive(ours, theirs)
+    assert all(map(torch.equal, parameters(ours), parameters(theirs)))
 
 
 def test_gradients_are_zeroed_in_place_where_asked() -> None:

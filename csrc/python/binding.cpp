@@ -244,14 +244,13 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
       .def(py::init<const std::vector<py::dict>&, std::vector<py::handle>>(), py::arg("dictionaries"),
            py::arg("tensors"))
       .def("hold", &Contents::hold);
-  py::class_<RepeatedHvp>(m, "RepeatedHvp", py::module_local())
-      .def(py::init<py::object, const py::tuple&, std::string, std::vector<int>, std::vector<py::object>,
-                    std::vector<std::pair<py::str, size_t>>, py::object, int64_t, py::object, const Contents&,
-                    py::object, py::object, py::object>(),
-           py::arg("session"), py::arg("names"), py::arg("metadata"), py::arg("places"), py::arg("own"),
-           py::arg("written"), py::arg("check"), py::arg("classes"), py::arg("check_weights"), py::arg("contents"),
-           py::arg("is_unchanged"), py::arg("threads"), py::arg("workspace"))
-      .def("run", &RepeatedHvp::run, py::arg("params"), py::arg("batch"), py::arg("v"));
+  py::class_<RepeatedCall>(m, "RepeatedCall", py::module_local())
+      .def(py::init<Prepared&, std::string, std::vector<int>, std::vector<py::handle>, std::vector<RepeatedCall::Check>,
+                    const Contents&, py::handle, py::handle, py::handle>(),
+           py::arg("session"), py::arg("metadata"), py::arg("places"), py::arg("own"), py::arg("checks"),
+           py::arg("contents"), py::arg("is_unchanged"), py::arg("threads"), py::arg("workspace"))
+      .def("fits", &RepeatedCall::fits, py::arg("tensors"))
+      .def("run", &RepeatedCall::run, py::arg("tensors"));
   m.def("primitives", &primitives);
   m.def("losses", &losses);
   m.def("links", &links);

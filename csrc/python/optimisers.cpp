@@ -30,12 +30,21 @@ PyObject* item(PyObject* dictionary, PyObject* name) {
   return found;
 }
 
-// Of a parameter group: what stands there under an interned name.
-PyObject* option(PyObject* group, const char* name) {
-  PyObject* const key = PyUnicode_InternFromString(name);
-  PyObject* const found = item(group, key);
-  Py_DECREF(key);
-  return found;
+// Keys of groups and states, interned once: a small step takes less than to make them.
+struct Names {
+  static PyObject* made(const char* name) { return PyUnicode_InternFromString(name); }
+  PyObject *params = made("params"), *lr = made("lr"), *weight_decay = made("weight_decay"), *eps = made("eps"),
+           *betas = made("betas"), *momentum = made("momentum"), *dampening = made("dampening"),
+           *nesterov = made("nesterov"), *maximize = made("maximize"), *amsgrad = made("amsgrad"),
+           *decoupled_weight_decay = made("decoupled_weight_decay"), *momentum_buffer = made("momentum_buffer"),
+           *step = made("step"), *grad = made("grad");
+  PyObject* moments[3] = {made("exp_avg"), made("exp_avg_sq"), made("max_exp_avg_sq")};
+  PyObject* asks_for_torch[4] = {made("foreach"), made("fused"), made("capturable"), made("differentiable")};
+};
+
+const Names& names() {
+  static const Names all;
+  return all;
 }
 
 double as_number(PyObject* value) {
@@ -45,10 +54,10 @@ double as_number(PyObject* value) {
   return PyFloat_AS_DOUBLE(made.ptr());
 }
 
-double number(PyObject* group, const char* name) { return as_number(option(group, name)); }
+double number(PyObject* group, PyObject* name) { return as_number(item(group, name)); }
 
-bool flag(PyObject* group, const char* name) {
-  PyObject* const found = option(group, name);
+bool flag(PyObject* group, PyObject* name) {
+  PyObject* const found = item(group, name);
   if (!found || found == Py_None || found == Py_False) return false;
   const int is = PyObject_IsTrue(found);
   if (is < 0) throw py::error_already_set();
@@ -79,8 +88,7 @@ struct Gathered {
 
   // The parameter with its gradient; nothing if it has none.
   std::optional<Moved> of_parameter(PyObject* parameter) {
-    static PyObject* const grad = PyUnicode_InternFromString("grad");
-    const py::object gradient = owned(PyObject_GetAttr(parameter, grad));
+    const py::object gradient = owned(PyObject_GetAttr(parameter, names().grad));
     if (gradient.is_none()) return std::nullopt;
     const Elements p = of(parameter), g = of(gradient.ptr());
     if (p.count != g.count || p.is_double != g.is_double) throw NotOurs{};
@@ -109,9 +117,9 @@ template <class Visit>
 void each_group(const py::list& groups, Visit visit) {
   for (py::handle group : groups) {
     if (!PyDict_Check(group.ptr())) throw NotOurs{};
-    for (const char* asks : {"foreach", "fused", "capturable", "differentiable"})
+    for (PyObject* asks : names().asks_for_torch)
       if (flag(group.ptr(), asks)) throw NotOurs{};
-    PyObject* const parameters = option(group.ptr(), "params");
+    PyObject* const parameters = item(group.ptr(), names().params);
     if (!parameters || !PyList_Check(parameters)) throw NotOurs{};
     visit(group.ptr(), py::reinterpret_borrow<py::list>(parameters));
   }
@@ -171,28 +179,26 @@ double count_one(const Elements& step) {
 }
 
 std::vector<AdamMove> gather_adam(const py::list& groups, const py::dict& state, Gathered& gathered) {
-  static PyObject* const names[] = {PyUnicode_InternFromString("exp_avg"), PyUnicode_InternFromString("exp_avg_sq"),
-                                    PyUnicode_InternFromString("max_exp_avg_sq"), PyUnicode_InternFromString("step")};
   std::vector<AdamMove> all;
   each_group(groups, [&](PyObject* group, const py::list& parameters) {
-    PyObject* const betas = option(group, "betas");
+    PyObject* const betas = item(group, names().betas);
     if (!betas || !PyTuple_Check(betas) || PyTuple_GET_SIZE(betas) != 2) throw NotOurs{};
-    const double rate = number(group, "lr"), decay = number(group, "weight_decay");
-    const bool decoupled = flag(group, "decoupled_weight_decay"), amsgrad = flag(group, "amsgrad");
-    const AdamStep settings{flag(group, "maximize") ? -1.0 : 1.0,
+    const double rate = number(group, names().lr), decay = number(group, names().weight_decay);
+    const bool decoupled = flag(group, names().decoupled_weight_decay), amsgrad = flag(group, names().amsgrad);
+    const AdamStep settings{flag(group, names().maximize) ? -1.0 : 1.0,
                             decoupled ? 0.0 : decay,
                             decoupled ? 1 - rate * decay : 1.0,
                             as_number(PyTuple_GET_ITEM(betas, 0)),
                             as_number(PyTuple_GET_ITEM(betas, 1)),
                             rate,
                             1.0,
-                            number(group, "eps")};
+                            number(group, names().eps)};
     for (py::handle parameter : parameters) {
       std::optional<Moved> p = gathered.of_parameter(parameter.ptr());
       if (!p) continue;
       PyObject* const kept = kept_of(state, parameter.ptr());
-      for (int i = 0; i < 2 + amsgrad; ++i) gathered.keep(*p, i, item(kept, names[i]));
-      p->step = gathered.of(item(kept, names[3]));
+      for (int i = 0; i < 2 + amsgrad; ++i) gathered.keep(*p, i, item(kept, names().moments[i]));
+      p->step = gathered.of(item(kept, names().step));
       if (p->step.count != 1) throw NotOurs{};
       all.push_back({*p, settings});
     }
@@ -201,17 +207,19 @@ std::vector<AdamMove> gather_adam(const py::list& groups, const py::dict& state,
 }
 
 std::vector<SgdMove> gather_sgd(const py::list& groups, const py::dict& state, Gathered& gathered) {
-  static PyObject* const buffer = PyUnicode_InternFromString("momentum_buffer");
   std::vector<SgdMove> all;
   each_group(groups, [&](PyObject* group, const py::list& parameters) {
-    const double momentum = number(group, "momentum");
-    const SgdStep settings{
-        flag(group, "maximize") ? -1.0 : 1.0, number(group, "weight_decay"), number(group, "lr"), momentum,
-        1 - number(group, "dampening"),       flag(group, "nesterov")};
+    const double momentum = number(group, names().momentum);
+    const SgdStep settings{flag(group, names().maximize) ? -1.0 : 1.0,
+                           number(group, names().weight_decay),
+                           number(group, names().lr),
+                           momentum,
+                           1 - number(group, names().dampening),
+                           flag(group, names().nesterov)};
     for (py::handle parameter : parameters) {
       std::optional<Moved> p = gathered.of_parameter(parameter.ptr());
       if (!p) continue;
-      if (momentum != 0) gathered.keep(*p, 0, item(kept_of(state, parameter.ptr()), buffer));
+      if (momentum != 0) gathered.keep(*p, 0, item(kept_of(state, parameter.ptr()), names().momentum_buffer));
       all.push_back({*p, settings});
     }
   });

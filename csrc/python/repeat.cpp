@@ -9,33 +9,6 @@ namespace py = pybind11;
 
 namespace metafast {
 
-namespace {
-
-// Appends the values of a dictionary with these keys, in this order; false where it is no such dictionary.
-bool values(py::handle dictionary, const py::tuple& names, std::vector<py::object>& found) {
-  if (!PyDict_CheckExact(dictionary.ptr()) || size_t(PyDict_GET_SIZE(dictionary.ptr())) != names.size()) return false;
-  Py_ssize_t at = 0;
-  PyObject *key, *value;
-  for (size_t i = 0; PyDict_Next(dictionary.ptr(), &at, &key, &value); ++i) {
-    PyObject* const name = PyTuple_GET_ITEM(names.ptr(), Py_ssize_t(i));
-    if (key != name && !(PyUnicode_CheckExact(key) && PyUnicode_Compare(key, name) == 0)) return false;
-    found.push_back(py::reinterpret_borrow<py::object>(value));
-  }
-  return true;
-}
-
-// Appends x, y and weights, or None.
-bool values(py::handle batch, std::vector<py::object>& found) {
-  if (!PyTuple_Check(batch.ptr()) && !PyList_Check(batch.ptr())) return false;
-  const Py_ssize_t size = PySequence_Fast_GET_SIZE(batch.ptr());
-  if (size < 2 || size > 3) return false;
-  for (Py_ssize_t i = 0; i < 3; ++i)
-    found.push_back(py::reinterpret_borrow<py::object>(i < size ? PySequence_Fast_GET_ITEM(batch.ptr(), i) : Py_None));
-  return true;
-}
-
-}  // namespace
-
 bool requires_grad(py::handle tensor) {
   static PyObject* const name = PyUnicode_InternFromString("requires_grad");
   return owned(PyObject_GetAttr(tensor.ptr(), name)).ptr() == Py_True;
@@ -64,64 +37,59 @@ bool Contents::hold() const {
   return true;
 }
 
-RepeatedHvp::RepeatedHvp(py::object session, const py::tuple& names, std::string metadata, std::vector<int> places,
-                         std::vector<py::object> own, std::vector<std::pair<py::str, size_t>> written, py::object check,
-                         int64_t classes, py::object check_weights, const Contents& contents, py::object is_unchanged,
-                         py::object threads, py::object workspace)
-    : session_(std::move(session)),
-      prepared_(session_.cast<Prepared&>()),
-      names_{names[0], names[1]},
+RepeatedCall::RepeatedCall(Prepared& prepared, std::string metadata, std::vector<int> places,
+                           std::vector<py::handle> own, std::vector<Check> checks, const Contents& contents,
+                           py::handle is_unchanged, py::handle threads, py::handle workspace)
+    : prepared_(prepared),
       metadata_(std::move(metadata)),
       places_(std::move(places)),
       own_(std::move(own)),
-      written_(std::move(written)),
-      check_(std::move(check)),
-      classes_(classes),
-      check_weights_(std::move(check_weights)),
+      checks_(std::move(checks)),
       contents_(contents),
-      is_unchanged_(std::move(is_unchanged)),
-      threads_(std::move(threads)),
-      workspace_(std::move(workspace)),
+      is_unchanged_(is_unchanged),
+      threads_(threads),
+      workspace_(workspace),
       thread_count_(threads_()),
       own_metadata_(metadata_of_own().value_or("")),
       thread_(PyThread_get_thread_ident()) {
-  const int tensors = int(names_[0].size() + names_[1].size()) + 3;
-  for (int place : places_)
-    if (place >= tensors) throw std::invalid_argument("native product: no such tensor");
-  for (const auto& [name, place] : written_)
-    if (place >= prepared_.outputs.size()) throw std::invalid_argument("native product: no such output");
-  if (own_.size() != places_.size()) throw std::invalid_argument("native product: inconsistent number of tensors");
+  if (own_.size() != places_.size() || own_.size() != prepared_.inputs.size())
+    throw std::invalid_argument("native call: inconsistent number of tensors");
 }
 
-std::optional<std::string> RepeatedHvp::metadata_of_own() const { return metadata({own_.begin(), own_.end()}); }
+std::optional<std::string> RepeatedCall::metadata_of_own() const { return metafast::metadata(own_); }
 
-py::object RepeatedHvp::run(py::handle params, py::handle batch, py::handle v) {
-  if (PyThread_get_thread_ident() != thread_ || metadata_of_own() != own_metadata_) return py::none();
-  std::vector<py::object> held;  // for the dictionaries may lose them while the interpreter is free
-  if (!values(params, names_[0], held) || !values(v, names_[1], held) || !values(batch, held)) return py::none();
-  const std::vector<py::handle> tensors(held.begin(), held.end());
-  if (metadata(tensors) != metadata_) return py::none();
-  const py::handle y = tensors[tensors.size() - 2];
-  if (!check_.is_none() && !holds_classes(y, classes_)) check_(y);
-  if (!check_weights_.is_none()) check_weights_(tensors.back());
+bool RepeatedCall::is_like(const std::vector<py::handle>& tensors) const {
+  if (PyThread_get_thread_ident() != thread_ || metadata_of_own() != own_metadata_) return false;
+  if (metafast::metadata(tensors) != metadata_) return false;
+  for (const auto& [place, classes, check] : checks_)
+    if (!classes || !holds_classes(tensors.at(place), classes)) check(tensors.at(place));
+  return true;
+}
+
+bool RepeatedCall::fits(const py::tuple& tensors) const {
+  return is_like({tensors.begin(), tensors.end()}) && (contents_.hold() || is_unchanged_().cast<bool>()) &&
+         threads_().equal(thread_count_);
+}
+
+py::object RepeatedCall::run(const py::tuple& tensors) const {
+  const std::vector<py::handle> given(tensors.begin(), tensors.end());
+  if (!is_like(given)) return py::none();
   std::vector<py::handle> inputs;
-  for (size_t i = 0; i < places_.size(); ++i) inputs.push_back(places_[i] < 0 ? own_[i] : tensors[size_t(places_[i])]);
+  for (size_t i = 0; i < places_.size(); ++i) inputs.push_back(places_[i] < 0 ? own_[i] : given.at(size_t(places_[i])));
   const py::object workspace = workspace_(prepared_.session->bytes());
-  // So far nothing can be read where it is not. Whether it is this model's product is found out while others are at work.
+  // So far nothing can be read where it is not. Whether it is this model's call is found out while others are at work.
   bool same = false;
-  py::dict results;
   std::exception_ptr failed;
-  prepared_.run(inputs, workspace.attr("address").cast<Address>(), 0, [&](const py::list& made) {
+  py::list made = prepared_.run(inputs, workspace.attr("address").cast<Address>(), 0, [&](const py::list&) {
     try {
       same = contents_.hold();
-      for (const auto& [name, place] : written_) results[name] = made[place];
     } catch (...) {
       failed = std::current_exception();
     }
   });
   if (failed) std::rethrow_exception(failed);
   if ((!same && !is_unchanged_().cast<bool>()) || !threads_().equal(thread_count_)) return py::none();
-  return std::move(results);
+  return std::move(made);
 }
 
 }  // namespace metafast

@@ -1,11 +1,12 @@
 // What metafast/planning/repeat.py asks at every call, of many small objects that the arithmetic has driven out of the caches: in Python
-// this took a twelfth of a Hessian-vector product of two milliseconds.
+// this took a twelfth of a Hessian-vector product of two milliseconds, and more than the arithmetic of a very small meta-gradient.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -34,36 +35,34 @@ class Contents {
   std::vector<bool> requires_grad_;
 };
 
-// A Hessian-vector product of dictionaries of tensors and a batch, for others of the same kind, in the thread that makes this.
-class RepeatedHvp {
+// A call that a session has served, for other tensors of the same kind, in the thread that makes this. Borrows as Contents do.
+class RepeatedCall {
  public:
-  // `metadata`: of the tensors of both dictionaries and the batch; see python/tensors.h. `places`: where among these each of the call's
-  // inputs is, or -1 for one that stays `own`. `written`: names and places of the results. `check`: None, or called with labels
-  // that do not look like 0 .. classes - 1. `check_weights`: None, or called with the batch's weights. The product is only
-  // worth something if `contents` hold or else `is_unchanged()` is true, and threads() what it was. workspace(bytes).address is where
-  // to work.
-  RepeatedHvp(pybind11::object session, const pybind11::tuple& names, std::string metadata, std::vector<int> places,
-              std::vector<pybind11::object> own, std::vector<std::pair<pybind11::str, size_t>> written,
-              pybind11::object check, int64_t classes, pybind11::object check_weights, const Contents& contents,
-              pybind11::object holds, pybind11::object threads, pybind11::object workspace);
-  // The results by name, or None where these are not of the same kind.
-  pybind11::object run(pybind11::handle params, pybind11::handle batch, pybind11::handle v);
+  // (which tensor, number of classes, what to call with it); with classes, called for labels alone that do not look like
+  // 0 .. classes - 1.
+  using Check = std::tuple<size_t, int64_t, pybind11::handle>;
+  // `metadata`: of the tensors that each call brings; see python/tensors.h. `places`: where among these each of the session's
+  // inputs is, or -1 for one that stays `own`. A call comes to the same if `contents` hold or else is_unchanged() is true, and
+  // threads() is what it was. workspace(bytes).address is where to work.
+  RepeatedCall(Prepared& prepared, std::string metadata, std::vector<int> places, std::vector<pybind11::handle> own,
+               std::vector<Check> checks, const Contents& contents, pybind11::handle is_unchanged,
+               pybind11::handle threads, pybind11::handle workspace);
+  // Whether a call with these tensors would come to the same. Throws what a check does.
+  bool fits(const pybind11::tuple& tensors) const;
+  // What the session writes, or None where the call might come to something else.
+  pybind11::object run(const pybind11::tuple& tensors) const;
 
  private:
+  bool is_like(const std::vector<pybind11::handle>& tensors) const;
   std::optional<std::string> metadata_of_own() const;
 
-  pybind11::object session_;
   Prepared& prepared_;
-  pybind11::tuple names_[2];
   std::string metadata_;
   std::vector<int> places_;
-  std::vector<pybind11::object> own_;
-  std::vector<std::pair<pybind11::str, size_t>> written_;
-  pybind11::object check_;
-  int64_t classes_;
-  pybind11::object check_weights_;
+  std::vector<pybind11::handle> own_;
+  std::vector<Check> checks_;
   const Contents& contents_;
-  pybind11::object is_unchanged_, threads_, workspace_;
+  pybind11::handle is_unchanged_, threads_, workspace_;
   pybind11::object thread_count_;
   std::string own_metadata_;
   unsigned long thread_;

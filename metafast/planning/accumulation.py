@@ -31,8 +31,8 @@ def is_plain(receivers: Receivers) -> bool:
     return bool(receivers)
 
 
-def any_requires_grad(tensors: Iterable[Tensor | None]) -> bool:
-    return any(t is not None and t.requires_grad for t in tensors)
+def any_requires_grad(tensors: Iterable[Any]) -> bool:
+    return any(isinstance(t, Tensor) and t.requires_grad for t in tensors)
 
 
 def accumulate(receivers: Receivers, made: Sequence[Tensor], scale: Tensor | None) -> None:

@@ -37,7 +37,7 @@ from metafast.tracking.reads import Reads, Undone
 from metafast.tracking.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from metafast._native import RepeatedHvp
+    from metafast.planning.repeat import RepeatedHvp
 
 CANCELLING = (
     "{} nearly cancel: in some task their sum, by which reduction='weighted_mean' divides its loss, is less than a "

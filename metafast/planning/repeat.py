@@ -1,7 +1,7 @@
 """The short way to a meta-step or Hessian-vector product asked for once more: other numbers, all else unchanged.
 
-Finding the plan, checking shapes and choosing a session take longer than the arithmetic of a small network. A
-:class:`Repeat` or a :class:`RepeatedHvp` remembers what that came to and proves, in microseconds, that it would again.
+Finding the plan, checking shapes and choosing a session take longer than the arithmetic of a small network. What a call
+came to is remembered (:class:`Repeated`); in microseconds C++ proves that it would come to that again, and runs it.
 Where it cannot, the call goes the long way, which knows every rule and says what is wrong.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from threading import get_ident
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,23 +36,49 @@ def _settings(learner: nn.Module) -> tuple[Any, ...]:
     return _plain(known), known.get("loss"), loss, within, modules["model"]
 
 
-class Repeat:
-    """``Repeat(learner, plan, run, call, node)``: what the learner's ``call`` came to, and ``node`` if it stands in a
-    graph."""
+class Repeated:
+    """What a call came to, to run with other ``tensors``.
 
-    __slots__ = (
-        "labelled",
-        "lr",
-        "metadata",
-        "node",
-        "plan",
-        "prepared",
-        "settings",
-        "shared",
-        "thread",
-        "threads",
-        "weighted",
-    )
+    Args:
+        plan, run: of the call, on the CPU.
+        known: the metadata of its tensors, which C++ could read.
+        places: where among those each of the session's inputs is, or -1 for one that stays as it is.
+        sets: the names of sets of examples, and where among the tensors their y and weights are.
+    """
+
+    __slots__ = ("_borrowed", "_call")
+
+    def __init__(
+        self, plan: Plan, run: native.Run, known: bytes, places: Sequence[int], sets: Sequence[tuple[str, Batch, int]]
+    ) -> None:
+        own = [None if place >= 0 else tensor for place, tensor in zip(places, run.inputs, strict=True)]
+        checks: list[tuple[int, int, Any]] = []
+        classes = plan.out[0] if plan.out else 0
+        for name, batch, y in sets:
+            if batch.y is not None and not batch.y.is_floating_point():
+                checks.append((y, classes, functools.partial(arguments.labels, f"{name} y", classes=classes)))
+            if batch.w is not None:
+                checks.append((y + 1, 0, functools.partial(plan.check_weights, f"{name} weights")))
+        is_unchanged, session = plan.snapshot.is_unchanged, run.prepared.session
+        #: What C++ uses without owning it, so that the garbage collector sees circles through here.
+        self._borrowed = (plan, session, own, checks, is_unchanged)
+        self._call = _native.RepeatedCall(
+            session=session,
+            metadata=known,
+            places=places,
+            own=own,
+            checks=checks,
+            contents=plan.snapshot.contents,
+            is_unchanged=is_unchanged,
+            threads=get_num_threads,
+            workspace=native.Workspace.of_thread,
+        )
+
+
+class Repeat(Repeated):
+    """What a learner's ``call`` came to, and ``node`` if it stands in a graph."""
+
+    __slots__ = ("gradients", "lr", "node", "receivers", "settings", "shared")
 
     def __init__(
         self,
@@ -60,130 +86,121 @@ class Repeat:
         plan: Plan,
         run: native.Run,
         call: Call,
-        node: ops.AutogradNode | None = None,
+        known: bytes,
+        node: ops.AutogradNode | None,
     ) -> None:
         support, query = call.support, call.query
         assert support is not None and query is not None
-        data = (*support, *query)
-        self.plan, self.prepared, self.metadata = plan, run.prepared, metadata(data)
-        self.thread, self.threads = get_ident(), get_num_threads()
+        places = [-1] * (len(run.inputs) - 8) + [*range(6), -1, -1]
+        super().__init__(plan, run, known, places, [("support", support, 1), ("query", query, 4)])
         self.lr, self.settings, self.shared = learner.__dict__["lr"], _settings(learner), run.inputs[: _DATA.start]
-        assert support.y is not None
-        self.labelled = [] if support.y.is_floating_point() else [("support y", 1), ("query y", 4)]
-        self.weighted = [
-            (name, at) for name, at in (("support weights", 2), ("query weights", 5)) if data[at] is not None
-        ]
+        self.receivers, self.gradients = plan.receivers, run.prepared.gradients
         self.node = None
-        if node is not None and not any_requires_grad(data):
+        if node is not None and not any_requires_grad((*support, *query)):
             self.node = node
             node.be_ready(run.prepared)
 
-    @staticmethod
-    def possible(learner: nn.Module, run: native.Run, call: Call) -> bool:
-        """Not on a GPU, with a hyper-parameter that is a tensor, without inner steps, or with converted data."""
+    @classmethod
+    def of(
+        cls, learner: nn.Module, plan: Plan, run: native.Run, call: Call, node: ops.AutogradNode | None = None
+    ) -> Repeat | None:
+        """None on a GPU, with a hyper-parameter that is a tensor, without inner steps, and for data that were converted
+        or are no plain tensors."""
         read, (_, _, support, query) = run.inputs[_DATA], call
-        if support is None or query is None:
-            return False
+        if support is None or query is None or support.x.device.type != "cpu":
+            return None
         rule: Any = learner.rule
         others = [value for name, value in rule.hypers.items() if name != "lr"]
-        return (
-            support.x.device.type == "cpu"
-            and all(type(value) is float for value in (learner.__dict__.get("lr"), *others))
-            and not rule.learn
-            and len(read) == 6
-            and all(a is b for a, b in zip(read, (*support, *query), strict=True))
-        )
+        constant = all(type(value) is float for value in (learner.__dict__.get("lr"), *others)) and not rule.learn
+        if not (constant and len(read) == 6 and all(a is b for a, b in zip(read, (*support, *query), strict=True))):
+            return None
+        known = metadata((*support, *query))
+        return cls(learner, plan, run, call, known, node) if isinstance(known, bytes) else None
 
     def gradient(self, learner: nn.Module, support: Any, query: Any) -> list[Any] | None:
         """Support losses, task losses, loss, logits and the gradients for other data, or None where this may not be the
         same call."""
         data = self._data(learner, support, query)
-        if data is None:
-            return None
-        return native.Run(self.prepared, [*self.shared, *data, None, None]).again()[: self.prepared.gradients]
+        made = None if data is None else self._call.run(data)
+        return None if made is None else made[: self.gradients]
 
     def accumulated(self, learner: nn.Module, support: Any, query: Any, scale: Tensor | None) -> list[Any] | None:
         """Support losses, task losses, loss and logits for other data, their gradients added to ``.grad``, or None."""
-        receivers = self.plan.receivers
-        if not is_plain(receivers):
+        if not is_plain(self.receivers):
             return None
         data = self._data(learner, support, query)
-        if data is None or any_requires_grad(data):
+        if data is None or any_requires_grad(data) or (made := self._call.run(data)) is None:
             return None
-        written = native.Run(self.prepared, [*self.shared, *data, None, None]).again()
-        accumulate(receivers, written[4 : self.prepared.gradients], scale)
-        return written[:4]
+        accumulate(self.receivers, made[4 : self.gradients], scale)
+        return made[:4]
 
     def unrolled(self, learner: nn.Module, support: Any, query: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """Loss, task losses, logits and support losses, in a graph, or None."""
         if self.node is None or not torch.is_grad_enabled():
             return None
         data = self._data(learner, support, query)
-        if data is None or any_requires_grad(data):
+        if data is None or any_requires_grad(data) or not self._call.fits(data):
             return None
         return ops.unroll_again(self.node, *self.shared, *data)
 
-    def _is_current(self) -> bool:
-        """Are the model and the thread still the same? A session is run by one thread at a time."""
-        return self.plan.snapshot.is_unchanged() and get_ident() == self.thread and get_num_threads() == self.threads
-
     def _data(self, learner: nn.Module, support: Any, query: Any) -> tuple[Any, ...] | None:
-        """x, y and weights of both sets, if all else is as it was."""
-        if not (isinstance(support, (tuple, list)) and isinstance(query, (tuple, list))):
+        """x, y and weights of both sets, if the learner is as it was."""
+        first, second = _of_batch(support), _of_batch(query)
+        if first is None or second is None:
             return None
-        data = (*support, *(None,) * (3 - len(support)), *query, *(None,) * (3 - len(query)))
-        if not (
-            len(data) == 6
-            and learner.__dict__.get("lr") is self.lr
-            and _settings(learner) == self.settings
-            and metadata(data) == self.metadata
-            and self._is_current()
-        ):
+        if learner.__dict__.get("lr") is not self.lr or _settings(learner) != self.settings:
             return None
-        for name, y in self.labelled:
-            arguments.labels(name, data[y], self.plan.out[0])
-        for name, w in self.weighted:
-            self.plan.check_weights(name, data[w])
-        return data
+        return first + second
 
 
-def product_again(plan: Plan, run: native.Run, params: Any, batch: Batch, v: Any) -> _native.RepeatedHvp | None:
-    """What ``mf.hvp`` of these ``params``, ``batch`` and ``v`` came to, to ``run`` with other numbers.
+def _of_batch(given: Any) -> tuple[Any, ...] | None:
+    """x, y and weights or None; None for what is no such pair or triple."""
+    if not isinstance(given, (tuple, list)) or not 2 <= len(given) <= 3:
+        return None
+    return (*given, None) if len(given) == 2 else tuple(given)
 
-    None on a GPU, and where something is no plain tensor or had to be converted, or a vector repeated for every task.
-    """
-    if batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
-        return None
-    tensors = (*params.values(), *v.values(), *batch)
-    known = metadata(tensors)
-    if not isinstance(known, bytes):
-        return None
-    # Of the session's inputs: the place among `tensors`, or -1 for those that stay as they were.
-    at_param, at_v = ({name: i for i, name in enumerate(given)} for given in (params, v))
-    places = [
-        *(at_param.get(p.name, -1) for p in plan.program.parameters),
-        *(len(params) + at_v[name] if name in at_v else -1 for name in plan.learnt),
-        *range(len(params) + len(v), len(tensors)),
-    ]
-    places += [-1] * (len(run.inputs) - len(places))
-    # Each in its own place: one tensor may be both a parameter and a vector, and only the latter be repeated.
-    read = [*zip(places, run.inputs, strict=True)]
-    if any(tensor is not tensors[place] for place, tensor in read if place >= 0):
-        return None
-    by_name = {name: i for i, name in enumerate(plan.learnt)}
-    classes = plan.out[0] if batch.y is not None and not batch.y.is_floating_point() else 0
-    return _native.RepeatedHvp(
-        session=run.prepared.session,
-        names=(tuple(params), tuple(v)),
-        metadata=known,
-        places=places,
-        own=[None if place >= 0 else tensor for place, tensor in read],
-        written=[(name, run.prepared.adapted + by_name[name]) for name in params if name in by_name],
-        check=functools.partial(arguments.labels, "batch y", classes=classes) if classes else None,
-        classes=classes,
-        check_weights=None if batch.w is None else functools.partial(plan.check_weights, "batch weights"),
-        contents=plan.snapshot.contents,
-        is_unchanged=plan.snapshot.is_unchanged,
-        threads=get_num_threads,
-        workspace=native.Workspace.of_thread,
-    )
+
+class RepeatedHvp(Repeated):
+    """What :func:`metafast.hvp` came to."""
+
+    __slots__ = ("names", "written")
+    names: tuple[tuple[str, ...], tuple[str, ...]]  # of the parameters and of the vectors
+    written: list[tuple[str, int]]  # of the results, and their places among what the session writes
+
+    def run(self, params: Any, batch: Any, v: Any) -> dict[str, Tensor] | None:
+        """The product for other numbers, or None where this may not be the same call."""
+        data = _of_batch(batch)
+        if data is None or type(params) is not dict or type(v) is not dict:
+            return None
+        if (tuple(params), tuple(v)) != self.names:
+            return None
+        made = self._call.run((*params.values(), *v.values(), *data))
+        return None if made is None else {name: made[place] for name, place in self.written}
+
+    @classmethod
+    def of(cls, plan: Plan, run: native.Run, params: Any, batch: Batch, v: Any) -> RepeatedHvp | None:
+        """None on a GPU, and where something is no plain tensor or had to be converted, or a vector repeated for every
+        task."""
+        if batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
+            return None
+        tensors = (*params.values(), *v.values(), *batch)
+        known = metadata(tensors)
+        if not isinstance(known, bytes):
+            return None
+        # Of the session's inputs: the place among `tensors`, or -1 for those that stay as they were.
+        at_param, at_v = ({name: i for i, name in enumerate(given)} for given in (params, v))
+        places = [
+            *(at_param.get(p.name, -1) for p in plan.program.parameters),
+            *(len(params) + at_v[name] if name in at_v else -1 for name in plan.learnt),
+            *range(len(params) + len(v), len(tensors)),
+        ]
+        places += [-1] * (len(run.inputs) - len(places))
+        # Each in its own place: one tensor may be both a parameter and a vector, and only the latter be repeated.
+        read = [*zip(places, run.inputs, strict=True)]
+        if any(tensor is not tensors[place] for place, tensor in read if place >= 0):
+            return None
+        made = cls(plan, run, known, places, [("batch", batch, len(params) + len(v) + 1)])
+        by_name = {name: i for i, name in enumerate(plan.learnt)}
+        made.names = (tuple(params), tuple(v))
+        made.written = [(name, run.prepared.adapted + by_name[name]) for name in params if name in by_name]
+        return made
