@@ -33,6 +33,10 @@ GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
 )
 #: torch's own attributes never change as objects, only within.
 _TORCHS_OWN = frozenset(vars(nn.Module())) - {"training"}
+#: Contents that do not hold: the dictionary, which they only borrow, was empty when they were made.
+_FILLED_SINCE: dict[Any, Any] = {}
+_NEVER = Contents([_FILLED_SINCE], ())
+_FILLED_SINCE[None] = None
 
 
 class Snapshot:
@@ -76,7 +80,7 @@ class Snapshot:
         if reads is not None:
             self._watch(modules, reads, Watch([*modules, *written], versions, reads.names))
         #: Whether all is certainly as remembered, which C++ sees without running Python.
-        self.contents = _never() if self._watches or self.blind else self._contents
+        self.contents = _NEVER if self._watches or self.blind else self._contents
 
     def _watch(self, modules: list[nn.Module], reads: Reads, watch: Watch) -> None:
         for d, assigned in self._both():
@@ -131,11 +135,3 @@ class Snapshot:
 
 def _getter(names: Set[str]) -> Callable[[dict[str, Any]], Any]:
     return operator.itemgetter(*names) if names else lambda attributes: ()
-
-
-def _never() -> Contents:
-    """Contents that do not hold."""
-    changing: dict[Any, Any] = {}
-    made = Contents([changing], ())
-    changing[None] = changing
-    return made
