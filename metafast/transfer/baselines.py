@@ -236,6 +236,8 @@ def redrawn(model: nn.Module, seed: int) -> nn.Module:
         for module in fresh.modules():
             if hasattr(module, "reset_parameters"):
                 module.reset_parameters()  # type: ignore[operator]
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.momentum = 1.0  # the support set is the one batch there is: its statistics are the running ones
     return fresh
 
 
