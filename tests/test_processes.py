@@ -212,7 +212,7 @@ def test_the_command_line(tmp_path, monkeypatch):
     """One rank tests and speaks."""
     (first_code, first), (second_code, second) = together(command_line, tmp_path)
     assert first_code == second_code == 0
-    assert first.count("mean squared error on 100 fresh points") == 1 and not second
+    assert first.count("40 meta-steps are done") == 1 and not second
     monkeypatch.setenv("RUN", "one")
     command_line(tmp_path)
     one, two = (checkpoints.load(tmp_path / name / "checkpoint.pt") for name in ("one", "two"))
