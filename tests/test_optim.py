@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -314,6 +315,26 @@ def test_without_the_native_engine_torch_takes_every_step(monkeypatch: pytest.Mo
     ours, theirs = twins("Adam", weights())
     drive(ours, theirs)
     assert all(map(torch.equal, parameters(ours), parameters(theirs)))
+
+
+USE = """
+import sys, torch
+from metafast import optim
+for kind in (optim.SGD, optim.Adam, optim.AdamW):
+    p = torch.ones(3, requires_grad=True)
+    ours = kind([p])
+    for _ in range(2):
+        ours.zero_grad()
+        p.sum().backward()
+        ours.step()
+    ours.load_state_dict(ours.state_dict())
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+def test_torchs_compiler_is_not_imported() -> None:
+    """It takes seconds. torch's own optimisers import it when they are made."""
+    subprocess.run([sys.executable, "-c", USE], check=True, timeout=300)
 
 
 def test_gradients_are_zeroed_in_place_where_asked() -> None:

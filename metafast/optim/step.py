@@ -88,10 +88,21 @@ class NativeStep(Optimizer):
         else:
             super().step()
 
+    # These three without what torch wraps around them, which imports its compiler: seconds, for any program that has an
+    # optimiser.
+
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Optimise further parameters, with settings of their own."""
-        # Without what torch wraps around it, which imports its compiler: seconds, for any program with an optimiser.
         inspect.unwrap(Optimizer.add_param_group)(self, param_group)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state and the groups, as torch's optimiser of this name has them."""
+        made: dict[str, Any] = inspect.unwrap(Optimizer.state_dict)(self)
+        return made
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what :meth:`state_dict` of this optimiser, or of torch's, has returned."""
+        inspect.unwrap(Optimizer.load_state_dict)(self, state_dict)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or with ``set_to_none=False`` fill them with zeros."""
