@@ -20,6 +20,11 @@ EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "nearest class mean of its outputs",
         ("results.json", "digits-1.png", "digits-2.png"),
     ),
+    "ensemble": (
+        "--meta-steps 3 --members 3 --tasks 10",
+        "95 % should be covered",
+        ("results.json", "ensemble.png"),
+    ),
     "glosses": (
         "--meta-steps 2 --maml-steps 1 --tasks 2",
         "MAML from ANIL",
