@@ -85,6 +85,11 @@ def test_every_example_is_run() -> None:
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} == EXAMPLES.keys()
 
 
+def test_the_gallery_has_the_command_of_every_example() -> None:
+    gallery = (ROOT / "docs/gallery.md").read_text()
+    assert not [name for name in EXAMPLES if f"    python examples/{name}.py" not in gallery]
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs(name: str, tmp_path: Path, real_data: Callable[[str], Path]) -> None:
     arguments, said, files = EXAMPLES[name]
