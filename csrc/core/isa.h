@@ -16,3 +16,10 @@
 
 // For large functions with several callers: compiled once, not once in each caller.
 #define METAFAST_OUTLINED __attribute__((noinline))
+
+// For a function that is one loop over small functions: those become part of the loop, however many there are.
+#if defined(__CUDACC__)
+#define METAFAST_ONE_LOOP MF_HD
+#else
+#define METAFAST_ONE_LOOP __attribute__((noinline, flatten))
+#endif

@@ -75,25 +75,33 @@ struct RuleLoops {
           // What the last link leaves of g is read by nobody, and it leaves theta alone.
           if (last) everywhere([&](int64_t i) { begin_bars(bars, i); });
           scale_adjoint<Link>(links[l], k, g_of[l], bars.g);
-        } else if (last) {
-          run_back<Link, true>(links[l], k, at, theta_of[l], g_of[l], bars);
         } else {
-          run_back<Link, false>(links[l], k, at, theta_of[l], g_of[l], bars);
+          const Bars found_bars{bars.theta, bars.state, bars.g, bars.start, last ? bars.pending : nullptr};
+          hyper_bars ? run_back<Link, true>(links[l], k, at, theta_of[l], g_of[l], found_bars, last)
+                     : run_back<Link, false>(links[l], k, at, theta_of[l], g_of[l], found_bars, last);
         }
       });
     }
   }
 
  private:
-  template <class Link>
-  MF_HD LinkElement<S, Link> element(const LinkPlan& link, const RulePoint<T>& at, const T* theta, const T* g,
-                                     int64_t i) const {
-    LinkElement<S, Link> e{};
-    e.theta = Walk::get(theta + i), e.g = Walk::get(g + i);
-    if constexpr (Link::kUsesStart) e.start = Walk::get(at.start + i);
-    for (int j = 0; j < Link::kStates; ++j)
-      e.state[j] = at.state ? Walk::get(at.state + (link.state + j) * adapted_size + i) : S(0);
-    return e;
+  // What one link finds, as copies, which no store can change.
+  struct Found {
+    const T *theta, *g, *state, *start;
+    const int64_t states_apart;
+
+    template <class Link>
+    MF_HD LinkElement<S, Link> element(int64_t i) const {
+      LinkElement<S, Link> e{};
+      e.theta = Walk::get(theta + i), e.g = Walk::get(g + i);
+      if constexpr (Link::kUsesStart) e.start = Walk::get(start + i);
+      for (int j = 0; j < Link::kStates; ++j) e.state[j] = state ? Walk::get(state + j * states_apart + i) : S(0);
+      return e;
+    }
+  };
+  MF_HD int64_t state_of(const LinkPlan& link) const { return link.state * adapted_size; }
+  MF_HD Found find(const LinkPlan& link, const RulePoint<T>& at, const T* theta, const T* g) const {
+    return {theta, g, at.state ? at.state + state_of(link) : nullptr, at.start, adapted_size};
   }
 
   // Calls body(parameter, each), where each(visit) calls visit(settings, place among all adapted elements, place within the
@@ -131,8 +139,8 @@ struct RuleLoops {
 
   // One link forwards, to theta, g (unless nobody reads it) and states.
   template <class Link>
-  MF_HD void run(const LinkPlan& link, int32_t k, const RulePoint<T>& at, const T* theta_in, const T* g_in, T* theta,
-                 T* g, T* state) const {
+  METAFAST_ONE_LOOP void run(const LinkPlan& link, int32_t k, const RulePoint<T>& at, const T* theta_in, const T* g_in,
+                             T* theta, T* g, T* state) const {
     if constexpr (Link::kScales) {
       const S factor = Link::scale(settings_of_all<Link>(link, k), sum_of_products(g_in, g_in));
       everywhere([&](int64_t i) {
@@ -140,14 +148,16 @@ struct RuleLoops {
         if (g) Walk::put(g + i, factor * Walk::get(g_in + i));
       });
     } else {
+      const Found found = find(link, at, theta_in, g_in);
+      T* const states = state ? state + state_of(link) : nullptr;
       each_parameter<Link>(link, k, [&](int32_t, const auto& each) {
         each([&](const auto& s, int64_t i, int64_t) {
-          auto e = element<Link>(link, at, theta_in, g_in, i);
+          auto e = found.template element<Link>(i);
           Link::step(s, e);
           Walk::put(theta + i, e.theta);
           if (g) Walk::put(g + i, e.g);
-          if (state)
-            for (int j = 0; j < Link::kStates; ++j) Walk::put(state + (link.state + j) * adapted_size + i, e.state[j]);
+          if (states)
+            for (int j = 0; j < Link::kStates; ++j) Walk::put(states + j * found.states_apart + i, e.state[j]);
         });
       });
     }
@@ -158,33 +168,31 @@ struct RuleLoops {
     if (bars.pending) Walk::put(bars.theta + i, Walk::get(bars.theta + i) + Walk::get(bars.pending + i));
   }
 
-  // One link backwards, from what it found; the last one comes first.
-  template <class Link, bool kLast>
-  MF_HD void run_back(const LinkPlan& link, int32_t k, const RulePoint<T>& at, const T* theta, const T* g,
-                      const Bars& bars) const {
+  // One link backwards, from what it found. The last one comes first: nobody has left it a bar of g.
+  template <class Link, bool kHyperBars>
+  METAFAST_ONE_LOOP void run_back(const LinkPlan& link, int32_t k, const RulePoint<T>& at, const T* theta, const T* g,
+                                  const Bars& bars, bool last) const {
     constexpr int kHypers = Link::kHypers > 0 ? Link::kHypers : 1;
+    const Found found = find(link, at, theta, g);
+    const Bars to = bars;  // a copy, too
+    T* const states = to.state + state_of(link);
     each_parameter<Link>(link, k, [&](int32_t a, const auto& each) {
       typename Walk::template Sums<kHypers> sums;
       each([&](const auto& s, int64_t i, int64_t within) {
-        const auto before = element<Link>(link, at, theta, g, i);
-        T* const states = bars.state + link.state * adapted_size + i;
         LinkElement<S, Link> bar{};
-        bar.theta = Walk::get(bars.theta + i);
-        if (kLast && bars.pending) bar.theta = bar.theta + Walk::get(bars.pending + i);
-        if (!kLast) bar.g = Walk::get(bars.g + i);
-        for (int j = 0; j < Link::kStates; ++j) bar.state[j] = Walk::get(states + j * adapted_size);
-        if (hyper_bars) {
-          S hyper_bar[kHypers] = {};
-          link_adjoint<Link>(s, before, bar, hyper_bar);
+        bar.theta = Walk::get(to.theta + i);
+        if (to.pending) bar.theta = bar.theta + Walk::get(to.pending + i);
+        if (!last) bar.g = Walk::get(to.g + i);
+        for (int j = 0; j < Link::kStates; ++j) bar.state[j] = Walk::get(states + j * found.states_apart + i);
+        S hyper_bar[kHypers] = {};
+        link_adjoint<Link>(s, found.template element<Link>(i), bar, kHyperBars ? hyper_bar : nullptr);
+        Walk::put(to.theta + i, bar.theta), Walk::put(to.g + i, bar.g);
+        for (int j = 0; j < Link::kStates; ++j) Walk::put(states + j * found.states_apart + i, bar.state[j]);
+        if constexpr (Link::kUsesStart) Walk::put(to.start + i, Walk::get(to.start + i) + bar.start);
+        if constexpr (kHyperBars)
           for (int h = 0; h < Link::kHypers; ++h) collect(hypers[link.hyper + h], k, a, within, hyper_bar[h], h, sums);
-        } else {
-          link_adjoint<Link>(s, before, bar, static_cast<S*>(nullptr));
-        }
-        Walk::put(bars.theta + i, bar.theta), Walk::put(bars.g + i, bar.g);
-        for (int j = 0; j < Link::kStates; ++j) Walk::put(states + j * adapted_size, bar.state[j]);
-        if constexpr (Link::kUsesStart) Walk::put(bars.start + i, Walk::get(bars.start + i) + bar.start);
       });
-      if (hyper_bars) write_totals<Link>(link, k, a, sums);
+      if constexpr (kHyperBars) write_totals<Link>(link, k, a, sums);
     });
   }
 

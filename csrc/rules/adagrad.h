@@ -19,7 +19,7 @@ struct Adagrad : LinkDefaults {
     const S d = e.g + s.hyper[kWeightDecay] * e.theta;
     const S sum = (s.k == 0 ? s.hyper[kInitial] : e.state[0]) + d * d;
     const S below = sqrt_or_zero(sum) + s.hyper[kEps];
-    const S quotient = if_positive(below, d / if_positive(below, below, S(1)), S(0) * d);
+    const S quotient = d / divisor(below);
     e.theta = e.theta - s.hyper[kLr] / (S(1) + S(s.k) * s.hyper[kLrDecay]) * quotient;
     e.state[0] = sum;
   }

@@ -49,8 +49,7 @@ struct AdamLink : LinkDefaults {
     if constexpr (kAmsgrad) e.state[2] = largest = if_positive(v - e.state[2], v, e.state[2]);
     const S root = sqrt_or_zero(largest * s.derived[kInverse2]);
     const S below = s.flags & kDetached ? detached(root + s.hyper[kEps]) : root + s.hyper[kEps];
-    const S quotient = if_positive(below, m / if_positive(below, below, S(1)), S(0) * m);
-    e.theta = e.theta - s.derived[kRate] * quotient;
+    e.theta = e.theta - s.derived[kRate] * (m / divisor(below));
     e.state[0] = m, e.state[1] = v;
   }
 
@@ -67,13 +66,11 @@ struct AdamLink : LinkDefaults {
     if constexpr (kAmsgrad) largest = if_positive(v - before.state[2], v, before.state[2]);
     const S inverse1 = s.derived[kInverse1], inverse2 = s.derived[kInverse2], rate = s.derived[kRate];
     const S root = sqrt_or_zero(largest * inverse2);
-    const S below = root + s.hyper[kEps];
-    const S safe = if_positive(below, below, one);
-    const S inverse = if_positive(below, one / safe, zero);
+    const S inverse = one / divisor(root + s.hyper[kEps]);
     const S quotient_bar = -(rate * bar.theta);
     const S m_bar = bar.state[0] + quotient_bar * inverse;
     const S below_bar = detached ? zero : -(quotient_bar * m * inverse * inverse);
-    const S root_slope = if_positive(root, S(0.5) * inverse2 / if_positive(root, root, one), zero);
+    const S root_slope = S(0.5) * inverse2 / divisor(root);
     S v_bar = bar.state[1] + below_bar * root_slope;
     if constexpr (kAmsgrad) {
       const S largest_bar = bar.state[2] + below_bar * root_slope, rising = v - before.state[2];

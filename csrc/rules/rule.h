@@ -69,11 +69,21 @@ MF_HD Dual<T> if_positive(Dual<T> x, Dual<T> a, Dual<T> b) {
   return {if_positive(x.v, a.v, b.v), if_positive(x.v, a.d, b.d)};
 }
 
+// x where it is positive, else what makes any quotient by it 0.
+template <class S>
+MF_HD S divisor(S x) {
+  return if_positive(x, x, S(__builtin_inf()));
+}
+
 // sqrt(x) with slope 0 at 0: an element whose gradient was always exactly zero has finite derivatives.
 template <class S>
 MF_HD S sqrt_or_zero(S x) {
-  const S safe = if_positive(x, x, S(1));
-  return if_positive(x, sqrt(safe), S(0) * x);
+  return sqrt(x);
+}
+template <class T>
+MF_HD Dual<T> sqrt_or_zero(Dual<T> x) {
+  const T root = sqrt(x.v);
+  return {root, x.d / divisor(T(2) * root)};
 }
 
 // The bars of everything that goes into a link, from those of what comes out of it, which they replace; and what is to be
