@@ -191,7 +191,7 @@ struct FirstLayer {
       LinkElement<R, Link> bar{};
       bar.theta = get<R>(theta_bar + i);
       for (int j = 0; j < Link::kStates; ++j) bar.state[j] = get<R>(state_bar + j * count + i);
-      link_adjoint<Link>(s, before, bar, static_cast<R*>(nullptr));
+      link_adjoint<Link>(s, before, before.state, bar, static_cast<R*>(nullptr));
       put(theta_bar + i, bar.theta), put(g_bar + i, bar.g);
       for (int j = 0; j < Link::kStates; ++j) put(state_bar + j * count + i, bar.state[j]);
     }

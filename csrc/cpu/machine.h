@@ -206,7 +206,7 @@ struct Machine : TaskData<T> {
   }
 
   RulePoint<T> point(int32_t k) const {
-    return {theta_at(k), k == 0 ? nullptr : state_after(k - 1), gradient_of(k), initial};
+    return {theta_at(k), k == 0 ? nullptr : state_after(k - 1), gradient_of(k), initial, state_after(k)};
   }
   RuleLoops<CpuWalk<T>> rule() const {
     return {job.links,

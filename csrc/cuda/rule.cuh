@@ -106,7 +106,8 @@ static __device__ RuleLoops<DeviceWalk<T>> rule_of(const Task<T>& task, const De
 
 template <class T>
 static __device__ RulePoint<T> rule_point(const Task<T>& task, int32_t k) {
-  return {task.theta_at(k), k == 0 ? nullptr : task.state_after(k - 1), task.gradient(k), task.initial()};
+  return {task.theta_at(k), k == 0 ? nullptr : task.state_after(k - 1), task.gradient(k), task.initial(),
+          task.state_after(k)};
 }
 
 // Argument: WalkedBy.

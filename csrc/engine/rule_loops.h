@@ -17,11 +17,11 @@
 namespace metafast {
 namespace METAFAST_ISA {
 
-// What a step finds: adapted parameters, states (null at step 0, where they are zero), gradient and theta_0; states of one link
-// after the other, all of adapted_size.
+// What a step finds: adapted parameters, states (null at step 0, where they are zero), gradient and theta_0; and the states
+// after it. States of one link after the other, all of adapted_size.
 template <class T>
 struct RulePoint {
-  const T *theta, *state, *gradient, *start;
+  const T *theta, *state, *gradient, *start, *state_after;
 };
 
 template <class Walk>
@@ -87,7 +87,7 @@ struct RuleLoops {
  private:
   // What one link finds, as copies, which no store can change.
   struct Found {
-    const T *theta, *g, *state, *start;
+    const T *theta, *g, *state, *start, *state_after;
     const int64_t states_apart;
 
     template <class Link>
@@ -101,7 +101,8 @@ struct RuleLoops {
   };
   MF_HD int64_t state_of(const LinkPlan& link) const { return link.state * adapted_size; }
   MF_HD Found find(const LinkPlan& link, const RulePoint<T>& at, const T* theta, const T* g) const {
-    return {theta, g, at.state ? at.state + state_of(link) : nullptr, at.start, adapted_size};
+    const int64_t begin = state_of(link);
+    return {theta, g, at.state ? at.state + begin : nullptr, at.start, at.state_after + begin, adapted_size};
   }
 
   // Calls body(parameter, each), where each(visit) calls visit(settings, place among all adapted elements, place within the
@@ -184,8 +185,10 @@ struct RuleLoops {
         if (to.pending) bar.theta = bar.theta + Walk::get(to.pending + i);
         if (!last) bar.g = Walk::get(to.g + i);
         for (int j = 0; j < Link::kStates; ++j) bar.state[j] = Walk::get(states + j * found.states_apart + i);
+        LinkState<S, Link> after;
+        for (int j = 0; j < Link::kStates; ++j) after[j] = Walk::get(found.state_after + j * found.states_apart + i);
         S hyper_bar[kHypers] = {};
-        link_adjoint<Link>(s, found.template element<Link>(i), bar, kHyperBars ? hyper_bar : nullptr);
+        link_adjoint<Link>(s, found.template element<Link>(i), after, bar, kHyperBars ? hyper_bar : nullptr);
         Walk::put(to.theta + i, bar.theta), Walk::put(to.g + i, bar.g);
         for (int j = 0; j < Link::kStates; ++j) Walk::put(states + j * found.states_apart + i, bar.state[j]);
         if constexpr (Link::kUsesStart) Walk::put(to.start + i, Walk::get(to.start + i) + bar.start);

@@ -66,12 +66,13 @@ std::vector<double> link_bars(const std::string& name, int flags, int k, const s
     if constexpr (!Link::kScales) {
       const auto s = settings<Link>(flags, k, hypers);
       const auto before = from_list<Link>(element);
-      auto bar = from_list<Link>(bars);
+      auto after = before, bar = from_list<Link>(bars);
+      Link::step(s, after);
       std::vector<double> hyper_bar(hypers.size() + 1, 0.0);
       if (by_duals)
         adjoint_by_duals<Link>(s, before, bar, hyper_bar.data());
       else
-        link_adjoint<Link>(s, before, bar, hyper_bar.data());
+        link_adjoint<Link>(s, before, after.state, bar, hyper_bar.data());
       out = to_list<Link>(bar);
       out.insert(out.end(), hyper_bar.begin(), hyper_bar.end() - 1);
     }

@@ -55,15 +55,12 @@ struct AdamLink : LinkDefaults {
 
   template <class S>
   MF_HD static void adjoint(const LinkSettings<S, AdamLink>& s, const LinkElement<S, AdamLink>& before,
-                            LinkElement<S, AdamLink>& bar, S* hyper_bar) {
+                            const LinkState<S, AdamLink>& after, LinkElement<S, AdamLink>& bar, S* hyper_bar) {
     const S lr = s.hyper[kLr], b1 = s.hyper[kBeta1], b2 = s.hyper[kBeta2], decay = s.hyper[kWeightDecay];
     const bool decoupled = s.flags & kDecoupled, detached = s.flags & kDetached;
     const S zero = S(0), one = S(1);
     const S d = decoupled ? before.g : before.g + decay * before.theta;
-    const S m = b1 * before.state[0] + (one - b1) * d;
-    const S v = b2 * before.state[1] + (one - b2) * d * d;
-    S largest = v;
-    if constexpr (kAmsgrad) largest = if_positive(v - before.state[2], v, before.state[2]);
+    const S m = after[0], v = after[1], largest = after[kStates - 1];
     const S inverse1 = s.derived[kInverse1], inverse2 = s.derived[kInverse2], rate = s.derived[kRate];
     const S root = sqrt_or_zero(largest * inverse2);
     const S inverse = one / divisor(root + s.hyper[kEps]);

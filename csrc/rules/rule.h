@@ -8,8 +8,9 @@
 //   step(settings, element)   the map, for any scalar S: a number, a register of numbers, a pack of tasks, a dual number
 //   kDerived, derive(settings)  what follows from hyper-parameters and the number of the step alone, if anything does
 // or, where kScales is true, scale(settings, sum of the squares of all of g) in place of step: the number that it multiplies g by;
-// and may state adjoint(settings, before, bar, hyper_bar), its transposed Jacobian by hand; without it the columns of the
-// Jacobian come from dual numbers, which costs one evaluation of step for each input. A law compares the two.
+// and may state adjoint(settings, before, after, bar, hyper_bar), its transposed Jacobian by hand, where `after` is the state that
+// the step left; without it the columns of the Jacobian come from dual numbers, which costs one evaluation of step for each
+// input. A law compares the two.
 #pragma once
 
 #include <type_traits>
@@ -22,11 +23,14 @@ constexpr int kMostLinks = 8;
 
 namespace METAFAST_ISA {
 
+template <class S, class Link>
+using LinkState = S[Link::kStates > 0 ? Link::kStates : 1];
+
 // One element as a link finds and leaves it. `start` is theta at step 0.
 template <class S, class Link>
 struct LinkElement {
   S theta, g, start;
-  S state[Link::kStates > 0 ? Link::kStates : 1];
+  LinkState<S, Link> state;
 };
 
 // The settings of a link at step k: hyper-parameters, what is derived of them, and yes-or-no flags.
@@ -129,9 +133,9 @@ constexpr bool kHasAdjoint<Link, S, std::void_t<decltype(&Link::template adjoint
 
 template <class Link, class S>
 MF_HD void link_adjoint(const LinkSettings<S, Link>& settings, const LinkElement<S, Link>& before,
-                        LinkElement<S, Link>& bar, S* hyper_bar) {
+                        const LinkState<S, Link>& after, LinkElement<S, Link>& bar, S* hyper_bar) {
   if constexpr (kHasAdjoint<Link, S>)
-    Link::adjoint(settings, before, bar, hyper_bar);
+    Link::adjoint(settings, before, after, bar, hyper_bar);
   else
     adjoint_by_duals<Link>(settings, before, bar, hyper_bar);
 }

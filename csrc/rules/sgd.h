@@ -17,7 +17,7 @@ struct Descent : LinkDefaults {
   }
   template <class S>
   MF_HD static void adjoint(const LinkSettings<S, Descent>& s, const LinkElement<S, Descent>& before,
-                            LinkElement<S, Descent>& bar, S* hyper_bar) {
+                            const LinkState<S, Descent>&, LinkElement<S, Descent>& bar, S* hyper_bar) {
     if (hyper_bar) hyper_bar[0] = hyper_bar[0] - bar.theta * before.g;
     bar.g = bar.g - s.hyper[0] * bar.theta;
   }
@@ -41,7 +41,7 @@ struct Momentum : LinkDefaults {
 
   template <class S>
   MF_HD static void adjoint(const LinkSettings<S, Momentum>& s, const LinkElement<S, Momentum>& before,
-                            LinkElement<S, Momentum>& bar, S* hyper_bar) {
+                            const LinkState<S, Momentum>& after, LinkElement<S, Momentum>& bar, S* hyper_bar) {
     const bool first = s.k == 0, nesterov = s.flags & kNesterov;
     const S mu = s.hyper[kMomentum], keep = S(1) - s.hyper[kDampening], decay = s.hyper[kWeightDecay];
     const S moved = -(s.hyper[kLr] * bar.theta);  // the bar of what is multiplied by the rate
@@ -49,9 +49,8 @@ struct Momentum : LinkDefaults {
     const S d_bar = (first ? b_bar : keep * b_bar) + (nesterov ? moved : S(0));
     if (hyper_bar) {
       const S d = before.g + decay * before.theta;
-      const S b = first ? d : mu * before.state[0] + keep * d;
-      hyper_bar[kLr] = hyper_bar[kLr] - bar.theta * (nesterov ? d + mu * b : b);
-      if (nesterov) hyper_bar[kMomentum] = hyper_bar[kMomentum] + moved * b;
+      hyper_bar[kLr] = hyper_bar[kLr] - bar.theta * (nesterov ? d + mu * after[0] : after[0]);
+      if (nesterov) hyper_bar[kMomentum] = hyper_bar[kMomentum] + moved * after[0];
       if (!first) {
         hyper_bar[kMomentum] = hyper_bar[kMomentum] + b_bar * before.state[0];
         hyper_bar[kDampening] = hyper_bar[kDampening] - b_bar * d;
