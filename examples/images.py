@@ -5,7 +5,7 @@ network is the Conv-4 of Vinyals et al. (2016), on 3x32x32 images, meta-trained 
 stand the same network adapted from random weights, and the class whose mean image is nearest.
 
     python examples/images.py --data emoji.zip                # a table, two pictures, results.json
-    python examples/images.py --data emoji.zip --size 84 --meta-steps 150 --meta-batch 4 --tasks 100
+    python examples/images.py --data emoji.zip --size 84 --lr 0.015 --meta-steps 120 --meta-batch 4 --tasks 100
     python examples/images.py --data emoji.zip --meta-steps 2 --tasks 4 --channels 4
 
 ``--data`` is a folder of images, or a zip of one: <class>/<image>. Without Python, `metafast train images` does this.
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=5)
     parser.add_argument("--size", type=int, default=32, help="height and width of the images")
     parser.add_argument("--channels", type=int, default=32, help="of each convolution")
+    parser.add_argument("--lr", type=float, default=0.1, help="of the inner loop; larger images need smaller steps")
     parser.add_argument("--meta-steps", type=int, default=600)
     parser.add_argument("--meta-batch", type=int, default=8)
     parser.add_argument("--tasks", type=int, default=300, help="test tasks")
@@ -96,7 +97,7 @@ def main() -> None:
     images = ImageFolder.load(args.data, size=args.size, channels=3)
     tasks = images.splits(ways=args.ways, shots=args.shots, queries=args.queries, seed=args.seed)
     network = conv4(args.channels, args.ways, in_channels=3, image_size=args.size)
-    learner = mf.MAML(network, lr=0.1, steps=3)
+    learner = mf.MAML(network, lr=args.lr, steps=3)
     example = (args.meta_batch, args.ways * args.shots, 3, args.size, args.size)
     print(mf.explain(network, example, "cross_entropy", steps=learner.steps, queries=args.ways * args.queries))
 
