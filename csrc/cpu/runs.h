@@ -70,21 +70,15 @@ class Runs {
 
   // Runs that migrate from thread to thread (cpu/threads/wrap_around.h) have places of their own: `migrated` is their number.
   void lay_out(int64_t migrated) {
+    work_at_ = lay_out_shared_memory();  // so far elements; what follows counts packs
+
+    ThreadLayout& l = job_.layout;
     int64_t total = 0;
     const auto take = [&](int64_t n) {
       const int64_t at = total;
       total += aligned(n);
       return at;
     };
-    shared_at_ = take(job_.parameter_size);
-    hypers_at_ = take(hypers_.values_size);
-    const int64_t block = job_.gradient_stride;
-    sums_at_ = take(block);
-    if (sums_) waves_at_ = take(wave_ * rows_per_run() * block);
-    work_at_ = total;  // so far elements; what follows counts packs
-
-    ThreadLayout& l = job_.layout;
-    total = 0;
     l.tape_stride = support_ ? aligned(support_->tape_size) : 0;
     const KeptSteps& kept = job_.kept = keep_steps(call_, l.tape_stride * tasks_.width * int64_t(sizeof(T)));
     l.initial = take(job_.own_initial || tasks_.width > 1 ? job_.parameter_size : 0);
@@ -99,23 +93,8 @@ class Runs {
     l.gradient = take(std::max(kept.gradients, 1) * l.gradient_stride);
     l.gradient_dot = take(job_.learnt_size);
     l.vector = take(job_.learnt_size);
-    l.meta_gradient = take(sums_ && tasks_.width == 1 ? 0 : block);
-    if (FirstLayerPlan& first = job_.first; first.parameter >= 0) {
-      const int64_t size = first.support_rows * first.ld;
-      first.gram = take(first.support_rows * first.support_rows);
-      first.cross = take(first.query_rows * first.support_rows);
-      first.steps = call_.steps;
-      first.changes = kept.tapes > 1 || call_.steps == 1 ? 1 : kept.every ? kept.every : call_.steps;
-      first.change = take(first.changes * size);
-      for (int64_t* array : {&first.query_start, &first.query_change}) *array = take(first.query_rows * first.ld);
-      first.states = take(2 * job_.state_count * size);
-      first.direction = take(job_.descent ? 0 : size);
-      first.checkpoints = take(kept.every ? call_.steps / kept.every * (1 + job_.state_count) * size : 0);
-      first.numbers = take((call_.steps + 2) * (1 + job_.state_count));
-      for (int64_t* array :
-           {&first.start, &first.coordinates, &first.mu_start, &first.mu_change, &first.coordinate_bars})
-        *array = take(size);
-    }
+    l.meta_gradient = take(sums_ && tasks_.width == 1 ? 0 : job_.gradient_stride);
+    if (job_.first.parameter >= 0) lay_out_first_layer(take);
     const auto targets = [&](const std::shared_ptr<const Program::Plan>& b) {
       return b ? b->examples * b->values[b->output].rows * b->values[b->output].ld_cotangent : 0;
     };
@@ -196,6 +175,42 @@ class Runs {
   }
 
  private:
+  // What all runs share, in elements; returns how many.
+  int64_t lay_out_shared_memory() {
+    int64_t total = 0;
+    const auto take = [&](int64_t n) {
+      const int64_t at = total;
+      total += aligned(n);
+      return at;
+    };
+    shared_at_ = take(job_.parameter_size);
+    hypers_at_ = take(hypers_.values_size);
+    const int64_t block = job_.gradient_stride;
+    sums_at_ = take(block);
+    if (sums_) waves_at_ = take(wave_ * rows_per_run() * block);
+    return total;
+  }
+
+  // `take(n)` gives the place of n elements of a run's memory.
+  template <class Take>
+  void lay_out_first_layer(const Take& take) {
+    FirstLayerPlan& first = job_.first;
+    const KeptSteps& kept = job_.kept;
+    const int64_t size = first.support_rows * first.ld;
+    first.gram = take(first.support_rows * first.support_rows);
+    first.cross = take(first.query_rows * first.support_rows);
+    first.steps = call_.steps;
+    first.changes = kept.tapes > 1 || call_.steps == 1 ? 1 : kept.every ? kept.every : call_.steps;
+    first.change = take(first.changes * size);
+    for (int64_t* array : {&first.query_start, &first.query_change}) *array = take(first.query_rows * first.ld);
+    first.states = take(2 * job_.state_count * size);
+    first.direction = take(job_.descent ? 0 : size);
+    first.checkpoints = take(kept.every ? call_.steps / kept.every * (1 + job_.state_count) * size : 0);
+    first.numbers = take((call_.steps + 2) * (1 + job_.state_count));
+    for (int64_t* array : {&first.start, &first.coordinates, &first.mu_start, &first.mu_change, &first.coordinate_bars})
+      *array = take(size);
+  }
+
   // A pack has no pads.
   int plan_lanes() const { return tasks_.width > 1 ? 1 : kernels_.lanes; }
   // Rows of what is summed: of a task, or of each group in a pack.

@@ -1,7 +1,8 @@
-// Constants of a session, put together here to be one block on the device: plans and lists.
+// Blocks of bytes put together here and copied to the device: a session's constants, and the addresses of a call.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -35,6 +36,37 @@ class Blob {
  private:
   std::vector<unsigned char> bytes_;
   std::vector<std::pair<int64_t, int64_t>> pointers_;
+};
+
+// A struct of addresses with its lists behind it, in words, as it will stand at `address`.
+class AddressBlock {
+ public:
+  AddressBlock(int64_t bytes, size_t first, Address address)
+      : words_(size_t(bytes) / 8, 0), top_(aligned_to_16(first)), address_(address) {}
+
+  Address address() const { return address_; }
+  const std::vector<uint64_t>& words() const { return words_; }
+
+  // Copies a list behind what is there and returns its address on the device.
+  template <class V>
+  V* list(const std::vector<V>& values) {
+    if (values.empty()) return nullptr;
+    const size_t begin = top_;
+    std::memcpy(reinterpret_cast<unsigned char*>(words_.data()) + begin, values.data(), values.size() * sizeof(V));
+    top_ += aligned_to_16(values.size() * sizeof(V));
+    return at<V>(address_ + Address(begin));
+  }
+  template <class V>
+  void begin_with(const V& value) {
+    std::memcpy(words_.data(), &value, sizeof value);
+  }
+
+ private:
+  static size_t aligned_to_16(size_t bytes) { return (bytes + 15) / 16 * 16; }
+
+  std::vector<uint64_t> words_;
+  size_t top_;
+  const Address address_;
 };
 
 #define METAFAST_MEMBER(BASE, STRUCT, MEMBER) ((BASE) + int64_t(offsetof(STRUCT, MEMBER)))

@@ -43,7 +43,8 @@ class DeviceSession final : public Session {
     if (std::is_same<T, float>::value) shape_.tf32 = on.tf32;
     shape_.shared_initial = !persistent_ && !shape_.own_initial;
     schedule_ = make_schedule(shape_);
-    lay_out();
+    lay_out_task();
+    lay_out_workspace();
     make_constants();
   }
 
@@ -141,7 +142,8 @@ class DeviceSession final : public Session {
     persistent_ = on_.style == Style::kAuto ? work <= kSmallTask : on_.style == Style::kPersistent;
   }
 
-  void lay_out() {
+  // One task's memory.
+  void lay_out_task() {
     TaskLayout& l = layout_;
     l = TaskLayout{};
     const DeviceShape& n = shape_;
@@ -191,7 +193,11 @@ class DeviceSession final : public Session {
     hot_is_shared_ = persistent_ && hot <= limit;
     l.hot_size = hot;
     l.cold_size = cold;
+  }
 
+  // All of the workspace: the block of addresses, what tasks share, and the memory of a chunk of them.
+  void lay_out_workspace() {
+    const DeviceShape& n = shape_;
     int64_t total = 0;
     const auto place = [&](int64_t bytes) {
       const int64_t begin = total;
@@ -206,8 +212,8 @@ class DeviceSession final : public Session {
     gradient_stride_ = aligned(std::max<int64_t>(1, n.learnt_size + n.hyper_size));
     sums_at_ = place(n.sums ? gradient_stride_ * size * (sum_groups(chunk_) + 2) : 0);
     gradients_at_ = place(call.sweep ? chunk_ * gradient_stride_ * size : 0);
-    hot_at_ = place(hot_is_shared_ ? 0 : chunk_ * hot * size);
-    cold_at_ = place(chunk_ * cold * size);
+    hot_at_ = place(hot_is_shared_ ? 0 : chunk_ * layout_.hot_size * size);
+    cold_at_ = place(chunk_ * layout_.cold_size * size);
     total_bytes_ = total;
     tasks_ = call.tasks;
   }
@@ -238,33 +244,42 @@ class DeviceSession final : public Session {
     return schedule_.list.size() - size_t(schedule_.chunk_begin - schedule_.tasks_begin) + chunks * (tasks + 1);
   }
 
-  // The block of this call's addresses, in words, written to the beginning of the workspace.
+  // The block of this call's addresses, written to the beginning of the workspace.
   void upload_block(Address base, void* stream) {
-    const Address constants = constants_on_device_;
-    std::vector<uint64_t> words(size_t(block_size_) / 8, 0);
-    int64_t top = aligned(int64_t(sizeof(DeviceJob<T>)));
-    // Copies a list behind the block and returns its address on the device.
-    const auto list = [&](const auto& values) {
-      using V = typename std::decay_t<decltype(values)>::value_type;
-      const int64_t begin = top;
-      if (values.empty()) return static_cast<V*>(nullptr);
-      std::memcpy(reinterpret_cast<unsigned char*>(words.data()) + begin, values.data(), values.size() * sizeof(V));
-      top += (int64_t(values.size() * sizeof(V)) + 15) / 16 * 16;
-      return at<V>(base + Address(begin));
-    };
+    AddressBlock block(block_size_, size_t(aligned(int64_t(sizeof(DeviceJob<T>)))), base);
     DeviceJob<T> job{};
-    const DeviceShape& n = shape_;
+    const Address constants = constants_on_device_;
     for (int i = 0; i < 2; ++i)
       if (plans_[i]) job.plans[i] = at<const BatchPlan>(constants + Address(plan_at_[i]));
     job.instructions = at<const Instruction>(constants + Address(instructions_at_));
     job.instruction_count = int32_t(schedule_.list.size());
-    static_cast<CallShape&>(job) = n;
+    static_cast<CallShape&>(job) = shape_;
     job.tasks = call.tasks;
     job.chunk_tasks = std::min(chunk_, call.tasks);
-    job.query_has_targets = n.query_has_targets, job.has_query = bool(call.query);
+    job.query_has_targets = shape_.query_has_targets, job.has_query = bool(call.query);
     job.sets[0] = examples_of<T>(call.support, program_, call.steps);
     job.sets[1] = examples_of<T>(call.query, program_, call.steps);
-    job.parameters = at<const ParameterPlan>(constants + Address(parameters_at_));
+    job.links = at<const LinkPlan>(constants + Address(links_at_));
+    put_parameters(job, block);
+    put_hypers(job, block);
+    put_outputs(job, block);
+    job.layout = layout_;
+    job.hot = hot_is_shared_ ? nullptr : at<T>(base + Address(hot_at_));
+    job.cold = at<T>(base + Address(cold_at_));
+    block.begin_with(job);
+    const std::vector<uint64_t>& words = block.words();
+    for (size_t begin = 0; begin < words.size(); begin += kUploadWords) {
+      UploadWords part;
+      const size_t count = std::min(size_t(kUploadWords), words.size() - begin);
+      std::memcpy(part.word, words.data() + begin, count * 8);
+      device_kernels<T>().upload(part, int32_t(count), at<uint64_t>(base) + begin, stream);
+    }
+    device::check_launch();
+  }
+
+  // Initial parameters, and vectors of Hessian-vector products.
+  void put_parameters(DeviceJob<T>& job, AddressBlock& block) const {
+    job.parameters = at<const ParameterPlan>(constants_on_device_ + Address(parameters_at_));
     const auto source = [&](const Tensor& t, size_t stored) {
       return ParameterSource<T>{at<const T>(t.data), t.own ? parameters_[stored].numel() : 0};
     };
@@ -273,69 +288,65 @@ class DeviceSession final : public Session {
       const size_t stored = size_t(program_.stored_at(int(i)));
       sources[stored] = source(call.parameters[i], stored);
     }
-    job.sources = list(sources);
-    job.shared_initial = n.shared_initial ? at<T>(base + Address(shared_at_)) : nullptr;
+    job.sources = block.list(sources);
+    job.shared_initial = shape_.shared_initial ? at<T>(block.address() + Address(shared_at_)) : nullptr;
     std::vector<ParameterSource<T>> vectors;
-    const std::vector<Tensor> v = in_storage_order(call.vectors, n.learnt_count);
+    const std::vector<Tensor> v = in_storage_order(call.vectors, shape_.learnt_count);
     for (size_t p = 0; p < v.size(); ++p) vectors.push_back(source(v[p], p));
-    job.vectors = list(vectors);
-    job.links = at<const LinkPlan>(constants + Address(links_at_));
+    job.vectors = block.list(vectors);
+  }
+
+  void put_hypers(DeviceJob<T>& job, AddressBlock& block) const {
+    const Address constants = constants_on_device_;
     std::vector<HyperPlan<T>> hypers;
     std::vector<HyperTensor<T>> tensors;
     std::vector<T*> tables;
     for (size_t h = 0; h < call.hypers.size(); ++h) {
       const HyperTensors& user = call.hypers[h];
       const HyperLayout& layout = hypers_.hypers[h];
-      std::vector<const T*> each(size_t(n.adapted_count), nullptr);
+      std::vector<const T*> each(size_t(shape_.adapted_count), nullptr);
       for (size_t a = 0; a < each.size(); ++a) {
-        T* values = layout.values[a] < 0 ? nullptr : at<T>(base + Address(hypers_at_)) + layout.values[a];
+        T* values = layout.values[a] < 0 ? nullptr : at<T>(block.address() + Address(hypers_at_)) + layout.values[a];
         each[a] = values;
         tensors.push_back({values ? at<const T>(user.elementwise[a].data) : nullptr, values,
                            user.elementwise_gradient.empty() ? nullptr : at<T>(user.elementwise_gradient[a])});
       }
-      hypers.push_back({at<const T>(user.table), list(each), at<const int64_t>(constants + Address(strides_at_[h])),
-                        layout.wanted, layout.elementwise, layout.table_gradient,
-                        at<const int64_t>(constants + Address(gradients_in_block_at_[h]))});
+      hypers.push_back({at<const T>(user.table), block.list(each),
+                        at<const int64_t>(constants + Address(strides_at_[h])), layout.wanted, layout.elementwise,
+                        layout.table_gradient, at<const int64_t>(constants + Address(gradients_in_block_at_[h]))});
       tables.push_back(at<T>(user.table_gradient));
     }
-    job.hypers = list(hypers);
-    job.hyper_tensors = list(tensors);
-    job.hyper_table_gradient = list(tables);
+    job.hypers = block.list(hypers);
+    job.hyper_tensors = block.list(tensors);
+    job.hyper_table_gradient = block.list(tables);
+  }
+
+  // Losses, outputs, adapted parameters and gradients, and the cotangents that these answer.
+  void put_outputs(DeviceJob<T>& job, AddressBlock& block) const {
     job.loss_cotangent = at<const T>(call.loss_cotangent);
     job.loss_cotangent_all = T(call.loss_cotangent_all);
     job.logits_cotangent = at<const T>(call.logits_cotangent);
-    const auto pointers = [&](const std::vector<Address>& addresses) {
+    const auto pointers = [](const std::vector<Address>& addresses) {
       std::vector<T*> made;
       for (Address a : addresses) made.push_back(at<T>(a));
       return made;
     };
-    job.adapted_cotangent = list(pointers(call.adapted_cotangent));
+    job.adapted_cotangent = block.list(pointers(call.adapted_cotangent));
     job.support_loss = at<T>(call.support_loss), job.task_loss = at<T>(call.task_loss);
     job.loss = at<T>(call.loss), job.logits = at<T>(call.logits);
-    job.adapted = list(pointers(call.adapted));
+    job.adapted = block.list(pointers(call.adapted));
     std::vector<T*> own, shared;
     for (const Tensor& gradient : call.gradients) {
       own.push_back(gradient.own ? at<T>(gradient.data) : nullptr);
       shared.push_back(gradient.own ? nullptr : at<T>(gradient.data));
     }
-    job.own_gradient = list(in_storage_order(own, n.learnt_count));
-    job.shared_gradient = list(in_storage_order(shared, n.learnt_count));
-    job.gradients = at<T>(base + Address(gradients_at_));
-    job.sums = at<T>(base + Address(sums_at_));
+    job.own_gradient = block.list(in_storage_order(own, shape_.learnt_count));
+    job.shared_gradient = block.list(in_storage_order(shared, shape_.learnt_count));
+    job.gradients = at<T>(block.address() + Address(gradients_at_));
+    job.sums = at<T>(block.address() + Address(sums_at_));
     job.carry = job.sums + gradient_stride_;
     job.group_sums = job.carry + gradient_stride_;
     job.gradient_stride = gradient_stride_;
-    job.layout = layout_;
-    job.hot = hot_is_shared_ ? nullptr : at<T>(base + Address(hot_at_));
-    job.cold = at<T>(base + Address(cold_at_));
-    std::memcpy(words.data(), &job, sizeof job);
-    for (size_t begin = 0; begin < words.size(); begin += kUploadWords) {
-      UploadWords part;
-      const size_t count = std::min(size_t(kUploadWords), words.size() - begin);
-      std::memcpy(part.word, words.data() + begin, count * 8);
-      device_kernels<T>().upload(part, int32_t(count), at<uint64_t>(base) + begin, stream);
-    }
-    device::check_launch();
   }
 
   // A list over learnt parameters, from the order of the description to that of storage.

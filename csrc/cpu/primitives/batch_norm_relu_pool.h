@@ -155,20 +155,9 @@ struct BatchNormReluPool {
     Norm::put_sums(f, node, n.ld, sum_xhat_dot, sum_dot, f.gradient_dot);
     if (!wanted(node.input_mode[0])) return;
 
-    const T *gamma = f.parameter(node.parameter[0]), *gamma_dot = f.parameter_dot(node.parameter[0]);
     T *scale = sum_xhat_dot + n.ld, *scale_dot = scale + n.ld, *b = scale_dot + n.ld, *a_dot = b + n.ld,
       *b_dot = a_dot + n.ld;
-    for (int64_t c = 0; c < n.ld; ++c) {
-      using S = Dual<T>;
-      const S inverse(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
-      const S by = channel(gamma, gamma_dot, c, T(1)) * inverse;
-      const S mean_dy(k.mean_dy[c], sum_dot[c] / T(n.rows)),
-          mean_dy_xhat(k.mean_dy_xhat[c], sum_xhat_dot[c] / T(n.rows));
-      const S slope = -by * inverse * mean_dy_xhat;
-      scale[c] = by.v, scale_dot[c] = by.d;
-      b[c] = slope.v, b_dot[c] = slope.d;
-      a_dot[c] = -(by * mean_dy).d - slope.v * k.mean_dot[c];
-    }
+    put_slopes(f, node, k, n, {sum_dot, sum_xhat_dot, scale, scale_dot, b, a_dot, b_dot});
     const T *x = f.activation(node.input[0]), *x_dot = f.activation_dot(node.input[0]);
     T* dx_dot = f.cotangent_dot(node.input[0]);
     const bool accumulate = node.input_mode[0] == GradientMode::kAccumulate;
@@ -232,6 +221,27 @@ struct BatchNormReluPool {
             body((n * x.rows + h * x.width + w) * ld);
     }
   };
+
+  // Of each channel: the cotangent of an input is scale dy + a + b (x - mean), and what is tangent to it.
+  struct Slopes {
+    const T *sum_dot, *sum_xhat_dot;
+    T *scale, *scale_dot, *b, *a_dot, *b_dot;
+  };
+
+  static void put_slopes(const Frame<T>& f, const Node& node, const Saved& k, const Shape& n, const Slopes& to) {
+    using S = Dual<T>;
+    const T *gamma = f.parameter(node.parameter[0]), *gamma_dot = f.parameter_dot(node.parameter[0]);
+    for (int64_t c = 0; c < n.ld; ++c) {
+      const S inverse(k.inverse_deviation[c], k.inverse_deviation_dot[c]);
+      const S by = channel(gamma, gamma_dot, c, T(1)) * inverse;
+      const S mean_dy(k.mean_dy[c], to.sum_dot[c] / T(n.rows)),
+          mean_dy_xhat(k.mean_dy_xhat[c], to.sum_xhat_dot[c] / T(n.rows));
+      const S slope = -by * inverse * mean_dy_xhat;
+      to.scale[c] = by.v, to.scale_dot[c] = by.d;
+      to.b[c] = slope.v, to.b_dot[c] = slope.d;
+      to.a_dot[c] = -(by * mean_dy).d - slope.v * k.mean_dot[c];
+    }
+  }
 };
 
 }  // namespace METAFAST_ISA

@@ -99,6 +99,24 @@ struct Courier<T, Form, QuadRows<T>> {
   }
 };
 
+// On the device there are as many threads as workers, and the loop over them is none. Fewer threads work for several each.
+__device__ inline constexpr int staged_threads(const Block& block) {
+#if defined(__CUDACC__)
+  return kThreads;
+#else
+  return block.threads;
+#endif
+}
+
+template <class T, class Form, class Put>
+static __device__ void put_tile(const Form& form, const T (&total)[4][4], uint32_t m0, uint32_t n0, const Put& put) {
+  for (int i = 0; i < 4; ++i) {
+    Quad<T> out;
+    for (int j = 0; j < 4; ++j) out.v[j] = total[i][j];
+    put(m0 + uint32_t(form.row(i)), n0 + uint32_t(form.column(i)), out);
+  }
+}
+
 // Calls put(m, n, outputs n to n + 3 of row m) for the tile whose first output is (m0, n0).
 template <class T, class Form, class Left, class Right, class Put>
 static __device__ void staged_tile(const Block& block, uint32_t m0, uint32_t n0, uint32_t begin, uint32_t end,
@@ -106,12 +124,7 @@ static __device__ void staged_tile(const Block& block, uint32_t m0, uint32_t n0,
                                    Put put) {
   constexpr int kSize = kSlice * Form::kPitch;
   T* const memory = block.shared<T>();  // two slices of the left operand, then two of the right
-  // On the device there are as many threads as workers, and the loop is none. Fewer threads work for several each.
-#if defined(__CUDACC__)
-  constexpr int threads = kThreads;
-#else
-  const int threads = block.threads;
-#endif
+  const int threads = staged_threads(block);
   METAFAST_ROLLED for (int base = 0; base < kWorkers; base += threads) {
     const int worker = base + block.thread;
     const Form form(worker);
@@ -163,12 +176,7 @@ static __device__ void staged_tile(const Block& block, uint32_t m0, uint32_t n0,
         block.sync();
       }
     }
-    if (worker < kWorkers)
-      for (int i = 0; i < 4; ++i) {
-        Quad<T> out;
-        for (int j = 0; j < 4; ++j) out.v[j] = total[i][j];
-        put(m0 + uint32_t(form.row(i)), n0 + uint32_t(form.column(i)), out);
-      }
+    if (worker < kWorkers) put_tile(form, total, m0, n0, put);
   }
 }
 
