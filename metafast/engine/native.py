@@ -140,6 +140,44 @@ Wanted = Call
 PARAMETERS_ONLY = Call((), (), None, None)
 
 
+class Kind(NamedTuple):
+    """What a call asks for, beside its tensors."""
+
+    loop: InnerLoop | None
+    own: tuple[bool, ...]  # of each parameter, whether every task has its own
+    want_adapted: bool
+    sweep: Wanted | None  # the gradients that are wanted besides those of the learnt parameters
+    cotangents: Cotangents
+    gradients_per_task: bool
+    vectors: bool  # Hessian-vector products instead of a meta-gradient
+
+    @property
+    def sweeps(self) -> bool:
+        return self.sweep is not None or self.vectors
+
+
+def _key(call: Call, kind: Kind, data: Hashable, without_seed: tuple[bool, ...]) -> tuple[Any, ...]:
+    """Calls with the same key are run by one session."""
+    loop, sweep = kind.loop, kind.sweep
+    return (
+        threading.get_ident(),  # one thread at a time runs a session
+        torch.get_num_threads(),
+        None if loop is None else loop.key,
+        packing,
+        sharing,
+        kind.want_adapted,
+        kind.gradients_per_task,
+        kind.vectors,
+        call.support is None,
+        kind.own,
+        tuple([tuple([(a, t.shape) for a, t in hyper.elementwise]) for hyper in call.hypers]),
+        data,
+        kind.cotangents.loss,
+        without_seed,
+        None if sweep is None else (tuple(sweep.hypers), sweep.support, sweep.query),
+    )
+
+
 class Prepared:
     """One kind of call: what it writes, and the native session, which allocates that and writes it."""
 
@@ -151,80 +189,43 @@ class Prepared:
         program: Program,
         on: device.Target | None,
         inputs: Sequence[Tensor | None],
-        own: Sequence[bool],
         call: Call,
-        loop: InnerLoop | None,
-        want_adapted: bool,
-        sweep: Wanted | None,
-        cotangents: Cotangents,
-        gradients_per_task: bool,
-        vectors: bool,
+        kind: Kind,
     ) -> None:
-        x = call.first.x
+        x, loop = call.first.x, kind.loop
         steps, stepwise = (loop.steps, loop.stepwise) if loop is not None else (0, False)
-        self.tasks = tasks = x.shape[0]
-        one = torch.empty((), dtype=x.dtype, device=x.device)
-
-        def like(*shape: int) -> Tensor:
-            """The shape of a tensor without its memory; of one element with it, or strides would be zero in copies."""
-            return one.expand(shape) if math.prod(shape) != 1 else one.reshape(shape)
-
-        sweeps = sweep is not None or vectors
-        per_task = [gradients_per_task or own[i] for i in known.learnt] if sweeps else []
-        gradients = Call(
-            [
-                like(tasks, *known.shapes[i]) if each else like(*known.shapes[i])
-                for i, each in zip(known.learnt, per_task, strict=sweeps)
-            ],
-            [
-                _like_hyper(hyper, wanted, like)
-                for hyper, wanted in zip(call.hypers, sweep.hypers if sweep else (), strict=False)
-            ]
-            or [Hyper(None) for _ in call.hypers],  # type: ignore[arg-type]
-            _like_batch(call.support, sweep and sweep.support, like),
-            _like_batch(call.query, sweep and sweep.query, like),
-        )
-        adapted = [like(tasks, *known.shapes[i]) for i in known.adapted] if want_adapted else []
-        query = call.query
-        has_loss = query is not None and query.y is not None
+        self.tasks = x.shape[0]
+        like = Like(x)
+        per_task = [kind.gradients_per_task or kind.own[i] for i in known.learnt] if kind.sweeps else []
+        gradients = _like_gradients(known, call, kind, per_task, like)
+        adapted = [like(self.tasks, *known.shapes[i]) for i in known.adapted] if kind.want_adapted else []
         spread = [_spread(hyper, len(known.adapted)) for hyper in gradients.hypers]
-        outputs = [
-            like(tasks, steps) if call.support is not None and steps and not vectors else None,
-            like(tasks) if has_loss else None,
-            like() if has_loss else None,
-            None if query is None else like(tasks, query.x.shape[1], *known.output),
-            *adapted,
-            *gradients.parameters,
-            *[tensor for hyper, each in zip(gradients.hypers, spread, strict=True) for tensor in (hyper.table, *each)],
-            *(gradients.support or ()),
-            *(gradients.query or ()),
-        ]
         module = _native if on is None else device.module()
         if module not in known.native:
             known.native[module] = device.describe(module, program)
         self.session = module.Session(
             known.native[module],
             is_double=x.dtype == torch.float64,
-            tasks=tasks,
+            tasks=self.tasks,
             steps=steps,
             threads=torch.get_num_threads(),
-            estimator=HESSIAN_VECTOR if vectors else (loop.estimator if loop is not None else Exact()).spec,
+            estimator=HESSIAN_VECTOR if kind.vectors else (loop.estimator if loop is not None else Exact()).spec,
             rule=loop.rule.spec if loop is not None and call.hypers else [],
-            sweep=sweeps,
+            sweep=kind.sweeps,
             memory=_memory(loop),
             packing=PACKING[packing],
             sharing=CHOICE[sharing],
-            loss_cotangent=cotangents.loss,
+            loss_cotangent=kind.cotangents.loss,
             support=_counts(call.support, stepwise),
-            query=_counts(query, False),
-            parameters=own,
-            vectors=len(known.learnt) if vectors else 0,
+            query=_counts(call.query, False),
+            parameters=kind.own,
+            vectors=len(known.learnt) if kind.vectors else 0,
             hypers=[(_per_step(hyper, known), len(each)) for hyper, each in zip(call.hypers, spread, strict=True)],
-            adapted_cotangent=len(cotangents.adapted or ()),
+            adapted_cotangent=len(kind.cotangents.adapted or ()),
             adapted=len(adapted),
             gradients=per_task,
             inputs=[t is not None for t in inputs],
-            outputs=outputs,
+            outputs=_like_outputs(known, call, kind, adapted, gradients, spread, like),
             empty_like=torch.empty_like,
             zeros_like=torch.zeros_like,
             device=None if on is None else on[:5],
@@ -263,6 +264,60 @@ def _memory(loop: InnerLoop | None) -> tuple[int, int]:
     if loop is None:
         return MEMORY["auto"]
     return (CHECKPOINT, loop.memory.every or 0) if isinstance(loop.memory, Checkpoint) else MEMORY[loop.memory]
+
+
+class Like:
+    """Shapes of tensors, in dtype and on device of ``x``, without their memory."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.one = torch.empty((), dtype=x.dtype, device=x.device)
+
+    def __call__(self, *shape: int) -> Tensor:
+        # One element has its memory, or strides would be zero in copies.
+        return self.one.expand(shape) if math.prod(shape) != 1 else self.one.reshape(shape)
+
+
+def _like_gradients(known: Handle, call: Call, kind: Kind, per_task: Sequence[bool], like: Like) -> Call:
+    """Every gradient that is wanted, in the place of what it belongs to."""
+    tasks, sweep = call.first.x.shape[0], kind.sweep
+    parameters = [
+        like(tasks, *known.shapes[i]) if each else like(*known.shapes[i])
+        for i, each in zip(known.learnt, per_task, strict=kind.sweeps)
+    ]
+    pairs = zip(call.hypers, sweep.hypers if sweep else (), strict=False)
+    hypers = [_like_hyper(hyper, wanted, like) for hyper, wanted in pairs]
+    return Call(
+        parameters,
+        hypers or [Hyper(None) for _ in call.hypers],  # type: ignore[arg-type]
+        _like_batch(call.support, sweep and sweep.support, like),
+        _like_batch(call.query, sweep and sweep.query, like),
+    )
+
+
+def _like_outputs(
+    known: Handle,
+    call: Call,
+    kind: Kind,
+    adapted: Sequence[Tensor],
+    gradients: Call,
+    spread: Sequence[Sequence[Tensor | None]],
+    like: Like,
+) -> list[Tensor | None]:
+    """All that the session writes, in its order."""
+    query, tasks = call.query, call.first.x.shape[0]
+    steps = 0 if kind.loop is None else kind.loop.steps
+    has_loss = query is not None and query.y is not None
+    return [
+        like(tasks, steps) if call.support is not None and steps and not kind.vectors else None,
+        like(tasks) if has_loss else None,
+        like() if has_loss else None,
+        None if query is None else like(tasks, query.x.shape[1], *known.output),
+        *adapted,
+        *gradients.parameters,
+        *[tensor for hyper, each in zip(gradients.hypers, spread, strict=True) for tensor in (hyper.table, *each)],
+        *(gradients.support or ()),
+        *(gradients.query or ()),
+    ]
 
 
 def _like_batch(batch: Batch | None, wanted: Batch | None, like: Callable[..., Tensor]) -> Batch | None:
@@ -339,43 +394,15 @@ def run(
     seeds = (cotangents.task_loss, cotangents.logits, *(cotangents.adapted or ()))
     inputs = _inputs(known, call, vectors, data, seeds)
     own = tuple([t.dim() != n for t, n in zip(call.parameters, known.ndims, strict=True)])
-    key = (
-        threading.get_ident(),  # one thread at a time runs a session
-        torch.get_num_threads(),
-        None if loop is None else loop.key,
-        packing,
-        sharing,
-        want_adapted,
-        gradients_per_task,
-        vectors is None,
-        call.support is None,
-        own,
-        tuple([tuple([(a, t.shape) for a, t in hyper.elementwise]) for hyper in call.hypers]),
-        metadata(data),
-        cotangents.loss,
-        tuple([t is None for t in seeds]),
-        None if sweep is None else (tuple(sweep.hypers), sweep.support, sweep.query),
-    )
+    kind = Kind(loop, own, want_adapted, sweep, cotangents, gradients_per_task, vectors is not None)
+    key = _key(call, kind, metadata(data), tuple([t is None for t in seeds]))
 
     def prepared(on: device.Target | None) -> Prepared:
         found = known.sessions.get((key, on))
         if found is None:
             if len(known.sessions) >= KEEP_SESSIONS:
                 known.sessions.clear()
-            found = known.sessions[key, on] = Prepared(
-                known,
-                program,
-                on,
-                inputs,
-                own,
-                call,
-                loop,
-                want_adapted,
-                sweep,
-                cotangents,
-                gradients_per_task,
-                vectors is not None,
-            )
+            found = known.sessions[key, on] = Prepared(known, program, on, inputs, call, kind)
         return found
 
     x = call.first.x

@@ -111,16 +111,10 @@ def meta_train(
         CheckpointError: of a folder that holds another run, a damaged checkpoint, one of another model, optimiser or
             seed, and of a disk that is full: then the former checkpoint is whole.
     """
-    if max_iters is None and seconds is None:
-        raise ValueError("max_iters, seconds: at least one must limit the training")
-    for label, value in {"meta_batch": meta_batch, "block": block, "validate_every": validate_every,
-                         "validation_tasks": validation_tasks, "patience": patience,
-                         "save_interval": save_interval}.items():  # fmt: skip
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{label}: expected a whole number of at least 1, got {value!r}")
-    for label, limit in {"max_iters": max_iters, "seconds": seconds}.items():
-        if limit is not None and not limit >= 0:
-            raise ValueError(f"{label}: expected at least 0, got {limit}")
+    _check_limits(max_iters, seconds)
+    counts = {"meta_batch": meta_batch, "block": block, "validate_every": validate_every,
+              "validation_tasks": validation_tasks, "patience": patience, "save_interval": save_interval}  # fmt: skip
+    _check_counts(counts)
     held_out = tasks.validation if validation is None and isinstance(tasks, Splits) else validation
     if held_out is None and (target is not None or patience is not None):
         raise ValueError("target, patience: they are about validation; give validation=..., tasks held out")
@@ -141,31 +135,12 @@ def meta_train(
         judged = _validation(learner, held_out, metric, every, validation_tasks, validation_steps, seed)
     plan = Plan(budget, block, judged, target, patience, save_interval, tuple(callbacks))
     here = processes(device)
-    facts: dict[str, Any] = {
-        "seed": seed,
-        "meta_batch": meta_batch,
-        "max_iters": max_iters,
-        "budget_seconds": seconds,
-        "optimizer": type(outer.optimizer).__name__,
-        "meta_lr": outer.rate,
-        "scheduler": None if outer.scheduler is None else type(outer.scheduler).__name__,
-        "clip_norm": clip_norm,
-        "weight_decay": outer.optimizer.param_groups[0].get("weight_decay"),
-        "learner": learner.extra_repr(),
-        **described(tasks),
-        "model": type(learner.model).__name__,
-        "parameters": sum(p.numel() for p in outer.parameters),
-        "processes": here.size,
-    }
-    facts |= dict(settings or {})
+    facts = _facts(learner, tasks, outer, here.size)
+    facts |= {"seed": seed, "meta_batch": meta_batch, "max_iters": max_iters, "budget_seconds": seconds}
+    facts |= {"clip_norm": clip_norm, **(settings or {})}
     folder = _folder(out, resume)
     stored, history = here.from_first(lambda: _stored(folder, out, resume, facts))
-    divergence = Divergence()
-    if stored is not None:
-        stored.restore(learner)
-        stored.restore_outer(outer)
-        divergence = Divergence(stored.progress.get("first_loss"), stored.progress.get("high_blocks", 0))
-        random_state.restore(stored.random_state)
+    divergence = _restore(stored, learner, outer)
     here.agree(learner)
     records = Records()
     if folder is not None and here.rank == 0:
@@ -178,6 +153,45 @@ def meta_train(
     if restore_best and history.best_state is not None:
         learner.load_state_dict(history.best_state)
     return history
+
+
+def _check_limits(max_iters: int | None, seconds: float | None) -> None:
+    if max_iters is None and seconds is None:
+        raise ValueError("max_iters, seconds: at least one must limit the training")
+    for label, limit in {"max_iters": max_iters, "seconds": seconds}.items():
+        if limit is not None and not limit >= 0:
+            raise ValueError(f"{label}: expected at least 0, got {limit}")
+
+
+def _check_counts(counts: Mapping[str, Any]) -> None:
+    for label, value in counts.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{label}: expected a whole number of at least 1, got {value!r}")
+
+
+def _facts(learner: MAML, tasks: Any, outer: Outer, size: int) -> dict[str, Any]:
+    """What a run's files say of how it was trained, beside the arguments."""
+    return {
+        "optimizer": type(outer.optimizer).__name__,
+        "meta_lr": outer.rate,
+        "scheduler": None if outer.scheduler is None else type(outer.scheduler).__name__,
+        "weight_decay": outer.optimizer.param_groups[0].get("weight_decay"),
+        "learner": learner.extra_repr(),
+        **described(tasks),
+        "model": type(learner.model).__name__,
+        "parameters": sum(p.numel() for p in outer.parameters),
+        "processes": size,
+    }
+
+
+def _restore(stored: Checkpoint | None, learner: MAML, outer: Outer) -> Divergence:
+    """Put the run's state back, if there is one to go on from; what is known of its losses."""
+    if stored is None:
+        return Divergence()
+    stored.restore(learner)
+    stored.restore_outer(outer)
+    random_state.restore(stored.random_state)
+    return Divergence(stored.progress.get("first_loss"), stored.progress.get("high_blocks", 0))
 
 
 def _validation(
