@@ -189,7 +189,7 @@ def test_not_even_one_task_fits(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("label", [-1, 3, 2**40])
 def test_a_class_that_does_not_exist_makes_its_task_nan(label: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU's labels are not read by the host; METAFAST_CHECK=1 asks for that."""
-    monkeypatch.setattr(arguments, "labels", lambda *_: None)
+    monkeypatch.setattr(arguments, "labels", lambda *_, **__: None)
     model = mlp(3, 8, 3).double()
     x, y = torch.randn(3, 4, 3, dtype=torch.float64), torch.randint(3, (3, 4))
     y[1, 2] = label
