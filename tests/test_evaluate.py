@@ -11,7 +11,7 @@ from torch import nn
 
 import metafast as mf
 from metafast.tasks import TEST, ImageTasks, Splits, generator
-from metafast.training.evaluation import Estimate
+from metafast.training.evaluation import Estimate, Evaluation
 from training_runs import SPLITS, TASKS, learner
 
 IMAGES = ImageTasks(
@@ -192,3 +192,9 @@ def test_one_task_has_no_interval(tmp_path):
 def test_wrong_arguments_are_named(how, message):
     with pytest.raises(ValueError, match=message):
         mf.evaluate(learner(), **{"tasks": TASKS, "count": 4, **how})
+
+
+def test_the_table_counts_tasks_that_diverge() -> None:
+    found = Evaluation((0, 9), {"loss": torch.tensor([[1.0, 2.0, 3.0], [1.0, torch.inf, torch.nan]])})
+    assert str(found).splitlines()[-1] == "2 of 3 tasks diverge within 9 steps"
+    assert "within 0 steps" not in str(found)

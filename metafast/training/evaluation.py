@@ -64,7 +64,11 @@ class Evaluation:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         tasks = next(iter(self.per_task.values())).shape[1]
         lines = ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows]
-        return "\n".join([*lines, f"mean over {tasks} tasks +- 95 % confidence"])
+        lines.append(f"mean over {tasks} tasks +- 95 % confidence")
+        for k, losses in zip(self.steps, self.per_task.get(metrics_.LOSS, ()), strict=False):
+            if diverged := int((~losses.isfinite()).sum()):
+                lines.append(f"{diverged} of {tasks} tasks diverge within {k} steps")
+        return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not a number is None."""
