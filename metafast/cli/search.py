@@ -14,7 +14,7 @@ import torch
 
 from metafast.cli import options
 from metafast.cli import run as runs
-from metafast.cli.train import KEY, read_settings
+from metafast.cli.train import KEY, add_settings, read_settings
 from metafast.experiments import EXPERIMENTS, settings, space
 from metafast.experiments.experiment import Experiment
 from metafast.experiments.settings import SettingsError
@@ -61,13 +61,7 @@ class Search:
             metavar="DIR",
             help="folder of the search; one that is there goes on (default: runs/search-NAME)",
         )
-        parser.add_argument(
-            "--config",
-            type=Path,
-            metavar="FILE",
-            help="TOML file of settings, named as the flags; a flag goes before it",
-        )
-        settings.add_flags(parser, self.kind)
+        add_settings(parser, self.kind)
         runs.add_machine_arguments(parser)
 
     def run(self, args: argparse.Namespace) -> int:

@@ -27,13 +27,7 @@ class Train:
         self.__doc__ = sys.modules[kind.__module__].__doc__
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--config",
-            type=Path,
-            metavar="FILE",
-            help="TOML file of settings, named as the flags; a flag goes before it",
-        )
-        settings.add_flags(parser, self.kind)
+        add_settings(parser, self.kind)
         if self.kind.COMPARED:
             parser.add_argument(
                 "--compare",
@@ -75,6 +69,14 @@ class Train:
         if self.kind.TAKES_FILES:
             print(f"to adapt it to a task of your own: metafast adapt {this.out} --data PATH")
         return 0
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type[Experiment]) -> None:
+    """What :func:`read_settings` reads."""
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="TOML file of settings, named as the flags; a flag goes before it"
+    )
+    settings.add_flags(parser, kind)
 
 
 def read_settings(kind: type[Experiment], args: argparse.Namespace) -> dict[str, Any]:

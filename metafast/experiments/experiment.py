@@ -216,15 +216,10 @@ def adapted(adapt: str, network: nn.Module) -> Any:
     return [name for name in names if name.rpartition(".")[0] == layer]
 
 
-def model_of(learner: MAML) -> nn.Module:
-    model: nn.Module = learner.model
-    return model
-
-
 def adapt_one(learner: MAML, examples: Examples, steps: int | None) -> dict[str, Tensor]:
     """The state_dict of the model after adaptation to one task, for ``model.load_state_dict``."""
     device = next(learner.parameters()).device
     with torch.no_grad():
         moved = learner.adapt((examples.x[None].to(device), examples.y[None].to(device)), steps=steps)
-    state = {name: value.detach().cpu().clone() for name, value in model_of(learner).state_dict().items()}
+    state = {name: value.detach().cpu().clone() for name, value in learner.model.state_dict().items()}
     return {**state, **{name: value[0].cpu().contiguous() for name, value in moved.items()}}
