@@ -1,0 +1,43 @@
+"""The tables that handlers of layers enter themselves into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from torch import nn
+
+from metafast.model.builder import Builder, Place
+
+Handler = Callable[..., Any]
+ModuleHandler = Callable[[Builder, Any, Place], Place]
+H = TypeVar("H", bound=Handler)
+M = TypeVar("M", bound=ModuleHandler)
+FUNCTIONS: dict[Any, Handler] = {}
+METHODS: dict[str, Handler] = {}
+MODULES: dict[type[nn.Module], ModuleHandler] = {}
+#: Names of the primitives that are functions of one element.
+POINTWISE: set[str] = set()
+
+
+def lowers(*names: Any) -> Callable[[H], H]:
+    """Register a handler for torch functions and, given as strings, for methods of Tensor."""
+
+    def register(handler: H) -> H:
+        for name in names:
+            table: dict[Any, Handler] = METHODS if isinstance(name, str) else FUNCTIONS
+            table[name] = handler
+        return handler
+
+    return register
+
+
+def lowers_module(*types: type[nn.Module]) -> Callable[[M], M]:
+    """Register a handler for modules of exactly these types. It receives the Builder, the module and its input."""
+
+    def register(handler: M) -> M:
+        for kind in types:
+            MODULES[kind] = handler
+        return handler
+
+    return register
