@@ -163,9 +163,9 @@ def explain(
                 counts[parameter.role] = counts.get(parameter.role, 0) + parameter.numel
             output = interpret(trace(model), model, builder, walk)
         if known is not None:
-            check_output(known, builder.values[output])
+            check_output(known, builder.form(output))
         if all(row.native for row in walk.rows):
-            cut = walk.mark(builder, output)
+            cut = walk.mark(builder, builder.read(output))
     except Unsupported as unsupported:
         if all(row.native for row in walk.rows):
             walk.rows.append(Row(unsupported.where, "?", None, 0, 0, 0, unsupported.reason))
@@ -268,7 +268,7 @@ class _Walk:
         weights = sum(b.parameters[i].numel for i in node.parameters[:2] if i != ABSENT)
         flops = self.examples * cost.flops(node, b.values, b.parameters)
         size = 0 if node.op == "flatten" else self.examples * elements * self.itemsize
-        return Row(node.where, node.op, shape, weights, flops, size, "")
+        return Row(node.where, node.says or node.op, shape, weights, flops, size, "")
 
 
 def _torchs(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:

@@ -5,13 +5,14 @@ Pooling is written from the output's shape alone, as a kernel must do it: a Prog
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metafast.model.program import ABSENT, Node, Program
+from metafast.model.program import ABSENT, Node, Program, shared_values
 
 Named = dict[str, float]
 
@@ -19,14 +20,18 @@ Named = dict[str, float]
 def run(program: Program, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
     """The output [N, *output] for x [N, *example]; ``tensors`` are the values of ``program.parameters``."""
     assert [tuple(t.shape) for t in tensors] == [p.shape for p in program.parameters]
-    values = {0: x}
+    values = {0: x.reshape(x.shape[0], *program.values[0])}
+    shared = shared_values(program.nodes)
     for node in program.nodes:
         inputs = [values[i] for i in node.inputs]
         parameters = [None if i == ABSENT else tensors[i] for i in node.parameters]
         shape = program.values[node.output]
+        if node.op == "sparse_map":  # what examples share, each has
+            spread = node.output not in shared
+            inputs = [v.expand(len(x), *v.shape) if spread and i in shared else v for i, v in zip(node.inputs, inputs)]
         values[node.output] = NODES[node.op](node, inputs, parameters, dict(node.attributes), shape)
-        assert values[node.output].shape == (x.shape[0], *shape), node
-    return values[program.output]
+        assert values[node.output].shape == (shape if node.output in shared else (x.shape[0], *shape)), node
+    return values[program.output].reshape(x.shape[0], *program.output_shape)
 
 
 def _linear(node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
@@ -124,6 +129,26 @@ def _gelu_tanh(x: Tensor) -> Tensor:
     return x / 2 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
+def _sparse(table: Sequence[int], factors: Sequence[float], x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Of the last axis of x, the elements of the table, summed."""
+    places = torch.tensor(table).reshape(math.prod(shape), -1)
+    terms = torch.where(places >= 0, x[..., places.clamp(min=0)], 0)
+    if factors:
+        terms = terms * torch.tensor(factors, dtype=x.dtype).reshape(places.shape)
+    return terms.sum(-1).reshape(*x.shape[:-1], *shape)
+
+
+def _sparse_map(
+    node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: Sequence[int]
+) -> Tensor:
+    if parameters:
+        assert parameters[0] is not None
+        return _sparse(node.table, node.factors, parameters[0].reshape(-1), shape)
+    examples = max(v.ndim for v in inputs)
+    batch = inputs[0].shape[:1] if examples else ()
+    return _sparse(node.table, node.factors, torch.cat([v.reshape(*batch, -1) for v in inputs], -1), shape)
+
+
 NODES: dict[str, Callable[..., Tensor]] = {
     "linear": _linear,
     "conv2d": _conv2d,
@@ -144,5 +169,7 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "flatten": lambda node, inputs, parameters, a, shape: inputs[0].reshape(inputs[0].shape[0], -1),
+    "sparse_map": _sparse_map,
+    "parameter": _sparse_map,
     "add": lambda node, inputs, parameters, a, shape: inputs[0] + inputs[1],
 }

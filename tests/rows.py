@@ -13,6 +13,7 @@ from torch import nn
 
 from models import Functional, Methods, Residual, Reused, Tied, Twice, TwoHeads, Unused, conv4, frozen, mlp, seq
 from row import C, L, Row, conv, norm, pool
+from rows_of_parts import PARTS
 from rows_on_torch import FALLBACK, STATIC
 
 # ----------------------------------------------------------------------------------------------------------- the table
@@ -358,6 +359,18 @@ OPTIONS = [
 ]
 
 
-ROWS: list[Row] = [*LINEAR, *CONVOLUTIONS, *NORMS, *ACTIVATIONS, *POOLS, *GRAPHS, *LOSSES, *OPTIONS, *STATIC, *FALLBACK]
+ROWS: list[Row] = [
+    *LINEAR,
+    *CONVOLUTIONS,
+    *NORMS,
+    *ACTIVATIONS,
+    *POOLS,
+    *GRAPHS,
+    *PARTS,
+    *LOSSES,
+    *OPTIONS,
+    *STATIC,
+    *FALLBACK,
+]
 BY_NAME = {row.name: row for row in ROWS}
 assert len(BY_NAME) == len(ROWS), "two rows share a name"

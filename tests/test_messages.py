@@ -39,7 +39,6 @@ ARITHMETIC: list[tuple[Callable[[Any, Tensor], Any], str]] = [
     (lambda m, h: h**2, "the operator ** in Of has no native form"),
     (lambda m, h: h @ m.fc.weight, "the operator @ in Of has no native form"),
     (lambda m, h: -h, "the operator - in Of has no native form"),
-    (lambda m, h: h[:, 0], "the operator [] in Of takes a part of a tensor computed from the input"),
     (lambda m, h: h.exp(), "exp() in Of has no native form"),
 ]
 

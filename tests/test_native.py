@@ -61,7 +61,7 @@ def test_elementary_functions_at_the_ends(dtype: type) -> None:
 
 def linear(values: list[list[int]], inputs: list[int], parameters: list[int]) -> _native.Program:
     weights = [([2, 3], "adapted"), ([2], "adapted")]
-    return _native.Program(values, weights, [("linear", inputs, 1, parameters, {})], "mse", {}, "weighted_mean")
+    return _native.Program(values, weights, [("linear", inputs, 1, parameters, {}, [], [])], "mse", {}, "weighted_mean")
 
 
 def test_a_program_that_fits_together_is_accepted() -> None:

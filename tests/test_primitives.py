@@ -7,6 +7,7 @@ joins the list joins these tests, or they fail.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -30,6 +31,25 @@ class Sum(nn.Module):
         return x + x
 
 
+class Flip(nn.Module):
+    """The order of the channels, turned round."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flip(1)
+
+
+class Replaced(nn.Module):
+    """Parameters in the place of the first channel."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.own = nn.Parameter(torch.linspace(-1, 1, math.prod(shape)).reshape(1, *shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.own.expand(len(x), *self.shape), x[:, 1:]], 1)
+
+
 #: name -> the module on [4] and on images [3, 4, 4]; None where there is no such layer.
 Layer = Callable[[], nn.Module] | None
 LAYERS: dict[str, tuple[Layer, Layer]] = {
@@ -41,6 +61,8 @@ LAYERS: dict[str, tuple[Layer, Layer]] = {
     "adaptive_avg_pool2d": (None, lambda: nn.AdaptiveAvgPool2d(4)),
     "flatten": (nn.Flatten, None),
     "add": (Sum, Sum),
+    "sparse_map": (Flip, Flip),
+    "parameter": (lambda: Replaced(1), lambda: Replaced(1, 4, 4)),
 }
 LAYERS |= {name: (build, build) for name, build in POINTWISE.items() if name in primitives()}
 

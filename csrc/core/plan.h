@@ -31,6 +31,7 @@ enum class GradientMode : int32_t { kIgnore, kOverwrite, kAccumulate };
 
 struct Value {
   int64_t rows;  // positions per example: height * width
+  bool shared;   // one for all examples, as what is computed from parameters alone: it has no axis of examples
   int32_t height, width, channels;
   int32_t ld;            // of activations and their tangents
   int32_t ld_cotangent;  // of cotangents and their tangents: another one only for the input, which stands with the user
@@ -82,11 +83,36 @@ constexpr int64_t norm_scratch(int64_t rows, int64_t ld) {
   return (kNormArrays + 2 * ((rows + kMomentRows - 1) / kMomentRows)) * ld;
 }
 
+// A stretch of a static linear map, of one example: to[i] += factor * from[i * stride] for i < count. Offsets are into the
+// source that `input` numbers, and the output.
+struct MapRun {
+  int32_t input, from, to, count, stride;
+  double factor;
+};
+
+// The same by rows of a sparse matrix, for a machine that gives each element to a thread: of element i the terms are
+// begin[i] .. begin[i + 1], each an offset and a factor. Offsets into several sources are kNodeInputs * offset + source.
+struct SparseRows {
+  const int32_t *begin, *offset;
+  const double* factor;
+};
+
+constexpr int kNodeInputs = 4, kNodeParameters = 4;
+
+struct SparseTables {
+  const MapRun *runs, *adjoint_runs;  // the second with the leading dimensions of cotangents
+  int64_t run_count;
+  // No element of the output, or of a source, occurs in two terms: it may be assigned.
+  bool assigns, adjoint_assigns;
+  SparseRows terms, adjoint[kNodeInputs];  // on a device
+  int64_t term_count;
+};
+
 struct Node {
   Op op;
-  int32_t input[2], output;
-  int32_t parameter[4];  // -1: absent
-  GradientMode input_mode[2], parameter_mode[4];
+  int32_t input[kNodeInputs], output;
+  int32_t parameter[kNodeParameters];  // -1: absent
+  GradientMode input_mode[kNodeInputs], parameter_mode[kNodeParameters];
   int32_t kernel[2], stride[2], pad[2], dilation[2];
   double attribute[2];
   bool training;             // normalises by the batch's own statistics
@@ -94,6 +120,7 @@ struct Node {
   int64_t saved, saved_dot;  // offsets of what the node keeps for later passes, in the tape and the tangent tape
   ConvTables conv;
   const PoolWindow* windows;
+  SparseTables map;
   // The tangent pass recomputes the cotangent of the input; a linear layer's transposes its weight.
   bool recomputes_cotangent, recomputes_transpose;
   bool after_relu;    // the first input has zeros

@@ -59,7 +59,8 @@ struct Frame {
   }
   int64_t examples() const { return plan->examples; }
   const Value& value(int v) const { return plan->values[v]; }
-  int64_t rows(int v) const { return plan->examples * plan->values[v].rows; }
+  int64_t examples(int v) const { return plan->values[v].shared ? 1 : plan->examples; }
+  int64_t rows(int v) const { return examples(v) * plan->values[v].rows; }
 
   const T* activation(int v) const { return v == 0 && plan->input_in_place ? x : tape + plan->values[v].activation; }
   T* activation_out(int v) const { return tape + plan->values[v].activation; }

@@ -14,6 +14,7 @@
 #include "cpu/primitives/packed_linear.h"
 #include "cpu/primitives/pooling.h"
 #include "cpu/primitives/shape_and_sum.h"
+#include "cpu/primitives/sparse_map.h"
 #include "cpu/primitives/user_linear.h"
 #include "cpu/primitives/winograd_conv2d.h"
 

@@ -71,19 +71,47 @@ class AddressBlock {
 
 #define METAFAST_MEMBER(BASE, STRUCT, MEMBER) ((BASE) + int64_t(offsetof(STRUCT, MEMBER)))
 
+// The tables of a sparse map, whose pointers stand at `at` in a list.
+inline void put_rows(Blob& blob, SparseRows& rows, int64_t count, int64_t at,
+                     std::vector<std::pair<int64_t, int64_t>>& tables) {
+  if (!rows.begin) return;
+  const size_t terms = size_t(rows.begin[count]);
+  tables.push_back({METAFAST_MEMBER(at, SparseRows, begin), blob.put(rows.begin, size_t(count) + 1)});
+  tables.push_back({METAFAST_MEMBER(at, SparseRows, offset), blob.put(rows.offset, terms)});
+  tables.push_back({METAFAST_MEMBER(at, SparseRows, factor), blob.put(rows.factor, terms)});
+  rows = SparseRows{};
+}
+inline void put_tables(Blob& blob, const BatchPlan& plan, Node& node, int64_t at,
+                       std::vector<std::pair<int64_t, int64_t>>& tables) {
+  const Value& out = plan.values[node.output];
+  const int64_t map = METAFAST_MEMBER(at, Node, map);
+  put_rows(blob, node.map.terms, out.rows * out.ld, METAFAST_MEMBER(map, SparseTables, terms), tables);
+  for (int i = 0; i < kNodeInputs; ++i) {
+    const bool of_parameter = node.parameter[0] >= 0;
+    if (!of_parameter && node.input[i] < 0) break;
+    const int64_t places = of_parameter ? plan.parameters[node.parameter[0]].size
+                                        : plan.values[node.input[i]].rows * plan.values[node.input[i]].ld_cotangent;
+    put_rows(blob, node.map.adjoint[i], places,
+             METAFAST_MEMBER(map, SparseTables, adjoint) + int64_t(size_t(i) * sizeof(SparseRows)), tables);
+  }
+}
+
 // A plan with its lists. Tables of the CPU's convolution stay behind; windows of pooling come along.
 inline int64_t put_plan(Blob& blob, const BatchPlan& plan, int64_t parameters_at) {
   std::vector<Node> nodes(plan.nodes, plan.nodes + plan.node_count);
   std::vector<std::pair<size_t, int64_t>> windows;
+  std::vector<std::pair<int64_t, int64_t>> tables;  // places of pointers in the list of nodes, and what they point to
   for (size_t i = 0; i < nodes.size(); ++i) {
     Node& node = nodes[i];
     node.conv = ConvTables{};
     if (node.windows) windows.push_back({i, blob.put(node.windows, size_t(plan.values[node.output].rows))});
     node.windows = nullptr;
+    put_tables(blob, plan, node, int64_t(i * sizeof(Node)), tables);
   }
   const int64_t nodes_at = blob.put(nodes.data(), nodes.size());
   for (const auto& [i, to] : windows)
     blob.point(METAFAST_MEMBER(nodes_at + int64_t(i * sizeof(Node)), Node, windows), to);
+  for (const auto& [place, to] : tables) blob.point(nodes_at + place, to);
   const int64_t values_at = blob.put(plan.values, size_t(plan.value_count));
   const int64_t plan_at = blob.put(&plan, 1);
   blob.point(METAFAST_MEMBER(plan_at, BatchPlan, nodes), nodes_at);

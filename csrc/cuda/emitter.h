@@ -33,7 +33,7 @@ struct Emitter {
   int64_t scratch = 0;
 
   const Value& value(int v) const { return plan->values[v]; }
-  int64_t rows(int v) const { return plan->examples * plan->values[v].rows; }
+  int64_t rows(int v) const { return (value(v).shared ? 1 : plan->examples) * value(v).rows; }
   bool moves(int p) const { return p >= 0 && plan->parameters[p].offset < plan->tangent_size; }
   static bool wanted(GradientMode mode) { return mode != GradientMode::kIgnore; }
 

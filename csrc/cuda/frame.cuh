@@ -80,7 +80,8 @@ struct Frame {
 
   MF_HD int64_t examples() const { return plan->examples; }
   MF_HD const Value& value(int v) const { return plan->values[v]; }
-  MF_HD int64_t rows(int v) const { return plan->examples * plan->values[v].rows; }
+  MF_HD int64_t examples(int v) const { return plan->values[v].shared ? 1 : plan->examples; }
+  MF_HD int64_t rows(int v) const { return examples(v) * plan->values[v].rows; }
 
   MF_HD const T* activation(int v) const {
     return v == 0 && plan->input_in_place ? x : tape + plan->values[v].activation;

@@ -10,4 +10,5 @@
 #include "cuda/primitives/linear.cuh"
 #include "cuda/primitives/pooling.cuh"
 #include "cuda/primitives/shape_and_sum.cuh"
+#include "cuda/primitives/sparse_map.cuh"
 #include "cuda/primitives/staged_tf32.cuh"

@@ -34,6 +34,8 @@
   X(kMaxPoolForward, MaxPoolForward)                         \
   X(kMaxPoolTangentForward, MaxPoolTangentForward)           \
   X(kMaxPoolBackward, MaxPoolBackward)                       \
+  X(kSparseMapForward, SparseMapForward)                     \
+  X(kSparseMapBackward, SparseMapBackward)                   \
   X(kConvForwardStaged, ConvForwardStaged)                   \
   X(kConvWeightGradientStaged, ConvWeightGradientStaged)     \
   X(kConvInputGradientStaged, ConvInputGradientStaged)       \

@@ -9,6 +9,7 @@
 #include "cuda/primitives/conv2d.h"
 #include "cuda/primitives/linear.h"
 #include "cuda/primitives/pooling.h"
+#include "cuda/primitives/sparse_map.h"
 
 #include "program/primitives.h"
 

@@ -13,7 +13,8 @@ struct NodePlan {
   Node& node;
   int lanes;
   bool for_device, in_packs;
-  bool row;  // the first parameter stands as one row
+  bool row;                            // the first parameter stands as one row
+  const NodeDescription* description;  // of a static linear map
 
   const Value& in() const { return plan.value_list[size_t(node.input[0])]; }
   const Value& out() const { return plan.value_list[size_t(node.output)]; }

@@ -6,6 +6,7 @@
 #include "program/nodes/linear.h"
 #include "program/nodes/pointwise.h"
 #include "program/nodes/shape.h"
+#include "program/nodes/sparse_map.h"
 #include "program/primitives.h"
 
 namespace metafast {

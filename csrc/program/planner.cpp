@@ -62,6 +62,7 @@ class Program::Planner {
   void place_extras();
 
   int64_t size_of(Scope scope) const;
+  int64_t count(const Value& v) const { return (v.shared ? 1 : examples_) * v.rows; }
   bool in_place(const Node& pointwise) const;
   bool overwrites_activation(int value) const;
   bool cotangent_unread(const Node& writer) const;
@@ -133,6 +134,7 @@ void Program::Planner::take_shapes() {
     v.width = int32_t(shape.size() == 3 ? shape[2] : 0);
     v.rows = shape.size() == 3 ? shape[1] * shape[2] : shape.size() == 2 ? shape[0] : 1;
     v.ld = v.ld_cotangent = int32_t(round_up(v.channels, lanes_));
+    v.shared = program_.shared_[b_.value_list.size()];
     b_.value_list.push_back(v);
   }
   Value& input = value(0);
@@ -197,6 +199,7 @@ bool Program::Planner::overwrites_activation(int value) const {
 // A tangent pass multiplies the cotangent of a layer's output by tangents of its input, if that has any. A piecewise linear
 // function hands on what it is not asked for.
 bool Program::Planner::cotangent_unread(const Node& writer) const {
+  if (writer.input[0] < 0) return false;
   const Value& in = b_.value_list[size_t(writer.input[0])];
   if (has(writer.op, kPiecewiseLinear)) return in.cotangent_unread;
   return has(writer.op, kBilinear) && !in.has_tangent && !in.has_cotangent;
@@ -219,7 +222,7 @@ void Program::Planner::place_values() {
   }
   for (const Node& node : nodes_) {
     Value& v = value(node.output);
-    const int64_t n = examples_ * v.rows;
+    const int64_t n = count(v);
     const Value* same = in_place(node) ? &value(node.input[0]) : nullptr;
     v.activation = same ? same->activation : take(b_.tape_size, n * v.ld);
     if (v.has_tangent) v.activation_dot = same ? same->activation_dot : take(b_.tangent_size_total, n * v.ld);
@@ -271,11 +274,11 @@ void Program::Planner::order_gradients() {
   };
   for (auto node = b_.node_list.rbegin(); node != b_.node_list.rend(); ++node) {
     const bool reached = value(node->output).has_cotangent;
-    for (int i = 0; i < 2; ++i) {
+    for (int i = 0; i < kNodeInputs; ++i) {
       const int v = node->input[i];
       node->input_mode[i] = mode(v >= 0 && reached && value(v).has_cotangent, value_written, v);
     }
-    for (int i = 0; i < 4; ++i) {
+    for (int i = 0; i < kNodeParameters; ++i) {
       const int p = node->parameter[i];
       node->parameter_mode[i] = mode(p >= 0 && parameter(p).offset < b_.gradient_size, parameter_written, p);
     }
@@ -309,17 +312,19 @@ void Program::Planner::place_extras() {
     for (const Node& reader : nodes_)
       for (int input : reader.input)
         if (input == node.output) node.bias_cancels &= has(reader.op, kSubtractsMean) && reader.training;
-    if (has(node.op, kBilinear))
-      b_.multiply_adds +=
-          double(examples_) * double(value(node.output).rows) * double(parameter(node.parameter[0]).numel());
+    if (has(node.op, kBilinear) && node.parameter[0] >= 0)
+      b_.multiply_adds += double(count(value(node.output))) * double(parameter(node.parameter[0]).numel());
     const int in = node.input[0];
-    node.after_relu = writer_[size_t(in)] && writer_[size_t(in)]->op == Op::kRelu;
+    node.after_relu = in >= 0 && writer_[size_t(in)] && writer_[size_t(in)]->op == Op::kRelu;
     const bool into_relu = value_readers_[size_t(node.output)] == 1 && node.output != b_.output &&
                            reader_[size_t(node.output)]->op == Op::kRelu;
     node.masked_by = into_relu ? reader_[size_t(node.output)]->output : -1;
-    node.recomputes_cotangent = value(in).cotangent_is_transient && cotangent_cheap(in) && !value(in).cotangent_unread;
+    node.recomputes_cotangent =
+        in >= 0 && value(in).cotangent_is_transient && cotangent_cheap(in) && !value(in).cotangent_unread;
     const bool row = node.parameter[0] >= 0 && program_.parameters_[size_t(node.parameter[0])].row;
-    plan_node({b_, node, lanes_, for_device_, in_packs_, row});
+    const auto description = program_.descriptions_.find(node.output);
+    plan_node({b_, node, lanes_, for_device_, in_packs_, row,
+               description == program_.descriptions_.end() ? nullptr : &description->second});
   }
 }
 

@@ -11,16 +11,18 @@
 #include "core/plan.h"
 #include "formulas/functions/list.h"
 
-// X(member of Op and primitive of the CPU, name, inputs, parameters at most, traits)
-#define METAFAST_STRUCTURED(X)                                                       \
-  X(Linear, "linear", 1, 2, kPackable | kBilinear | kReadsUnpadded | kForgetsOutput) \
-  X(Conv2d, "conv2d", 1, 2, kBilinear | kReadsUnpadded | kForgetsOutput)             \
-  X(BatchNorm, "batch_norm", 1, 4, kSubtractsMean | kForgetsOutput)                  \
-  X(MaxPool2d, "max_pool2d", 1, 0, kForgetsOutput)                                   \
-  X(AvgPool2d, "avg_pool2d", 1, 0, kForgetsOutput)                                   \
-  X(AdaptiveAvgPool2d, "adaptive_avg_pool2d", 1, 0, kForgetsOutput)                  \
-  X(Flatten, "flatten", 1, 0, kForgetsOutput)                                        \
-  X(Add, "add", 2, 0, kPackable | kForgetsOutput)
+// X(member of Op and primitive of the CPU, name, inputs (-n: one to n), parameters at most, traits)
+#define METAFAST_STRUCTURED(X)                                                                      \
+  X(Linear, "linear", 1, 2, kPackable | kBilinear | kReadsUnpadded | kForgetsOutput | kTakesShared) \
+  X(Conv2d, "conv2d", 1, 2, kBilinear | kReadsUnpadded | kForgetsOutput)                            \
+  X(BatchNorm, "batch_norm", 1, 4, kSubtractsMean | kForgetsOutput)                                 \
+  X(MaxPool2d, "max_pool2d", 1, 0, kForgetsOutput)                                                  \
+  X(AvgPool2d, "avg_pool2d", 1, 0, kForgetsOutput)                                                  \
+  X(AdaptiveAvgPool2d, "adaptive_avg_pool2d", 1, 0, kForgetsOutput)                                 \
+  X(Flatten, "flatten", 1, 0, kForgetsOutput)                                                       \
+  X(Add, "add", 2, 0, kPackable | kForgetsOutput | kTakesShared)                                    \
+  X(SparseMap, "sparse_map", -kNodeInputs, 0, kReadsUnpadded | kForgetsOutput | kTakesShared)       \
+  X(ParameterValue, "parameter", 0, 1, kForgetsOutput | kTakesShared)
 
 // Other forms of those above, chosen by the planner and unknown to Python. X(member of Op and primitive of the CPU, traits)
 #define METAFAST_FORMS(X)                                                                                           \
@@ -49,13 +51,14 @@ enum Trait : uint32_t {
   kReadsUnpadded = 1 << 6,    // rows of its input need not be padded
   kForgetsOutput = 1 << 7,    // no later pass of it reads what it wrote, so that others may overwrite that
   kSubtractsMean = 1 << 8,    // with `training`: a constant added to a channel of its input changes nothing
+  kTakesShared = 1 << 10,     // its inputs may be values without an axis of examples (Value::shared)
   kFreesInput = 1 << 9,       // no later pass of it reads its input once the cotangent of that is made
 };
 
 constexpr uint32_t traits(Op op) {
   switch (op) {
 #define METAFAST_CASE(NAME, TEXT, TRAITS, ...) \
-  case Op::k##NAME: return kPointwise | kPackable | (TRAITS);
+  case Op::k##NAME: return kPointwise | kPackable | kTakesShared | (TRAITS);
     METAFAST_POINTWISE(METAFAST_CASE)
 #undef METAFAST_CASE
 #define METAFAST_CASE(NAME, TEXT, INPUTS, PARAMETERS, TRAITS) \

@@ -1,15 +1,24 @@
 #include "program/program.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "formulas/losses/list.h"
 #include "program/nodes.h"
 
 namespace metafast {
+namespace {
+
+bool reads_input(const Node& node) {
+  return std::find(std::begin(node.input), std::end(node.input), 0) != std::end(node.input);
+}
+
+}  // namespace
+
 Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
                  const std::vector<NodeDescription>& nodes, const std::string& loss,
                  const std::map<std::string, double>& loss_attributes, const std::string& reduction)
-    : values_(std::move(values)) {
+    : values_(std::move(values)), shared_(values_.size(), false) {
   require(!values_.empty(), "no values");
   for (const Shape& shape : values_) {
     require(shape.size() >= 1 && shape.size() <= 3,
@@ -72,12 +81,15 @@ void Program::add_node(const NodeDescription& d) {
   const auto info = std::find_if(std::begin(kPrimitives), std::end(kPrimitives),
                                  [&](const PrimitiveInfo& candidate) { return d.op == candidate.name; });
   require(info != std::end(kPrimitives), "unknown op " + d.op);
-  require(int(d.inputs.size()) == info->inputs, d.op + ": wrong number of inputs");
+  const int most = std::abs(info->inputs);  // negative: any number from one to that
+  require(
+      int(d.inputs.size()) == info->inputs || (info->inputs < 0 && int(d.inputs.size()) <= most && !d.inputs.empty()),
+      d.op + ": wrong number of inputs");
   require(d.output > 0 && d.output < int(values_.size()), d.op + ": output out of range");
   Node node{};
   node.op = info->op;
   node.output = d.output;
-  node.input[0] = node.input[1] = -1;
+  std::fill(std::begin(node.input), std::end(node.input), -1);
   for (size_t i = 0; i < d.inputs.size(); ++i) {
     bool written = d.inputs[i] == 0;
     for (const Node& earlier : nodes_) written |= earlier.output == d.inputs[i];
@@ -86,7 +98,7 @@ void Program::add_node(const NodeDescription& d) {
   }
   for (const Node& earlier : nodes_) require(earlier.output != d.output, d.op + ": writes a value twice");
   require(int(d.parameters.size()) <= info->parameters, d.op + ": too many parameters");
-  for (int i = 0; i < 4; ++i) node.parameter[i] = -1;
+  std::fill(std::begin(node.parameter), std::end(node.parameter), -1);
   for (size_t i = 0; i < d.parameters.size(); ++i) {
     require(d.parameters[i] >= -1 && d.parameters[i] < int(parameters_.size()), d.op + ": parameter out of range");
     if (d.parameters[i] >= 0) node.parameter[i] = stored_at_[size_t(d.parameters[i])];
@@ -94,7 +106,13 @@ void Program::add_node(const NodeDescription& d) {
   const auto use = [&](int parameter, int64_t outputs, int64_t inputs, int64_t taps) {
     use_parameter(parameter, outputs, inputs, taps, d.op);
   };
+  shared_[size_t(d.output)] = d.attributes.count("per_example") == 0;
+  for (int i : d.inputs) shared_[size_t(d.output)] = shared_[size_t(d.output)] && shared_[size_t(i)];
+  require(!std::any_of(d.inputs.begin(), d.inputs.end(), [&](int i) { return shared_[size_t(i)]; }) ||
+              has(node.op, kTakesShared),
+          d.op + ": reads a value without an axis of examples");
   require(fits({d, node, values_, parameter_shapes_, learnt_count_, use}), d.op + ": shapes do not fit together");
+  if (!d.table.empty()) descriptions_[d.output] = d;
   nodes_.push_back(node);
 }
 
@@ -120,7 +138,7 @@ void Program::drop_dead_nodes() {
 void Program::drop_leading_flatten() {
   if (nodes_.empty() || nodes_[0].op != Op::kFlatten || nodes_[0].input[0] != 0) return;
   for (size_t i = 1; i < nodes_.size(); ++i)
-    if (nodes_[i].input[0] == 0 || nodes_[i].input[1] == 0) return;
+    if (reads_input(nodes_[i])) return;
   const int flat = nodes_[0].output;
   values_[0] = values_[size_t(flat)];
   nodes_.erase(nodes_.begin());
@@ -168,7 +186,7 @@ int64_t Program::output_size() const { return product(values_[size_t(output_)]);
 const Node* Program::first_layer_node() const {
   const Node* found = nullptr;
   for (const Node& node : nodes_)
-    if (node.input[0] == 0 || node.input[1] == 0) {
+    if (reads_input(node)) {
       if (found || node.op != Op::kLinear || node.parameter[0] >= adapted_count_) return nullptr;
       found = &node;
     }

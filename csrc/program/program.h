@@ -22,6 +22,10 @@ struct NodeDescription {
   int output;
   std::vector<int> parameters;
   std::map<std::string, double> attributes;
+  // Of a static linear map: for each element of the output, in the order of the user, as many elements of the inputs, one
+  // behind the other, or -1; and the factors of these, 1 where none are given.
+  std::vector<int32_t> table;
+  std::vector<double> factors;
 };
 
 // How the linear layer on the input is done: like any other; by its products with the support set (cpu/first_layer.h); with
@@ -45,6 +49,8 @@ class Program {
     std::vector<ParameterPlan> parameter_list;
     std::vector<std::vector<int32_t>> tables;
     std::vector<std::vector<PoolWindow>> pool_windows;
+    std::vector<std::vector<MapRun>> map_runs;
+    std::vector<std::vector<double>> map_factors;
     double multiply_adds = 0;  // multiply-adds of a forward pass
   };
   std::shared_ptr<const Plan> plan(int64_t examples, int lanes, Scope gradient, Scope tangent, bool input_gradient,
@@ -91,7 +97,9 @@ class Program {
   std::shared_ptr<const Plan> find_plan(const Key& key) const;
 
   std::vector<Shape> values_;
-  std::vector<ParameterInfo> parameters_;  // storage order
+  std::vector<bool> shared_;                     // of values: they have no axis of examples
+  std::map<int, NodeDescription> descriptions_;  // of static linear maps, by their outputs
+  std::vector<ParameterInfo> parameters_;        // storage order
   std::vector<int> stored_at_;
   std::vector<Shape> parameter_shapes_;  // storage order
   std::vector<Node> nodes_;              // without offsets and tables

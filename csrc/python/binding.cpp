@@ -44,14 +44,14 @@ Role role(const std::string& name) {
 
 std::shared_ptr<Program> make_program(
     std::vector<Shape> values, const std::vector<std::pair<Shape, std::string>>& parameters,
-    const std::vector<std::tuple<std::string, std::vector<int>, int, std::vector<int>, std::map<std::string, double>>>&
-        nodes,
+    const std::vector<std::tuple<std::string, std::vector<int>, int, std::vector<int>, std::map<std::string, double>,
+                                 std::vector<int32_t>, std::vector<double>>>& nodes,
     const std::string& loss, const std::map<std::string, double>& loss_attributes, const std::string& reduction) {
   std::vector<std::pair<Shape, Role>> roles;
   for (const auto& p : parameters) roles.emplace_back(p.first, role(p.second));
   std::vector<NodeDescription> descriptions;
-  for (const auto& [op, inputs, output, indices, attributes] : nodes)
-    descriptions.push_back({op, inputs, output, indices, attributes});
+  for (const auto& [op, inputs, output, indices, attributes, table, factors] : nodes)
+    descriptions.push_back({op, inputs, output, indices, attributes, table, factors});
   return std::make_shared<Program>(std::move(values), roles, descriptions, loss, loss_attributes, reduction);
 }
 

@@ -41,7 +41,10 @@ def describe(module: Any, program: Program) -> Any:
     return module.Program(
         [list(shape) for shape in program.values],
         [(list(p.shape) or [1], p.role) for p in program.parameters],
-        [(s.op, list(s.inputs), s.output, list(s.parameters), dict(s.attributes)) for s in program.nodes],
+        [
+            (n.op, list(n.inputs), n.output, list(n.parameters), dict(n.attributes), list(n.table), list(n.factors))
+            for n in program.nodes
+        ],
         loss.kind if loss is not None else "",
         dict(loss.attributes) if loss is not None else {},
         loss.reduction if loss is not None else "weighted_mean",

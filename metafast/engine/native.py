@@ -63,7 +63,7 @@ class Handle:
         self.ndims = [len(shape) for shape in self.shapes]
         self.adapted, self.learnt = program.adapted, program.learnt
         self.unused = program.unused
-        self.output = program.values[program.output]
+        self.output = program.output_shape
         self.sessions: dict[Hashable, Prepared] = {}
 
 

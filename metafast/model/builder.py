@@ -1,5 +1,10 @@
 """What a handler of :mod:`metafast.model.layers` builds a Program with.
 
+A value of the Program has a *form*: [C], [rows, C], or [C, H, W] of an image, which the engine stores channels last.
+torch's tensor of examples may have any shape; a Place knows it, and whichever form its value has, the elements come in
+the same row-major order. So a reshape costs nothing until somebody needs another form (:meth:`Builder.rows`,
+:meth:`Builder.image`). A *shared* value has no axis of examples: a parameter, and what is computed from parameters.
+
 Memory is modelled too. torch code may overwrite a tensor (``nn.ReLU(inplace=True)``, ``x += y``) that has other names;
 a Program has values that never change. So names map to Places, a Place maps to a value, and writing in place changes
 the value of the Place, which every alias sees.
@@ -8,6 +13,7 @@ the value of the Place, which every alias sees.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -49,11 +55,13 @@ BATCH = _Batch()
 
 @dataclass(eq=False)
 class Place:
-    """Memory of shape [N, *shape] that holds a value. ``memory`` lists all Places that view the same memory."""
+    """Memory of shape [N, *shape], or of ``shape`` if it is ``shared``, that holds a value. ``memory`` lists all Places
+    that view the same memory."""
 
     value: int | None  # None: overwritten through another view
     shape: Shape
     memory: list[Place] = field(default_factory=list, repr=False)
+    shared: bool = False
 
     def __post_init__(self) -> None:
         self.memory.append(self)
@@ -69,7 +77,7 @@ class Builder:
     def __init__(
         self, model: nn.Module, example_shape: Shape, adapted: Callable[[str], bool], dtype: torch.dtype
     ) -> None:
-        self.values: list[Shape] = [example_shape]
+        self.values: list[Shape] = [example_shape if len(example_shape) == 3 else form_of(example_shape)]
         self.nodes: list[Node] = []
         self.parameters: list[Parameter] = []
         self.tensors: list[Tensor] = []
@@ -77,12 +85,13 @@ class Builder:
         self.where = ""  # the module that the node being built belongs to
         self.subject = ""  # its type, or what is called in it: reasons go on from here
         self._dtype = dtype
+        self._parameter_places: dict[int, Place] = {}
         self._indices: dict[int, int] = {}  # id of a tensor -> its place among the parameters
         self._types = {name: type(module).__name__ for name, module in model.named_modules()}
         self._buffers = {id(buffer): name for name, buffer in model.named_buffers()}
         if dtype not in (torch.float32, torch.float64):
             raise Unsupported("", f"inputs of {dtype} have no native form, only float32 and float64")
-        self._check_size(example_shape)
+        self._check_size(self.values[0])
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
                 self._add(name, parameter, "constant")
@@ -115,7 +124,7 @@ class Builder:
 
     def _check_size(self, shape: Shape) -> None:
         if not 1 <= len(shape) <= 3 or 0 in shape:
-            self.refuse(f"works on {batched(shape)}; native are one to three axes after the N examples, none empty")
+            self.refuse(f"works on {batched(shape)}; native are tensors that are not empty")
 
     def read(self, place: Any) -> int:
         if not isinstance(place, Place):
@@ -123,6 +132,51 @@ class Builder:
         if place.value is None:
             self.refuse("reads a tensor that was overwritten in place through another view, which has no native form")
         return place.value
+
+    def form(self, place: Any) -> Shape:
+        return self.values[self.read(place)]
+
+    def rows(self, place: Any, shared: bool = False) -> Place:
+        """``place`` with a value of the form [C] or [rows, C], C being torch's last axis. Unless ``shared``, it must
+        have an axis of examples."""
+        self.read(place)
+        return self._in_form(place, form_of(place.shape), shared)
+
+    def image(self, place: Any, shape: Shape | None = None, shared: bool = False) -> Place:
+        """``place`` with a value of the form [C, H, W]: torch's shape, or this one of as many elements."""
+        self.read(place)
+        return self._in_form(place, place.shape if shape is None else shape, shared)
+
+    def _in_form(self, place: Place, form: Shape, shared: bool) -> Place:
+        if place.shared and not shared:
+            self.refuse("works on parameters alone, which has no native form")
+        if self.form(place) == form:
+            return place
+        if len(form) == 1 and not place.shared:
+            return self.emit("flatten", (place,), form, shape=place.shape)
+        table = range(math.prod(form))
+        return self.emit("sparse_map", (place,), form, shape=place.shape, table=table, says="reshape")
+
+    def place(self, thing: Any) -> Place:
+        """A tensor computed from the input, as it is; a parameter or buffer as a shared value."""
+        if isinstance(thing, Place):
+            return thing
+        index = self.index(thing)
+        if index == ABSENT:
+            self.refuse("works on None; native are tensors")
+        if index not in self._parameter_places:
+            shape = self.parameters[index].shape
+            table = range(math.prod(shape))
+            made = self.emit("parameter", (), form_of(shape), (thing,), shape=shape, table=table)
+            self._parameter_places[index] = made
+        return self._parameter_places[index]
+
+    def output(self, place: Place) -> Place:
+        """What a model returns: with an axis of examples, and of one axis a value of one."""
+        self.read(place)
+        if place.shared:
+            self.refuse("returns a tensor that is not computed from the input, which has no native form")
+        return self.rows(place) if len(place.shape) <= 1 else place
 
     def index(self, tensor: Any) -> int:
         """The number of a parameter or buffer of the model."""
@@ -163,28 +217,47 @@ class Builder:
         self,
         op: str,
         inputs: tuple[Place, ...],
-        shape: Shape,
+        form: Shape,
         parameters: tuple[Tensor | None, ...] = (),
         attributes: Mapping[str, float] = MappingProxyType({}),
         overwrite: bool = False,
+        *,
+        shape: Shape | None = None,
+        memory: list[Place] | None = None,
+        table: Sequence[int] = (),
+        factors: Sequence[float] = (),
+        says: str = "",
     ) -> Place:
-        """Append a node. ``overwrite``: its result takes the place of its first input, as torch's in-place ops do."""
+        """Append a node whose value has this form, and torch's ``shape`` if that is another one.
+
+        Args:
+            overwrite: the result takes the place of its first input, as torch's in-place ops do.
+            memory: of a tensor that the result is a view of.
+        """
         read = tuple(map(self.read, inputs))
         indices = tuple(map(self.index, parameters))
-        target = inputs[0]
-        if overwrite and self.input in target.memory:
+        if overwrite and self.input in inputs[0].memory:
             self.refuse("overwrites the model's input in place, which has no native form")
         value = len(self.values)
-        self._check_size(shape)
+        self._check_size(form)
         settings = tuple((name, float(number)) for name, number in attributes.items())
-        self.values.append(shape)
-        self.nodes.append(Node(op, read, value, indices, settings, self.where))
+        self.values.append(form)
+        self.nodes.append(Node(op, read, value, indices, settings, self.where, tuple(table), tuple(factors), says))
         if not overwrite:
-            return Place(value, shape)
+            shared = all(place.shared for place in inputs) and "per_example" not in attributes
+            return Place(value, form if shape is None else shape, [] if memory is None else memory, shared)
+        target = inputs[0]
         for place in target.memory:
             place.value = None
         target.value = value
         return target
+
+    def elementwise(
+        self, op: str, input: Any, attributes: Mapping[str, float] = MappingProxyType({}), overwrite: bool = False
+    ) -> Place:
+        """Append a function of one element."""
+        place = self.place(input)
+        return self.emit(op, (place,), self.form(place), (), attributes, overwrite, shape=place.shape)
 
     def apply(self, handler: Callable[..., Any], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Call a handler; arguments that it does not know are a reason, not an error."""
@@ -193,6 +266,14 @@ class Builder:
         except TypeError as error:
             self.refuse(f"is called with arguments that have no native form ({error})")
         return handler(self, *arguments, **keywords)
+
+
+def form_of(shape: Shape) -> Shape:
+    """[C] or [rows, C], all axes but the last in one."""
+    if len(shape) <= 1:
+        return shape or (1,)
+    rows = math.prod(shape[:-1])
+    return (rows, shape[-1]) if rows > 1 or len(shape) == 2 else (shape[-1],)
 
 
 def described(thing: Any) -> str:
@@ -222,7 +303,7 @@ def _blank(argument: Any) -> Any:
     threads must not start here: they would hang in a forked child.) Not on the meta device, whose first use imports
     torch's whole compiler."""
     if isinstance(argument, Place):
-        return torch.empty((0, *argument.shape))
+        return torch.empty(argument.shape if argument.shared else (0, *argument.shape))
     if isinstance(argument, Tensor):
         return torch.empty(argument.shape)
     return argument

@@ -30,8 +30,11 @@ def _per_element(node: Node, values: Sequence[Shape], parameters: Sequence[Param
         return int(settings["kernel_h"] * settings["kernel_w"])
     if node.op == "adaptive_avg_pool2d":
         return -(-math.prod(values[node.inputs[0]]) // math.prod(values[node.output]))
-    if node.op == "flatten":
+    if node.op in ("flatten", "parameter"):
         return 0
+    if node.op == "sparse_map":
+        each = len(node.table) // math.prod(values[node.output])
+        return 2 * each - 1 if node.factors else each - 1
     if node.op in POINTWISE or node.op == "add":
         return 1
     raise NotImplementedError(f"the cost of {node.op!r} is not known; add it to metafast.model.cost")

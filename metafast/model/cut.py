@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from metafast.model import cost
 from metafast.model.builder import BATCH, called
-from metafast.model.program import ABSENT, Node, Parameter, Program
+from metafast.model.program import ABSENT, Node, Parameter, Program, shared_values
 
 # ---- Programs --------------------------------------------------------------------------------------------------------
 
@@ -48,7 +48,7 @@ def split(program: Program) -> Split | None:
         return None
     prefix, prefix_at = _part(program, first, 0, False)
     rest, rest_at = _part(program, last, cut, True)
-    return Split(replace(prefix, loss=None), rest, prefix_at, rest_at, layer_of(first[-1]), flops)
+    return Split(replace(prefix, loss=None, shape=None), rest, prefix_at, rest_at, layer_of(first[-1]), flops)
 
 
 def layer_of(node: Node) -> str:
@@ -70,7 +70,7 @@ def static_values(
         reads = [parameters[i].role for i in node.parameters if i != ABSENT]
         if "adapted" in reads or not moving.isdisjoint(node.inputs):
             moving.add(node.output)
-    for cut in reversed([node.output for node in nodes if node.output not in moving | {output}]):
+    for cut in reversed([node.output for node in nodes if node.output not in moving | shared_values(nodes) | {output}]):
         before = _ancestors(nodes, cut)
         inputs = {i for node in nodes if node.output not in before for i in node.inputs}
         if inputs.isdisjoint(before - {cut}):
@@ -105,7 +105,7 @@ def _part(program: Program, nodes: Sequence[Node], source: int, adapts: bool) ->
     ]
     values = tuple(program.values[i] for i in number)
     parameters = tuple(program.parameters[i] for i in at)
-    return Program(values, parameters, tuple(moved), program.loss), tuple(at)
+    return Program(values, parameters, tuple(moved), program.loss, program.shape), tuple(at)
 
 
 def pruned(program: Program) -> Program:

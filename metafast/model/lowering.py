@@ -64,11 +64,13 @@ def lower_rest(
     return pruned(_program(builder, output, loss))
 
 
-def _program(builder: Builder, output: int, loss: Loss | None) -> Program:
+def _program(builder: Builder, output: Place, loss: Loss | None) -> Program:
+    value = builder.read(output)
     if loss is not None:
-        check_output(loss, builder.values[output])
-    values, nodes = _live(builder, output)
-    return Program(values, tuple(builder.parameters), nodes, loss)
+        check_output(loss, builder.values[value])
+    values, nodes = _live(builder, value)
+    shape = output.shape if output.shape != builder.values[value] else None
+    return Program(values, tuple(builder.parameters), nodes, loss, shape)
 
 
 def check_output(loss: Loss, shape: Shape) -> None:
@@ -146,8 +148,8 @@ def interpret(
     b: Builder,
     evaluate: Evaluate = evaluate,
     known: Mapping[fx.Node, Any] = MappingProxyType({}),
-) -> int:
-    """Run the graph on Places, but for nodes that are ``known``; returns the number of the output's value."""
+) -> Place:
+    """Run the graph on Places, but for nodes that are ``known``; returns the output's."""
     modules = dict(model.named_modules())
     tensors = dict((*model.named_buffers(), *model.named_parameters()))
     results: dict[fx.Node, Any] = {**known}
@@ -163,7 +165,7 @@ def interpret(
         elif node.op == "output":
             if not isinstance(arguments[0], Place):
                 b.refuse(f"returns {described(arguments[0])}, not one tensor computed from the input")
-            return b.read(arguments[0])
+            return b.output(arguments[0])
         else:
             target = modules[node.target] if node.op == "call_module" else node.target
             results[node] = evaluate(b, target, arguments, keywords)

@@ -8,6 +8,7 @@ examples itself. Value 0 is the model's input; the last node writes the model's 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -51,7 +52,14 @@ class Node:
     adaptive_avg_pool2d                                      (its output shape says everything)
     flatten
     add            (two inputs)
+    sparse_map     (one to four inputs)                      per_example; its ``table`` says everything else
+    parameter      weight                                    its ``table`` says which elements
     ============== ========================================= =======================================================
+
+    A ``sparse_map`` is a static linear map. ``table`` has, for each element of the output in row-major order, equally
+    many elements of the inputs, which are numbered one input behind the other, or -1 for none; ``factors`` are their
+    factors, 1 where it is empty. The output is the sum. ``parameter`` is the same of a parameter. ``says`` is what
+    torch calls it.
     """
 
     op: str
@@ -60,6 +68,18 @@ class Node:
     parameters: tuple[int, ...] = ()
     attributes: Attributes = ()
     where: str = ""
+    table: tuple[int, ...] = ()
+    factors: tuple[float, ...] = ()
+    says: str = ""
+
+
+def shared_values(nodes: Iterable[Node]) -> frozenset[int]:
+    """The values without an axis of examples: parameters, and what is computed from nothing else."""
+    shared: set[int] = set()
+    for node in nodes:
+        if shared.issuperset(node.inputs) and "per_example" not in dict(node.attributes):
+            shared.add(node.output)
+    return frozenset(shared)
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,12 @@ class Program:
     parameters: tuple[Parameter, ...]
     nodes: tuple[Node, ...]
     loss: Loss | None
+    #: What torch's shape of an example's output is, if its value has another form of as many elements.
+    shape: Shape | None = None
+
+    @property
+    def output_shape(self) -> Shape:
+        return self.values[self.output] if self.shape is None else self.shape
 
     @property
     def output(self) -> int:
@@ -107,6 +133,7 @@ class Program:
             names = [f"%{i}" for i in node.inputs]
             names += ["-" if i == ABSENT else self.parameters[i].name for i in node.parameters]
             settings = "".join(f" {name}={value:g}" for name, value in node.attributes)
+            settings += f" ({node.says})" * bool(node.says)
             shape = list(self.values[node.output])
             lines.append(f"%{node.output} = {node.op}({', '.join(names)}){settings} : {shape}")
         if self.loss is not None:

@@ -318,7 +318,7 @@ class Planner:
         if isinstance(program, Program):
             if not x.is_floating_point():
                 raise TypeError(f"{name} has dtype {x.dtype}; expected {dtype}, that of the model's parameters")
-            out = program.values[program.output]
+            out = program.output_shape
         else:
             out = program.out
         tensors = named | dict(self.model.named_buffers())

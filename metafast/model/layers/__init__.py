@@ -7,7 +7,7 @@ layer, write one handler in the file of its kind and name the torch functions an
 put before it.
 """
 
-from metafast.model.layers import arithmetic, dropout, maps, norms, pointwise, pooling, shapes
+from metafast.model.layers import arithmetic, dropout, maps, norms, pointwise, pooling, rearrangement, shapes
 from metafast.model.layers.table import FUNCTIONS, METHODS, MODULES, POINTWISE
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "norms",
     "pointwise",
     "pooling",
+    "rearrangement",
     "shapes",
 ]

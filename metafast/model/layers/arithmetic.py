@@ -39,7 +39,10 @@ def add(b: Builder, input: Place, other: Place, *, alpha: float = 1, overwrite: 
         b.refuse(f"is not native with alpha={alpha}")
     if input.shape != other.shape:
         b.refuse(f"broadcasts {batched(input.shape)} with {batched(other.shape)}, which is not native")
-    return b.emit("add", (input, other), input.shape, overwrite=overwrite)
+    form = b.form(input)
+    if b.form(other) != form:
+        other = b.image(other, form)
+    return b.emit("add", (input, other), form, shape=input.shape, overwrite=overwrite)
 
 
 lowers("add_")(partial(add, overwrite=True))

@@ -7,17 +7,17 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metafast.model.builder import Builder, Place
+from metafast.model.builder import Builder, Place, form_of
 from metafast.model.layers.table import lowers, lowers_module
 
 
 @lowers(F.linear)
 def linear(b: Builder, input: Place, weight: Tensor, bias: Tensor | None = None) -> Place:
-    b.rank(input, (1, 2), "[N, I] or [N, L, I]")
     shape = b.shape(F.linear, input, weight, bias)
     if len(shape) != len(input.shape):
         b.refuse("has a weight of one dimension; native are two, [O, I]")
-    return b.emit("linear", (input,), shape, (weight, bias))
+    input = b.rows(input, shared=True)
+    return b.emit("linear", (input,), form_of(shape), (weight, bias), shape=shape)
 
 
 def pair(b: Builder, size: Any) -> tuple[int, int]:
@@ -39,6 +39,7 @@ def conv2d(
     groups: int = 1,
 ) -> Place:
     b.rank(input, (3,), "[N, C, H, W]")
+    input = b.image(input)
     if groups != 1:
         b.refuse(f"is not native with groups={groups}")
     dilations, pads = pair(b, dilation), padding

@@ -22,6 +22,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Place:
     b.rank(input, (1, 3), "[N, C] or [N, C, H, W]")
+    input = b.rows(input) if len(input.shape) == 1 else b.image(input)
     if not training and (running_mean is None or running_var is None):
         b.refuse("is in eval mode without running statistics, which has no native form")
     statistics = (None, None) if training else (running_mean, running_var)

@@ -17,7 +17,7 @@ def _pointwise(op: str, *names: Any, in_place: tuple[Any, ...] = (), module: typ
     """The handler of a function without settings, and of the module that calls it."""
 
     def handler(b: Builder, input: Place, inplace: bool = False) -> Place:
-        return b.emit(op, (input,), getattr(input, "shape", ()), overwrite=inplace)
+        return b.elementwise(op, input, overwrite=inplace)
 
     POINTWISE.add(op)
     lowers(*names)(handler)
@@ -37,22 +37,22 @@ POINTWISE |= {"gelu", "gelu_tanh", "leaky_relu", "elu", "softplus"}  # with sett
 
 @lowers(F.gelu)
 def gelu(b: Builder, input: Place, approximate: str = "none") -> Place:
-    return b.emit("gelu_tanh" if approximate == "tanh" else "gelu", (input,), input.shape)
+    return b.elementwise("gelu_tanh" if approximate == "tanh" else "gelu", input)
 
 
 @lowers(F.leaky_relu)
 def leaky_relu(b: Builder, input: Place, negative_slope: float = 0.01, inplace: bool = False) -> Place:
-    return b.emit("leaky_relu", (input,), input.shape, attributes={"slope": negative_slope}, overwrite=inplace)
+    return b.elementwise("leaky_relu", input, {"slope": negative_slope}, inplace)
 
 
 @lowers(F.elu)
 def elu(b: Builder, input: Place, alpha: float = 1.0, inplace: bool = False) -> Place:
-    return b.emit("elu", (input,), input.shape, attributes={"alpha": alpha}, overwrite=inplace)
+    return b.elementwise("elu", input, {"alpha": alpha}, inplace)
 
 
 @lowers(F.softplus)
 def softplus(b: Builder, input: Place, beta: float = 1.0, threshold: float = 20.0) -> Place:
-    return b.emit("softplus", (input,), input.shape, attributes={"beta": beta, "threshold": threshold})
+    return b.elementwise("softplus", input, {"beta": beta, "threshold": threshold})
 
 
 lowers_module(nn.GELU)(lambda b, m, x: gelu(b, x, m.approximate))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metafast.model.builder import Builder, Place, batched
+from metafast.model.builder import Builder, Place
 from metafast.model.layers.maps import window
-from metafast.model.layers.shapes import clone, flat
+from metafast.model.layers.shapes import clone
 from metafast.model.layers.table import lowers, lowers_module
 
 
@@ -26,6 +26,7 @@ def max_pool2d(
     return_indices: bool = False,
 ) -> Place:
     b.rank(input, (3,), "[N, C, H, W]")
+    input = b.image(input)
     if return_indices:
         b.refuse("is not native with return_indices=True")
     stride = stride or kernel_size
@@ -46,6 +47,7 @@ def avg_pool2d(
     divisor_override: int | None = None,
 ) -> Place:
     b.rank(input, (3,), "[N, C, H, W]")
+    input = b.image(input)
     if divisor_override is not None:
         b.refuse("is not native with divisor_override")
     stride = stride or kernel_size
@@ -57,19 +59,9 @@ def avg_pool2d(
 @lowers(F.adaptive_avg_pool2d)
 def adaptive_avg_pool2d(b: Builder, input: Place, output_size: Any) -> Place:
     b.rank(input, (3,), "[N, C, H, W]")
+    input = b.image(input)
     shape = b.shape(F.adaptive_avg_pool2d, input, output_size)
     return clone(b, input) if shape == input.shape else b.emit("adaptive_avg_pool2d", (input,), shape)
-
-
-@lowers(torch.mean, "mean")
-def mean(b: Builder, input: Place, dim: Any = None, keepdim: bool = False, *, dtype: Literal[None] = None) -> Place:
-    b.read(input)
-    axes = sorted(b.axis(input, a) for a in (dim if isinstance(dim, (tuple, list)) else (dim or 0,)))
-    if len(input.shape) != 3 or axes != [2, 3] or dtype is not None:
-        over = "all axes" if dim is None else f"axis {dim}"
-        b.refuse(f"is native over the axes H, W of [N, C, H, W], not over {over} of {batched(input.shape)}")
-    pooled = b.emit("adaptive_avg_pool2d", (input,), (input.shape[0], 1, 1))
-    return pooled if keepdim else flat(b, pooled)
 
 
 @lowers_module(nn.MaxPool2d)

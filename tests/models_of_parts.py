@@ -1,0 +1,104 @@
+"""Small models that move, join, cut and sum tensors as users write it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+L, C = nn.Linear, nn.Conv2d
+
+
+class Tokens(nn.Module):
+    """Layers along both axes of a sequence, as a mixer has them, and a mean over tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels, self.tokens, self.head = L(3, 5), L(4, 4), L(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.channels(x))
+        h = h + torch.tanh(self.tokens(h.transpose(1, 2)).transpose(1, 2))
+        return self.head(h.mean(dim=1))
+
+
+class Heads(nn.Module):
+    """Four axes: heads split off, put first, and joined again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.each, self.head = L(3, 6), L(2, 2), L(24, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        h = self.stem(x).view(n, length, 3, 2).permute(0, 2, 1, 3)
+        h = torch.tanh(self.each(h)).transpose(1, 2).reshape(n, length * 6)
+        return self.head(h)
+
+
+class Context(nn.Module):
+    """CAVIA: a context vector joined to every input, which alone the inner loop moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = nn.Parameter(torch.tensor([0.3, -0.2]))
+        self.first, self.second = L(5, 6), L(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        joined = torch.cat([x, self.context.expand(x.shape[0], -1)], dim=1)
+        return self.second(torch.tanh(self.first(joined)))
+
+
+class Dense(nn.Module):
+    """A block of a DenseNet: each layer reads all that came before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(C(2 + 2 * i, 2, 3, padding=1) for i in range(3))
+        self.head = L(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = [x]
+        for layer in self.layers:
+            features.append(torch.tanh(layer(torch.cat(features, 1))))
+        return self.head(torch.cat(features, 1).mean((2, 3)))
+
+
+class Parts(nn.Module):
+    """Slices, chunks, a stack, a flip and a select; the first part twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = L(3, 8), L(9, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.stem(x))
+        a, b = h.chunk(2, dim=-1)
+        stacked = torch.stack([a, b, h[:, 2:6].flip(1)], dim=1)
+        return self.head(
+            torch.cat([stacked[:, :, 1:3].flatten(1), a[:, :2], stacked.sum(dim=(1, 2), keepdim=True)[:, 0]], 1)
+        )
+
+
+class FromVector(nn.Module):
+    """Images that come as vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = C(2, 3, 3), L(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.conv(x.view(-1, 2, 3, 4)))
+        return self.head(h.reshape(len(x), -1))
+
+
+class Ensemble(nn.Module):
+    """The mean over copies of the input, each moved by a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = L(3, 4), L(4, 1)
+        self.offsets = nn.Parameter(torch.tensor([[0.3, -0.2, 0.1], [0.2, 0.5, -0.4]]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        several = x.unsqueeze(1).expand(-1, 2, -1) + self.offsets.expand(x.size(0), 2, 3)
+        return self.head(torch.tanh(self.stem(several))).mean(1).squeeze(-1)

@@ -1,0 +1,27 @@
+"""Rows of what moves, joins, cuts and sums tensors, and of parameters as values."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from models import seq
+from models_of_parts import Context, Dense, Ensemble, FromVector, Heads, Parts, Tokens
+from row import C, L, Row
+
+PARTS = [
+    Row("parts/tokens", Tokens, (4, 3)),
+    Row("parts/heads", Heads, (4, 3)),
+    Row("parts/heads-input-4-axes", lambda: seq(L(2, 3), nn.Tanh(), nn.Flatten(), L(36, 2)), (2, 3, 2, 2)),
+    Row("parts/context", Context),
+    Row("parts/context-alone-adapted", Context, adapt_params="context", steps=3),
+    Row("parts/dense-block", Dense, (2, 4, 3)),
+    Row("parts/parts", Parts),
+    Row("parts/images-from-vectors", FromVector, (24,)),
+    Row("parts/pixel-shuffle", lambda: seq(C(2, 4, 3), nn.Tanh(), nn.PixelShuffle(2), C(1, 1, 3)), (2, 4, 5)),
+    Row("parts/scalar-output", Ensemble),
+    Row("parts/scalar-output-rates", Ensemble, lr_form="per_element", first_order=True),
+    Row(
+        "parts/unflatten",
+        lambda: seq(L(3, 8), nn.Unflatten(1, (2, 2, 2)), nn.Tanh(), C(2, 3, 2), nn.Flatten(), L(3, 2)),
+    ),
+]
