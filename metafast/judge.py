@@ -215,11 +215,18 @@ class Loop:
 
 
 def _per_example(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
-    """The losses [N] of outputs [N, *output] by torch's own functions, but for the one they cannot derive twice."""
-    settings: dict[str, Any] = dict(loss.attributes)
+    """The losses [N] of outputs [N, *output] by torch's own functions, but for one that they cannot derive twice, and one
+    that they cannot derive by its target."""
+    known = losses.NAMED[loss.kind]
+    settings: dict[str, Any] = {name: type(known.settings[name])(value) for name, value in loss.attributes}
     if loss.kind == "multi_margin":
         excess = (settings["margin"] - output.gather(1, target[:, None]) + output).clamp(min=0) ** settings["p"]
         each: Tensor = (excess * (F.one_hot(target, output.shape[1]) == 0)).sum(1) / output.shape[1]
         return each
-    each = losses.NAMED[loss.kind].function(output, target, reduction="none", **settings)
-    return each if each.ndim == 1 else each.flatten(1).mean(1)
+    if loss.kind == "soft_margin":
+        each = F.softplus(-target * output)
+    else:
+        each = known.function(output, target, reduction="none", **settings)
+    if each.ndim == 1:
+        return each
+    return each.flatten(1).sum(1) if loss.elements == "sum" else each.flatten(1).mean(1)

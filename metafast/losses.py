@@ -1,18 +1,29 @@
 """The losses that have a name: their mathematics in plain torch, and how users may ask for them.
 
-For an output o and a target y of one example (means run over the elements of the example's output):
+For an output o and a target y of one example (means run over the elements of the example's output, and are sums where
+torch's module has ``reduction="sum"``, or ``"batchmean"`` for a divergence):
 
 ================ ===================================================================================================
 cross_entropy    -sum_c q_c log softmax(o)_c, with q = (1 - s) y + s / C for probabilities y, or y the one-hot vector
                  of a class; s is ``label_smoothing``
+nll              -o_y for log-probabilities o and a class y
 mse              mean (o - y)^2
+l1               mean |o - y|
 bce_with_logits  mean -y log sigmoid(o) - (1 - y) log sigmoid(-o)
+bce              mean -y log o - (1 - y) log(1 - o) for probabilities o; no logarithm is below -100, as in torch
+soft_margin      mean log(1 + exp(-y o)) for labels y of 1 and -1
+poisson_nll      mean exp(o) - y o, or o - y log(o + eps) without ``log_input``
+kl_div           mean y (log y - o) for log-probabilities o and probabilities y, or their logarithms with ``log_target``
+dice             1 - (2 sum p y + smooth) / (sum p + sum y + smooth) with p = sigmoid(o); sums run over all of the
+                 example's output (Drozdzal et al., 2016, "The importance of skip connections in biomedical image
+                 segmentation")
 huber            mean of d^2 / 2 where d = |o - y| < delta, else delta (d - delta / 2)
 smooth_l1        mean of d^2 / (2 beta) where d = |o - y| < beta, else d - beta / 2
 multi_margin     sum_{c != y} max(0, margin - o_y + o_c)^p / C, p = 1 or 2
 ================ ===================================================================================================
 
-Each is differentiable twice, targets included where they are real numbers. torch's own multi_margin_loss is not.
+Each is differentiable twice, targets included where they are real numbers. torch's own multi_margin_loss is not, and
+torch has no Dice loss: that is :func:`dice_loss`.
 :func:`reduced` makes the loss of a task of those of its examples.
 
 To add one: its formula, and an entry of ``NAMED``; csrc/formulas/losses/list.h lists the native ones.
@@ -33,6 +44,10 @@ from metafast.model.program import Loss
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 REDUCTIONS = ("weighted_mean", "mean", "sum")
+#: What torch's reductions come to: how the loss of a task is made of its examples', and theirs of their elements'.
+_TORCH_REDUCTIONS: Mapping[str, Mapping[str, Any]] = {
+    "mean": {}, "sum": {"reduction": "sum", "elements": "sum"}, "batchmean": {"elements": "sum"},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,8 +55,8 @@ class Named:
     """What is known of a loss that has a name.
 
     Attributes:
-        each: the losses [N] of outputs [N, *output] and targets; settings are keywords.
-        module, function: torch's forms, which call the settings by the same names.
+        each: the losses [N], or [N, *elements], of outputs [N, *output] and targets; settings are keywords.
+        module, function: torch's forms, which call the settings by the same names. Not all have a module.
         settings: their defaults.
         classes, numbers: whether targets may be class indices [N], and real numbers [N, *output].
         vectors: it is native for outputs [N, C] alone.
@@ -49,7 +64,7 @@ class Named:
     """
 
     each: Callable[..., Tensor]
-    module: type[nn.Module]
+    module: type[nn.Module] | None
     function: Callable[..., Tensor]
     settings: Mapping[str, float] = field(default_factory=dict)
     classes: bool = False
@@ -59,28 +74,65 @@ class Named:
 
 
 def _cross_entropy(output: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
-    each = F.cross_entropy(output, target, reduction="none", label_smoothing=label_smoothing)
-    return _mean(each)
+    return F.cross_entropy(output, target, reduction="none", label_smoothing=label_smoothing)
+
+
+def _nll(output: Tensor, target: Tensor) -> Tensor:
+    return F.nll_loss(output, target, reduction="none")
 
 
 def _mse(output: Tensor, target: Tensor) -> Tensor:
-    return _mean((output - target).square())
+    return (output - target).square()
+
+
+def _l1(output: Tensor, target: Tensor) -> Tensor:
+    return (output - target).abs()
 
 
 def _bce_with_logits(output: Tensor, target: Tensor) -> Tensor:
-    return _mean(-target * F.logsigmoid(output) - (1 - target) * F.logsigmoid(-output))
+    return -target * F.logsigmoid(output) - (1 - target) * F.logsigmoid(-output)
+
+
+def _bce(output: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy(output, target, reduction="none")
+
+
+def _soft_margin(output: Tensor, target: Tensor) -> Tensor:
+    return -F.logsigmoid(target * output)
+
+
+def _poisson_nll(output: Tensor, target: Tensor, log_input: float, eps: float) -> Tensor:
+    return output.exp() - target * output if log_input else output - target * (output + eps).log()
+
+
+def _kl_div(output: Tensor, target: Tensor, log_target: float) -> Tensor:
+    if log_target:
+        return target.exp() * (target - output)
+    return torch.xlogy(target, target) - target * output
+
+
+def dice_loss(output: Tensor, target: Tensor, smooth: float = 1.0, reduction: str = "mean") -> Tensor:
+    """1 - (2 sum p y + smooth) / (sum p + sum y + smooth) with p = sigmoid(output), of each example [N, ...]; their
+    mean, their sum, or with reduction "none" all of them."""
+    p, y = output.sigmoid().flatten(1), target.flatten(1)
+    each = 1 - (2 * (p * y).sum(1) + smooth) / (p.sum(1) + y.sum(1) + smooth)
+    return each if reduction == "none" else getattr(each, reduction)()
+
+
+def _dice(output: Tensor, target: Tensor, smooth: float) -> Tensor:
+    return dice_loss(output.unsqueeze(-1), target.unsqueeze(-1), smooth, "none")
 
 
 def _huber(output: Tensor, target: Tensor, delta: float) -> Tensor:
     difference = output - target
     size = difference.abs()
-    return _mean(torch.where(size < delta, difference.square() / 2, delta * (size - delta / 2)))
+    return torch.where(size < delta, difference.square() / 2, delta * (size - delta / 2))
 
 
 def _smooth_l1(output: Tensor, target: Tensor, beta: float) -> Tensor:
     difference = output - target
     size = difference.abs()
-    return _mean(torch.where(size < beta, difference.square() / (2 * beta or 1), size - beta / 2))
+    return torch.where(size < beta, difference.square() / (2 * beta or 1), size - beta / 2)
 
 
 def _multi_margin(output: Tensor, target: Tensor, p: float, margin: float) -> Tensor:
@@ -89,18 +141,24 @@ def _multi_margin(output: Tensor, target: Tensor, p: float, margin: float) -> Te
     return torch.where(others, excess if p == 1 else excess.square(), 0).mean(1)
 
 
-def _mean(values: Tensor) -> Tensor:
-    """[N, ...] -> [N]"""
-    return values.flatten(1).mean(1) if values.ndim > 1 else values
-
-
 NAMED: dict[str, Named] = {
     "cross_entropy": Named(
         _cross_entropy, nn.CrossEntropyLoss, F.cross_entropy, {"label_smoothing": 0.0}, classes=True, vectors=True,
         valid={"label_smoothing from 0 to 1": lambda s: 0 <= s["label_smoothing"] <= 1},
     ),
+    "nll": Named(_nll, nn.NLLLoss, F.nll_loss, classes=True, numbers=False, vectors=True),
     "mse": Named(_mse, nn.MSELoss, F.mse_loss),
+    "l1": Named(_l1, nn.L1Loss, F.l1_loss),
     "bce_with_logits": Named(_bce_with_logits, nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits),
+    "bce": Named(_bce, nn.BCELoss, F.binary_cross_entropy),
+    "soft_margin": Named(_soft_margin, nn.SoftMarginLoss, F.soft_margin_loss),
+    "poisson_nll": Named(
+        _poisson_nll, nn.PoissonNLLLoss, F.poisson_nll_loss, {"log_input": True, "eps": 1e-8}
+    ),
+    "kl_div": Named(_kl_div, nn.KLDivLoss, F.kl_div, {"log_target": False}),
+    "dice": Named(
+        _dice, None, dice_loss, {"smooth": 1.0}, valid={"smooth >= 0": lambda s: s["smooth"] >= 0}
+    ),
     "huber": Named(
         _huber, nn.HuberLoss, F.huber_loss, {"delta": 1.0}, valid={"delta > 0": lambda s: s["delta"] > 0}
     ),
@@ -112,15 +170,18 @@ NAMED: dict[str, Named] = {
         classes=True, numbers=False, vectors=True, valid={"p = 1 or 2": lambda s: s["p"] in (1, 2)},
     ),
 }  # fmt: skip
-_MODULES: dict[type, str] = {known.module: name for name, known in NAMED.items()}
+_MODULES: dict[type, str] = {known.module: name for name, known in NAMED.items() if known.module}
 _FUNCTIONS: dict[Any, str] = {known.function: name for name, known in NAMED.items()}
 #: Settings of torch's modules that have no native form, unless they have the value that means nothing.
-_FOREIGN: dict[str, Any] = {"weight": None, "pos_weight": None, "ignore_index": -100}
+_FOREIGN: dict[str, Any] = {"weight": None, "pos_weight": None, "ignore_index": -100, "full": False}
 
 
 def per_example(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
     """The losses [N] of outputs [N, *output] against classes [N] or targets [N, *output]."""
-    return NAMED[loss.kind].each(output, target, **dict(loss.attributes))
+    each = NAMED[loss.kind].each(output, target, **dict(loss.attributes))
+    if each.ndim == 1:
+        return each
+    return each.flatten(1).sum(1) if loss.elements == "sum" else each.flatten(1).mean(1)
 
 
 def reduced(loss: Loss, each: Tensor, weights: Tensor | None) -> Tensor:
@@ -145,8 +206,9 @@ def resolve(loss: Any, reduction: str = "weighted_mean") -> tuple[Loss | None, L
     differentiate; :func:`why_not_native` says why.
 
     Raises:
-        ValueError: an unknown name, a torch loss whose own reduction is not 'mean', an unknown ``reduction``, or one
-            other than the default for a callable whose value per example is not known.
+        ValueError: an unknown name, a torch loss whose own reduction makes more than one number or is another one than
+            ``reduction`` asks for, an unknown ``reduction``, or one other than the default for a callable whose value
+            per example is not known.
     """
     known, function = _resolve(loss)
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
@@ -159,6 +221,8 @@ def resolve(loss: Any, reduction: str = "weighted_mean") -> tuple[Loss | None, L
             f"{why_not_native(loss)}, which makes one number of a task's examples itself. Write the reduction into the "
             f"loss, or name one of {_known()}"
         )
+    if known.reduction not in ("weighted_mean", reduction):
+        raise ValueError(f"loss {known.kind} has reduction={known.reduction!r} itself; reduction is {reduction!r}")
     known = replace(known, reduction=reduction)
     return known, functools.partial(unweighted, known)
 
@@ -170,15 +234,17 @@ def _resolve(loss: Any) -> tuple[Loss | None, LossFunction]:
         return _named(loss)
     if isinstance(loss, functools.partial) and not loss.args and loss.func in _FUNCTIONS:
         name = _FUNCTIONS[loss.func]
-        _check_reduction(loss.keywords.get("reduction", "mean"), name)
+        made = loss.keywords.get("reduction", "mean")
+        _check_reduction(made, name, name == "kl_div")
         settings = {key: value for key, value in loss.keywords.items() if key != "reduction"}
-        return _named(name, settings) if settings.keys() <= NAMED[name].settings.keys() else (None, loss)
+        return _named(name, settings, made) if settings.keys() <= NAMED[name].settings.keys() else (None, loss)
     if isinstance(loss, nn.Module):
-        _check_reduction(getattr(loss, "reduction", "mean"), type(loss).__name__)
+        made = getattr(loss, "reduction", "mean")
+        _check_reduction(made, type(loss).__name__, isinstance(loss, nn.KLDivLoss))
         if type(loss) not in _MODULES or why_not_native(loss):
             return None, loss
         name = _MODULES[type(loss)]
-        return _named(name, {key: getattr(loss, key) for key in NAMED[name].settings})
+        return _named(name, {key: getattr(loss, key) for key in NAMED[name].settings}, made)
     if not callable(loss):
         raise ValueError(f"loss must be one of {_known()}, a torch.nn loss module or a function; it is {loss!r}")
     return _named(_FUNCTIONS[loss]) if loss in _FUNCTIONS else (None, loss)
@@ -204,21 +270,18 @@ def why_not_native(loss: Any) -> str:
     )
 
 
-def _named(kind: str, settings: dict[str, float] | None = None) -> tuple[Loss, LossFunction]:
+def _named(kind: str, settings: dict[str, float] | None = None, reduction: str = "mean") -> tuple[Loss, LossFunction]:
     settings = {**NAMED[kind].settings, **(settings or {})}
     for words, holds in NAMED[kind].valid.items():
         if not holds(settings):
             raise ValueError(f"{kind} needs {words}; it has {', '.join(f'{n}={v}' for n, v in settings.items())}")
-    loss = Loss(kind, tuple((name, float(value)) for name, value in settings.items()))
+    loss = Loss(kind, tuple((name, float(value)) for name, value in settings.items()), **_TORCH_REDUCTIONS[reduction])
     return loss, functools.partial(unweighted, loss)
 
 
-def _check_reduction(reduction: str, name: str) -> None:
-    if reduction != "mean":
-        raise ValueError(
-            f"loss {name} has reduction={reduction!r}; expected 'mean'. What a task's loss is of those of its examples "
-            "is said by the argument reduction of MAML, grad and hvp, such as reduction='sum'"
-        )
+def _check_reduction(reduction: str, name: str, batchmean: bool) -> None:
+    if reduction not in _TORCH_REDUCTIONS or (reduction == "batchmean" and not batchmean):
+        raise ValueError(f"loss {name} has reduction={reduction!r}; expected 'mean' or 'sum', which make one number")
 
 
 def _known() -> str:

@@ -43,21 +43,42 @@ def multi_margin(output: Tensor, target: Tensor, p: int, margin: float) -> Tenso
     return (excess * others).sum(1) / output.shape[1]
 
 
+def dice(output: Tensor, target: Tensor, smooth: float = 1.0) -> Tensor:
+    p = torch.sigmoid(output)
+    both, all_ = (torch.stack([values.sum() for values in of]) for of in (p * target, p + target))
+    return 1 - (2 * both + smooth) / (all_ + smooth)
+
+
 def example_losses(loss: LossName, output: Tensor, target: Tensor) -> Tensor:
-    """[N, *out] -> [N]: the loss of each example, a regression's being its mean over the output's elements."""
+    """[N, *out] -> [N]: the loss of each example, a regression's being its mean over the output's elements, or their
+    sum for torch's reductions "sum" and "batchmean"."""
     if loss == "multi_margin" or isinstance(loss, nn.MultiMarginLoss):
         return multi_margin(output, target, getattr(loss, "p", 1), getattr(loss, "margin", 1.0))
-    if isinstance(loss, str):
+    if loss == "dice":
+        return dice(output, target)
+    if loss == "soft_margin":  # torch's has no derivative for the target
+        each = F.softplus(-target * output)
+    elif isinstance(loss, nn.BCELoss):  # torch's raises for NaN
+        each = -target * output.log() - (1 - target) * (1 - output).log()
+    elif isinstance(loss, str):
         each = torch_loss(loss)(output, target, reduction="none")
     else:
         single = copy.copy(loss)
         single.reduction = "none"
         each = single(output, target)
-    return each if each.dim() == 1 else each.flatten(1).mean(1)
+    if each.dim() == 1:
+        return each
+    return each.flatten(1).sum(1) if summed(loss) else each.flatten(1).mean(1)
+
+
+def summed(loss: LossName) -> bool:
+    return getattr(loss, "reduction", "mean") in ("sum", "batchmean")
 
 
 def torch_loss(name: str) -> Callable[..., Tensor]:
     """mse -> F.mse_loss, cross_entropy -> F.cross_entropy, bce_with_logits -> F.binary_cross_entropy_with_logits"""
+    if name == "dice":
+        return lambda output, target, smooth=1.0: dice(output, target, smooth).mean()
     name = name.replace("bce", "binary_cross_entropy")
     return getattr(F, name, None) or getattr(F, f"{name}_loss")
 
@@ -70,6 +91,8 @@ def task_loss(
     each = example_losses(loss, output, target)
     weight = torch.ones_like(each) if weight is None else weight
     total = (weight * each).sum()
+    if getattr(loss, "reduction", "mean") == "sum":
+        return total
     return {"weighted_mean": total / weight.sum(), "mean": total / len(each), "sum": total}[reduction]
 
 

@@ -196,7 +196,7 @@ MISTAKES = [
     # ---- names
     Mistake("unknown loss", create(loss="cross-entropy"), ValueError, r"loss.*'cross-entropy'.*cross_entropy"),
     Mistake("loss is a number", create(loss=3), ValueError, r"loss must be one of 'cross_entropy'.*it is 3"),
-    Mistake("summed loss", create(loss=nn.MSELoss(reduction="sum")), ValueError, r"loss.*reduction"),
+    Mistake("loss of each", create(loss=nn.MSELoss(reduction="none")), ValueError, r"loss.*reduction"),
     Mistake("unknown backend", create(backend="cuda"), ValueError, r"backend must be one of 'auto', 'native', 'torch'; it is 'cuda'"),
     Mistake("unknown memory", create(memory="low"), ValueError, r"memory must be one of 'auto'.*'low'"),
     Mistake("adapt_params of no parameter", create(adapt_params="head.*"), ValueError, r"adapt_params: 'head.\*' matches no parameter.*0.weight"),

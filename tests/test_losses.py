@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import warnings
 from typing import Any
 
 import pytest
@@ -40,6 +41,20 @@ CASES: dict[str, Case] = {
     "bce, far out": ("bce_with_logits", Loss("bce_with_logits"), (4,), torch.tensor([0.0, 1, 0.5, 1]).double()),
     "huber": (nn.HuberLoss(delta=0.7), Loss("huber", (("delta", 0.7),)), (5, 3), outputs(5, 3).flip(0)),
     "huber by name": ("huber", Loss("huber", (("delta", 1.0),)), (5, 3), outputs(5, 3).flip(0)),
+    "nll": (F.nll_loss, Loss("nll"), (6, 4), classes(6, 4)),
+    "l1": (nn.L1Loss(), Loss("l1"), (5, 3), outputs(5, 3) + 0.3),
+    "bce of probabilities": (F.binary_cross_entropy, Loss("bce"), (5, 3), outputs(5, 3).sigmoid()),
+    "soft_margin": ("soft_margin", Loss("soft_margin"), (5, 3), outputs(5, 3).sign()),
+    "poisson_nll": (F.poisson_nll_loss, Loss("poisson_nll", (("log_input", 1.0), ("eps", 1e-8))), (5, 3),
+                    outputs(5, 3).abs()),
+    "poisson_nll of rates": (functools.partial(F.poisson_nll_loss, log_input=False, eps=0.5),
+                             Loss("poisson_nll", (("log_input", 0.0), ("eps", 0.5))), (5, 3), outputs(5, 3).abs()),
+    "kl_div": (F.kl_div, Loss("kl_div", (("log_target", 0.0),)), (5, 3), outputs(5, 3).softmax(1)),
+    "kl_div, logarithms": (nn.KLDivLoss(reduction="mean", log_target=True), Loss("kl_div", (("log_target", 1.0),)),
+                           (5, 3), outputs(5, 3).log_softmax(1)),
+    "dice": ("dice", Loss("dice", (("smooth", 1.0),)), (5, 3), outputs(5, 3).sigmoid()),
+    "dice of scalars": (functools.partial(losses.dice_loss, smooth=0.2), Loss("dice", (("smooth", 0.2),)), (5,),
+                        outputs(5).sigmoid()),
     "multi_margin": (F.multi_margin_loss, Loss("multi_margin", (("p", 1.0), ("margin", 1.0))), (6, 4), classes(6, 4)),
     "multi_margin, squared": (nn.MultiMarginLoss(p=2, margin=0.8), Loss("multi_margin", (("p", 2.0), ("margin", 0.8))),
                               (6, 4), classes(6, 4)),
@@ -52,16 +67,21 @@ def test_value_and_two_derivatives(case: Case) -> None:
     known, function = losses.resolve(asked)
     assert known == loss
     assert losses.why_not_native(asked) == ""
+    torchs = torch_loss(loss.kind)
     output = outputs(*shape)
-    settings = {key: int(value) if key == "p" else value for key, value in loss.attributes}
+    if loss.kind == "bce" or ("log_input", 0.0) in loss.attributes:
+        output = output.sigmoid()
+    settings = {
+        key: int(value) if key == "p" else bool(value) if key.startswith("log_") else value
+        for key, value in loss.attributes
+    }
     each = losses.per_example(loss, output, target)
-    expected = torch.stack(
-        [torch_loss(loss.kind)(o[None], t[None], **settings) for o, t in zip(output, target, strict=True)]
-    )
-    torch.testing.assert_close(each, expected, rtol=1e-13, atol=1e-13)
-    torch.testing.assert_close(
-        function(output, target), torch_loss(loss.kind)(output, target, **settings), rtol=1e-13, atol=0
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "reduction: 'mean' divides the total loss by both")  # F.kl_div
+        of_each = [torchs(o[None], t[None], **settings) for o, t in zip(output, target, strict=True)]
+        of_all = torchs(output, target, **settings)
+    torch.testing.assert_close(each, torch.stack(of_each), rtol=1e-13, atol=1e-13)
+    torch.testing.assert_close(function(output, target), of_all, rtol=1e-13, atol=1e-15)
     inputs = [t.clone().requires_grad_() for t in (output, target) if t.is_floating_point()]
     fixed = [] if len(inputs) == 2 else [target]
 
@@ -82,10 +102,31 @@ def test_both_lists_say_the_same() -> None:
 @pytest.mark.parametrize("name", losses.NAMED)
 def test_the_forms_of_torch_have_these_settings_with_these_defaults(name: str) -> None:
     known = losses.NAMED[name]
-    module = known.module()
-    assert {key: getattr(module, key) for key in known.settings} == known.settings
-    assert known.function is torch_loss(name)
-    assert losses.resolve(module)[0] == losses.resolve(known.function)[0] == losses.resolve(name)[0]
+    assert losses.resolve(known.function)[0] == losses.resolve(name)[0]
+    if known.module is not None:
+        module = known.module()
+        assert {key: getattr(module, key) for key in known.settings} == known.settings
+        assert known.function is torch_loss(name)
+        assert losses.resolve(module)[0] == losses.resolve(name)[0]
+
+
+@pytest.mark.parametrize(
+    ("loss", "reduction", "elements"),
+    [
+        (nn.MSELoss(reduction="sum"), "sum", "sum"),
+        (functools.partial(F.l1_loss, reduction="sum"), "sum", "sum"),
+        (nn.KLDivLoss(reduction="batchmean"), "weighted_mean", "sum"),
+        (nn.HuberLoss(), "weighted_mean", "mean"),
+    ],
+)
+def test_reductions_of_torch(loss: Any, reduction: str, elements: str) -> None:
+    known, function = losses.resolve(loss)
+    assert known is not None and (known.reduction, known.elements) == (reduction, elements)
+    output, target = outputs(4, 2, 3), outputs(4, 2, 3).flip(0).softmax(1)
+    torch.testing.assert_close(function(output, target), loss(output, target), rtol=1e-13, atol=1e-13)
+    if reduction == "sum":
+        with pytest.raises(ValueError, match="has reduction='sum' itself; reduction is 'mean'"):
+            losses.resolve(loss, "mean")
 
 
 def test_bce_keeps_its_precision_far_out() -> None:
@@ -109,8 +150,10 @@ def own(output: Tensor, target: Tensor) -> Tensor:
     ("loss", "reason"),
     [
         (own, "own is a function that only torch can differentiate"),
-        (F.l1_loss, "l1_loss is a function"),
-        (nn.L1Loss(), "L1Loss has no native form"),
+        (F.multilabel_soft_margin_loss, "multilabel_soft_margin_loss is a function"),
+        (nn.MultiLabelMarginLoss(), "MultiLabelMarginLoss has no native form"),
+        (nn.PoissonNLLLoss(full=True), "PoissonNLLLoss with full"),
+        (functools.partial(F.nll_loss, weight=torch.ones(3)), "nll_loss with weight"),
         (nn.CrossEntropyLoss(weight=torch.ones(3)), "CrossEntropyLoss with weight"),
         (nn.CrossEntropyLoss(ignore_index=0), "CrossEntropyLoss with ignore_index"),
         (nn.BCEWithLogitsLoss(pos_weight=torch.ones(3)), "BCEWithLogitsLoss with pos_weight"),
@@ -127,12 +170,12 @@ def test_others_stay_what_they_are(loss: Any, reason: str) -> None:
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        ("hinge", "'hinge' is unknown; known are 'cross_entropy', 'mse', "),
+        ("hinge", "'hinge' is unknown; known are 'cross_entropy', 'nll', 'mse', "),
         (3, "it is 3"),
         (None, "it is None"),
-        (nn.MSELoss(reduction="sum"), "MSELoss has reduction='sum'; expected 'mean'"),
-        (nn.L1Loss(reduction="none"), "L1Loss has reduction='none'"),
-        (functools.partial(F.mse_loss, reduction="sum"), "mse has reduction='sum'"),
+        (nn.L1Loss(reduction="none"), "L1Loss has reduction='none'; expected 'mean' or 'sum'"),
+        (nn.MSELoss(reduction="batchmean"), "MSELoss has reduction='batchmean'"),
+        (functools.partial(F.mse_loss, reduction="none"), "mse has reduction='none'"),
         (functools.partial(F.multi_margin_loss, p=3), "multi_margin needs p = 1 or 2; it has p=3"),
         (nn.HuberLoss(delta=0.0), "huber needs delta > 0; it has delta=0.0"),
         (nn.CrossEntropyLoss(label_smoothing=1.5), "needs label_smoothing from 0 to 1; it has label_smoothing=1.5"),

@@ -129,12 +129,12 @@ def own(output: Tensor, target: Tensor) -> Tensor:
     ("loss", "reduction", "message"),
     [
         (own, "sum", "reduction='sum' needs a loss known by name.*; own is a function"),
-        (nn.L1Loss(), "mean", "reduction='mean' needs a loss known by name.*; L1Loss has no native form"),
+        (nn.CTCLoss(), "mean", "reduction='mean' needs a loss known by name.*; CTCLoss has no native form"),
         (nn.CrossEntropyLoss(weight=torch.ones(WAYS)), "sum", "CrossEntropyLoss with weight has no native form"),
         ("cross_entropy", "median", "reduction must be one of 'weighted_mean', 'mean', 'sum'; it is 'median'"),
         (own, "median", "reduction must be one of"),
         ("mse", None, "reduction must be one of .* it is None"),
-        (nn.MSELoss(reduction="sum"), "weighted_mean", "expected 'mean'.*argument reduction of MAML, grad and hvp"),
+        (nn.MSELoss(reduction="none"), "weighted_mean", "expected 'mean' or 'sum', which make one number"),
     ],
 )
 def test_what_cannot_be_reduced_so(loss: Any, reduction: Any, message: str) -> None:

@@ -132,6 +132,7 @@ struct Node {
 struct LossPlan {
   LossKind kind;
   Reduction reduction;
+  bool sums;  // over the elements of an example's output, whose mean its loss is otherwise
   double attribute[2];
   int64_t saved, kept;  // offsets in the tape: loss of each example; what some losses keep of each
 };

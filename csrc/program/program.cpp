@@ -17,7 +17,7 @@ bool reads_input(const Node& node) {
 
 Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
                  const std::vector<NodeDescription>& nodes, const std::string& loss,
-                 const std::map<std::string, double>& loss_attributes, const std::string& reduction)
+                 const std::map<std::string, double>& loss_attributes, const std::string& reduction, bool loss_sums)
     : values_(std::move(values)), shared_(values_.size(), false) {
   require(!values_.empty(), "no values");
   for (const Shape& shape : values_) {
@@ -43,6 +43,7 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
   output_ = nodes.empty() ? 0 : nodes.back().output;
 
   if (!loss.empty()) set_loss(loss, loss_attributes);
+  loss_.sums = loss_sums;
   const std::pair<const char*, Reduction> reductions[] = {
       {"weighted_mean", Reduction::kWeightedMean}, {"mean", Reduction::kMean}, {"sum", Reduction::kSum}};
   bool known = false;

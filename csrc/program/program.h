@@ -40,7 +40,7 @@ class Program {
   // Throws std::invalid_argument if anything does not fit together: kernels trust what gets past here.
   Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
           const std::vector<NodeDescription>& nodes, const std::string& loss,
-          const std::map<std::string, double>& loss_attributes, const std::string& reduction);
+          const std::map<std::string, double>& loss_attributes, const std::string& reduction, bool loss_sums);
 
   // A BatchPlan with the arrays it points to.
   struct Plan : BatchPlan {

@@ -48,6 +48,7 @@ def describe(module: Any, program: Program) -> Any:
         loss.kind if loss is not None else "",
         dict(loss.attributes) if loss is not None else {},
         loss.reduction if loss is not None else "weighted_mean",
+        loss is not None and loss.elements == "sum",
     )
 
 

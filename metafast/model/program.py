@@ -87,12 +87,14 @@ class Loss:
     """A loss by name, with its settings, as :mod:`metafast.losses` lists them.
 
     ``reduction`` makes the loss of a task of its N examples' losses l and weights w, 1 where none are given:
-    ``weighted_mean`` is sum(w l) / sum(w), ``mean`` sum(w l) / N, ``sum`` sum(w l).
+    ``weighted_mean`` is sum(w l) / sum(w), ``mean`` sum(w l) / N, ``sum`` sum(w l). ``elements`` says what the loss of
+    an example is of those of its output's elements, where the loss has a value for each.
     """
 
     kind: str
     attributes: Attributes = ()
     reduction: str = "weighted_mean"
+    elements: Literal["mean", "sum"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Program:
             settings = "".join(f" {name}={value:g}" for name, value in self.loss.attributes)
             if self.loss.reduction != "weighted_mean":
                 settings += f" reduction={self.loss.reduction}"
+            if self.loss.elements != "mean":
+                settings += f" elements={self.loss.elements}"
             lines.append(f"loss = {self.loss.kind}(%{self.output}){settings}")
         lines += [f"parameter {p.name} {list(p.shape)} {p.role}" for p in self.parameters]
         return "\n".join(lines)

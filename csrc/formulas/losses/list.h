@@ -7,18 +7,32 @@
 #include <stdint.h>
 
 #include "core/plan.h"
+#include "formulas/losses/bce.h"
 #include "formulas/losses/bce_with_logits.h"
 #include "formulas/losses/cross_entropy.h"
+#include "formulas/losses/dice.h"
 #include "formulas/losses/huber.h"
+#include "formulas/losses/kl_div.h"
+#include "formulas/losses/l1.h"
 #include "formulas/losses/mse.h"
 #include "formulas/losses/multi_margin.h"
+#include "formulas/losses/nll.h"
+#include "formulas/losses/poisson_nll.h"
 #include "formulas/losses/smooth_l1.h"
+#include "formulas/losses/soft_margin.h"
 
 // X(member of LossKind and template of a scalar, name, traits, {setting, default}...)
 #define METAFAST_LOSSES(X)                                                                                    \
   X(CrossEntropy, "cross_entropy", kTakesClasses | kTakesReals | kKeepsProbabilities, {"label_smoothing", 0}) \
+  X(Nll, "nll", kTakesClasses)                                                                                \
   X(Mse, "mse", kTakesReals | kArithmetic)                                                                    \
+  X(L1, "l1", kTakesReals)                                                                                    \
   X(BceWithLogits, "bce_with_logits", kTakesReals)                                                            \
+  X(Bce, "bce", kTakesReals)                                                                                  \
+  X(SoftMargin, "soft_margin", kTakesReals)                                                                   \
+  X(PoissonNll, "poisson_nll", kTakesReals, {"log_input", 1}, {"eps", 1e-8})                                  \
+  X(KlDiv, "kl_div", kTakesReals, {"log_target", 0})                                                          \
+  X(Dice, "dice", kTakesReals, {"smooth", 1})                                                                 \
   X(Huber, "huber", kTakesReals, {"delta", 1})                                                                \
   X(SmoothL1, "smooth_l1", kTakesReals, {"beta", 1})                                                          \
   X(MultiMargin, "multi_margin", kTakesClasses, {"p", 1}, {"margin", 1})
