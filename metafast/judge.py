@@ -215,8 +215,8 @@ class Loop:
 
 
 def _per_example(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
-    """The losses [N] of outputs [N, *output] by torch's own functions, but for one that they cannot derive twice, and one
-    that they cannot derive by its target."""
+    """The losses [N] of outputs [N, *output] by torch's own functions, but for one that they cannot derive twice, and
+    one that they cannot derive by its target."""
     known = losses.NAMED[loss.kind]
     settings: dict[str, Any] = {name: type(known.settings[name])(value) for name, value in loss.attributes}
     if loss.kind == "multi_margin":

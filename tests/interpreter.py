@@ -28,7 +28,8 @@ def run(program: Program, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
         shape = program.values[node.output]
         if node.op == "sparse_map":  # what examples share, each has
             spread = node.output not in shared
-            inputs = [v.expand(len(x), *v.shape) if spread and i in shared else v for i, v in zip(node.inputs, inputs)]
+            numbered = zip(node.inputs, inputs, strict=True)
+            inputs = [v.expand(len(x), *v.shape) if spread and i in shared else v for i, v in numbered]
         values[node.output] = NODES[node.op](node, inputs, parameters, dict(node.attributes), shape)
         assert values[node.output].shape == (shape if node.output in shared else (x.shape[0], *shape)), node
     return values[program.output].reshape(x.shape[0], *program.output_shape)
