@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from metafast.engine.reference import SWAPPING, describe
 from metafast.model import cost
 from metafast.model.builder import BATCH, Builder, Place, Unsupported, batched, called
 from metafast.model.cut import layer_of, static_values
-from metafast.model.lowering import check_output, evaluate, interpret
+from metafast.model.dispatch import evaluate
+from metafast.model.lowering import check_output, interpret
 from metafast.model.program import ABSENT, Loss, Node, Program, Shape
 from metafast.model.tracing import trace
 from metafast.planning import engines
@@ -158,10 +160,11 @@ def explain(
     counts: dict[str, int] = {}
     try:
         with SWAPPING:
-            builder = Builder(model, tuple(example), predicate(adapt_params), dtype)
+            build = functools.partial(Builder, model, tuple(example), predicate(adapt_params), dtype)
+            builder = build()
             for parameter in builder.parameters:
                 counts[parameter.role] = counts.get(parameter.role, 0) + parameter.numel
-            output = interpret(trace(model), model, builder, walk)
+            output = interpret(trace(model, build).graph, model, builder, walk)
         if known is not None:
             check_output(known, builder.form(output))
         if all(row.native for row in walk.rows):

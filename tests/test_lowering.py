@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import threading
 from collections.abc import Callable
@@ -84,6 +85,16 @@ def relu_then_read(m: Any, x: Tensor) -> Tensor:
     alias = m.same(y)
     F.relu(y, inplace=True)
     return alias + y
+
+
+@functools.singledispatch
+def numbers_of(x: Any) -> Any:
+    return [x]
+
+
+@numbers_of.register
+def _(x: Tensor) -> Tensor:
+    return x.relu()
 
 
 def by_type(m: Any, x: Any) -> Tensor:
@@ -248,6 +259,10 @@ FORMS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...], str]] = [
      "linear linear add add"),
     ("an alias sees a write", of(relu_then_read, fc=lambda: L(4, 4), same=nn.Identity), VECTOR, "linear relu add"),
     ("an alias sees +=", of(alias_then_increase, fc=lambda: L(4, 4)), VECTOR, "linear add linear add"),
+    ("is_tensor", of(lambda m, x: m.fc(x) if torch.is_tensor(x) else x, fc=lambda: L(4, 4)), VECTOR, "linear"),
+    ("singledispatch", of(lambda m, x: numbers_of(m.fc(x)), fc=lambda: L(4, 4)), VECTOR, "linear relu"),
+    ("asks whether N is an int", of(lambda m, x: m.fc(x) if isinstance(x.size(0), int) else x, fc=lambda: L(4, 4)),
+     VECTOR, "linear"),
     ("asks whether x is a Tensor", of(by_type, fc=lambda: L(4, 4)), VECTOR, "linear"),
     ("a copy does not", of(copy_then_write, fc=lambda: L(4, 4)), VECTOR, "linear add relu add"),
     ("a skip sees the activation in place", of(preactivation, fc=lambda: L(4, 4), act=lambda: nn.ReLU(True)), VECTOR,
@@ -324,6 +339,11 @@ def test_losses_over_classes_need_a_vector(kind: str) -> None:
     assert lower(L(4, 3), VECTOR, loss=Loss(kind)).loss == Loss(kind)
     with pytest.raises(Unsupported, match=r"loss: .* is native for outputs \[N, C\], not for \[N, 5, 3\]"):
         lower(L(4, 3), (5, 4), loss=Loss(kind))
+
+
+def test_gradients_may_be_switched_off_while_a_model_is_lowered() -> None:
+    with torch.no_grad():
+        assert [node.op for node in lower(nn.Sequential(L(4, 3), nn.ReLU()), VECTOR).nodes] == ["linear", "relu"]
 
 
 def test_other_threads_run_models_while_one_lowers() -> None:

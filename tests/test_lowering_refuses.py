@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import operator
 import random
 from collections.abc import Callable
@@ -31,11 +30,6 @@ class Straight(torch.autograd.Function):
         return grads[0]
 
 
-@functools.singledispatch
-def numbers_of(x: Any) -> Any:
-    return x
-
-
 def no_grad(m: Any, x: Tensor) -> Tensor:
     with torch.no_grad():
         return m.fc(x)
@@ -62,6 +56,20 @@ def assigns(m: Any, x: Tensor) -> Tensor:
     y = m.fc(x)
     y.data = x
     return y
+
+
+def caught(m: Any, x: Tensor) -> Tensor:
+    try:
+        few = x.size(0) < 3
+    except Exception:
+        few = False
+    return x if few else m.fc(x)
+
+
+def squeezed(m: Any, x: Tensor) -> Tensor:
+    y = m.fc(x)
+    y.unsqueeze_(1)
+    return y if y.dim() == 2 else m.fc(y)
 
 
 def hooked() -> nn.Module:
@@ -149,9 +157,21 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (fc(lambda m, x: m.fc(x) if x.sum() > 0 else x), VECTOR, "", "cannot be traced: its code may take another way"),
     (fc(lambda m, x: m.fc(x) if random.random() < 2 else x), VECTOR, "", "draws random numbers"),
     (fc(lambda m, x: m.fc(x) if torch.rand(()) < 2 else x), VECTOR, "", "draws random numbers"),
-    (fc(lambda m, x: m.fc(x) if torch.is_tensor(x) else x), VECTOR, "", "is_tensor asks for the type"),
-    (fc(lambda m, x: m.fc(x) if isinstance(x.size(0), int) else x), VECTOR, "", "asks for the type of a size"),
-    (fc(lambda m, x: torch.relu(numbers_of(x))), VECTOR, "", "wrapper asks for the type"),
+    (fc(lambda m, x: m.fc(x) if x.size(0) > 1 else x), VECTOR, "", "decides by the number N of examples"),
+    (fc(lambda m, x: m.fc(x) if x.shape == (2, 4) else x), VECTOR, "", "decides by the number N of examples"),
+    (fc(lambda m, x: m.fc(x) if x.shape[0] % 2 == 0 else x), VECTOR, "", "decides by the number N of examples"),
+    (fc(lambda m, x: m.fc(x) if x.size(0) in {2: 3} else x), VECTOR, "", "decides by the number N of examples"),
+    (fc(lambda m, x: caught(m, x)), VECTOR, "", "decides by the number N of examples"),
+    (fc(lambda m, x: sum(m.fc(x) for _ in range(len(x)))), VECTOR, "", "decides by the number N of examples"),
+    (fc(lambda m, x: m.fc(x) if x.numel() > 8 else x), VECTOR, "", "decides by the number N of examples"),
+    (fc(lambda m, x: torch.stack([m.fc(row) for row in x])), VECTOR, "", "iterates over a tensor"),
+    (fc(lambda m, x: m.fc(x) if x.unknown(1).dim() == 2 else x), VECTOR, "", "has no attribute 'unknown'"),
+    (fc(lambda m, x: m.fc(x) if torch.lgamma(x).dim() == 2 else x), VECTOR, "", "lgamma() in Of has no native form"),
+    (fc(lambda m, x: squeezed(m, x)), VECTOR, "", "unsqueeze_() in Of has no native form"),
+    (fc(lambda m, x: m.fc(x) if x.requires_grad else x), VECTOR, "", "cannot be traced: its code may take another way"),
+    (fc(lambda m, x: m.fc(x.half())), VECTOR, "", "half() in Of has no native form"),
+    (fc(lambda m, x: m.fc(x.double())), VECTOR, "", "casts a tensor computed from the input to torch.float64"),
+    (fc(lambda m, x: m.fc(x.to("cuda:1"))), VECTOR, "", "moves a tensor computed from the input to cuda:1"),
     (fc(lambda m, x: L(4, 4)(x)), VECTOR, "", "calls a Linear that is not registered"),
     (fc(no_grad), VECTOR, "fc", "runs under no_grad"),
     (fc(autocast), VECTOR, "fc", "runs under no_grad, autocast"),

@@ -84,7 +84,7 @@ class Builder:
         self.input = Place(0, example_shape)
         self.where = ""  # the module that the node being built belongs to
         self.subject = ""  # its type, or what is called in it: reasons go on from here
-        self._dtype = dtype
+        self.dtype = dtype
         self._parameter_places: dict[int, Place] = {}
         self._indices: dict[int, int] = {}  # id of a tensor -> its place among the parameters
         self._types = {name: type(module).__name__ for name, module in model.named_modules()}
@@ -104,8 +104,8 @@ class Builder:
             raise self._unfit(name, f"is {kind}; native are parameters and buffers that are plain, dense tensors")
         if tensor.numel() == 0:
             raise self._unfit(name, f"is empty: its shape is {list(tensor.shape)}")
-        if tensor.dtype != self._dtype:
-            raise self._unfit(name, f"has type {tensor.dtype}, but the input has {self._dtype}")
+        if tensor.dtype != self.dtype:
+            raise self._unfit(name, f"has type {tensor.dtype}, but the input has {self.dtype}")
         if self.tensors and tensor.device != self.tensors[0].device:
             first = self.parameters[0].name
             raise self._unfit(name, f"is on {tensor.device}, but {first!r} on {self.tensors[0].device}")

@@ -3,9 +3,9 @@ does not need. Whatever has no native form raises :class:`Unsupported`, naming t
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -15,16 +15,14 @@ from torch import fx, nn
 from metafast import losses
 from metafast.model.builder import Builder, Place, Unsupported, batched, described
 from metafast.model.cut import GraphCut, pruned
-from metafast.model.layers import FUNCTIONS, METHODS, MODULES
+from metafast.model.dispatch import Evaluate, evaluate
 from metafast.model.program import Loss, Node, Program, Shape
 from metafast.model.tracing import trace
 from metafast.tracking.reads import Reads
 
-__all__ = ["Unsupported", "check_output", "evaluate", "interpret", "lower", "lower_rest"]
+__all__ = ["Unsupported", "check_output", "interpret", "lower", "lower_rest"]
 
 Adapted = Callable[[str], bool]
-#: What is called, resolved: a module, a function, or the name of a method. Returns what the call returns.
-Evaluate = Callable[[Builder, Any, Sequence[Any], dict[str, Any]], Any]
 
 
 def lower(
@@ -43,8 +41,9 @@ def lower(
     statistics of its batch and leaves its buffers alone. ``reads`` notes what the model's code depends on. Nothing is
     computed. Raises :class:`Unsupported`.
     """
-    builder = Builder(model, tuple(example_shape), adapted, dtype)
-    return _program(builder, interpret(trace(model, reads), model, builder), loss)
+    graph, builder, values = trace(model, partial(Builder, model, tuple(example_shape), adapted, dtype), reads)
+    assert builder is not None
+    return _program(builder, interpret(graph, model, builder, known=values), loss)
 
 
 def lower_rest(
@@ -92,54 +91,6 @@ def _live(builder: Builder, output: int) -> tuple[tuple[Shape, ...], tuple[Node,
         if node.output in needed
     )
     return tuple(builder.values[old] for old in number), nodes
-
-
-#: How users write what torch.fx calls by the names of Python's module operator.
-_OPERATORS: dict[Any, str] = {
-    getattr(operator, prefix + name): symbol + "=" * bool(prefix)
-    for name, symbol in {
-        "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
-        "and_": "&", "or_": "|", "xor": "^", "lshift": "<<", "rshift": ">>",
-    }.items()
-    for prefix in ("", "i")
-    if hasattr(operator, prefix + name)
-} | {
-    operator.neg: "-", operator.getitem: "[]", operator.eq: "==", operator.ne: "!=", operator.lt: "<",
-    operator.le: "<=", operator.gt: ">", operator.ge: ">=",
-}  # fmt: skip
-
-
-def _written(target: Any) -> str:
-    """A function or method as its user wrote it."""
-    if not isinstance(target, str) and target in _OPERATORS:
-        return f"the operator {_OPERATORS[target]}"
-    return f"{target if isinstance(target, str) else getattr(target, '__name__', target)}()"
-
-
-def evaluate(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
-    """Hand one call to its handler."""
-    if isinstance(target, nn.Module):
-        return _call_module(b, target, [*arguments, *keywords.values()])
-    method = isinstance(target, str)
-    handler = METHODS.get(target) if method else FUNCTIONS.get(target)
-    b.subject = f"{_written(target)} in {b.subject}"
-    if handler is None:
-        b.refuse("has no native form")
-    return b.apply(handler, arguments, keywords)
-
-
-def _call_module(b: Builder, module: nn.Module, arguments: list[Any]) -> Any:
-    if type(module) not in MODULES:
-        base = next((t.__name__ for t in MODULES if isinstance(module, t)), None)
-        b.refuse(
-            "has no native form"
-            if base is None
-            else f"is a subclass of {base}, which may compute something else; native is {base} itself"
-        )
-    if len(arguments) != 1:
-        b.refuse(f"is called with {len(arguments)} arguments; native is one, the input")
-    b.read(arguments[0])
-    return MODULES[type(module)](b, module, arguments[0])
 
 
 def interpret(

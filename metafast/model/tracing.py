@@ -1,29 +1,31 @@
 """A module's forward as a torch.fx graph, or the reason why a graph would not mean the same.
 
-Tracing runs the model's Python code once; what it does must be what it will do every time. A decision taken from
-data, a random number, a gradient mode switched inside forward, a custom autograd function or an attribute that
-forward changes cannot be seen in the graph, so each is refused here.
+Tracing runs the model's Python code once; what it does must be what it will do every time for inputs of this shape,
+whatever their number. A decision taken from data or from the number of examples, a random number, a gradient mode
+switched inside forward, a custom autograd function or an attribute that forward changes cannot be seen in the graph,
+so each is refused here.
 """
 
 from __future__ import annotations
 
-import operator
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from metafast import transforms
-from metafast.model.builder import Unsupported
+from metafast.model.builder import BATCH, Builder, Unsupported
+from metafast.model.known import Known
 from metafast.model.layers import MODULES
+from metafast.model.proxies import NEEDS_A_NUMBER, UNKNOWN, Count, Sizes, TensorProxy, is_plain, length, sizes
 from metafast.tracking import draws
 from metafast.tracking.reads import Reads, Undone
 from metafast.tracking.snapshot import GLOBAL_HOOKS, HOOKS, Snapshot
+from metafast.tracking.watch import is_fixed
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 #: torch.fx patches nn.Module while it traces, so one trace at a time.
@@ -39,21 +41,29 @@ def is_leaf(module: nn.Module) -> bool:
     )
 
 
-def trace(model: nn.Module, reads: Reads | None = None) -> fx.Graph:
-    """The graph of ``model(x)``. Nodes name modules, parameters and buffers as the model does ("" is the model), and
-    ``node.meta["where"]`` names the module that the code of a node belongs to. ``reads`` notes what the code depends
-    on. No random number is drawn: code that is about to draw one is refused. Raises :class:`Unsupported`."""
+class Trace(NamedTuple):
+    graph: fx.Graph
+    builder: Builder | None
+    values: Mapping[fx.Node, Any]  # what nodes come to by this builder; not those that have no native form
+
+
+def trace(model: nn.Module, build: Callable[[], Builder | None], reads: Reads | None = None) -> Trace:
+    """The graph of ``model(x)`` for any number N of examples, of the shape that a new builder has for its input; with
+    none, forward cannot decide by shapes. Nodes name modules, parameters and buffers as the model does ("" is the
+    model), and ``node.meta["where"]`` names the module that the code of a node belongs to. ``reads`` notes what the
+    code depends on. No random number is drawn: code that is about to draw one is refused. Raises
+    :class:`Unsupported`."""
     reads = Reads(model) if reads is None else reads
-    graph = _trace_once(model, reads)
+    traced = _trace_once(model, build(), reads)
     if reads.watch.changed():  # as a cache does that is filled at its first use
         reads.forget()
-        graph = _trace_once(model, reads)
+        traced = _trace_once(model, build(), reads)
         if reads.watch.changed():
             raise Unsupported("", f"{type(model).__name__} changes global variables in forward")
-    return graph
+    return traced
 
 
-def _trace_once(model: nn.Module, reads: Reads) -> fx.Graph:
+def _trace_once(model: nn.Module, builder: Builder | None, reads: Reads) -> Trace:
     _refuse_hooks(model)
     drawn: list[str] = []  # should the model's code catch what is raised
 
@@ -64,12 +74,13 @@ def _trace_once(model: nn.Module, reads: Reads) -> fx.Graph:
         drawn.append(name)
         refuse(name)
 
-    with _LOCK, torch.enable_grad(), _builtins_for_proxies(model):
+    with _LOCK, torch.enable_grad(), _own_length() as enters:
+        known = Known(model, builder)
+        tracer = _Tracer(model, known)
         before, undone = Snapshot(model, ()), Undone(model)
-        tracer = _Tracer(model)
         changed = False
         try:
-            with draws.private(drawn.append), undone, reads.recording(about_to_draw):
+            with draws.private(drawn.append), undone, reads.recording(about_to_draw, enters):
                 try:
                     graph = tracer.trace(_Root(model))
                 finally:
@@ -77,21 +88,23 @@ def _trace_once(model: nn.Module, reads: Reads) -> fx.Graph:
         except Unsupported:
             raise
         except Exception as error:  # whatever the user's code raises when it meets a proxy
-            raise tracer.unsupported(f"cannot be traced: {_in_words(error)}") from error
+            raise tracer.refusal or tracer.unsupported(_in_words(error)) from error
         if drawn:
             refuse(drawn[0])
+        if tracer.refusal:
+            raise tracer.refusal
         if changed or undone.changes:
             raise Unsupported("", f"{type(model).__name__} changes attributes of its modules in forward")
-        return graph
+        known.drop_unused_sizes(graph)
+        return Trace(graph, builder, known.values)
 
 
 def _in_words(error: Exception) -> str:
+    if isinstance(error, TypeError) and f"'{Count.__name__}' object cannot be interpreted as an integer" in str(error):
+        return NEEDS_A_NUMBER
     reason = (str(error).splitlines() or [""])[0]
-    if isinstance(error, fx.proxy.TraceError):
-        return (
-            f"its code may take another way for other values of a tensor (if, while, for, assert); torch.fx: {reason}"
-        )
-    return f"{type(error).__name__} {reason}" if isinstance(error, KeyError) else reason or type(error).__name__
+    name = type(error).__name__
+    return f"cannot be traced: {f'{name} {reason}' if isinstance(error, KeyError) else reason or name}"
 
 
 def _refuse_hooks(model: nn.Module) -> None:
@@ -117,59 +130,14 @@ class _Root(nn.Module):
         return self.model(x)
 
 
-class _Proxy(fx.Proxy):
-    """torch.fx records ``x += y`` as ``x = x + y``, which other names of x would not see, accepts attributes, and says
-    that it is no Tensor to code that may decide by it."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in ("tracer", "node"):
-            raise TypeError(f"assigns to the attribute {name} of a tensor")
-        super().__setattr__(name, value)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        """What isinstance() asks. Code that has an isinstance of ours (see below) asks only through functions of
-        torch in C; torch.fx knows what it does; whoever else asks may be about to decide by the answer."""
-        caller = sys._getframe(1)
-        scope = caller.f_globals
-        package = str(scope.get("__name__")).partition(".")[0]
-        known = package in ("torch", "metafast") and caller.f_code is not torch.is_tensor.__code__
-        if known or scope.get("isinstance") is _is_instance:
-            return type(self)
-        raise TypeError(f"{caller.f_code.co_name} asks for the type of a tensor")
-
-
-def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
-    def method(self: fx.Proxy, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", getattr(operator, name), (self, other), {})
-
-    return method
-
-
-for _name in (
-    "add",
-    "sub",
-    "mul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "matmul",
-    "and",
-    "or",
-    "xor",
-    "lshift",
-    "rshift",
-):
-    setattr(_Proxy, f"__i{_name}__", _in_place(f"i{_name}"))
-
-
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, known: Known) -> None:
         super().__init__()
         self.model = model
+        self.refusal: Unsupported | None = None  # should the model's code catch it
+        self._known = known
         self.names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
         self.tensors: dict[int, str] = {id(t): n for n, t in (*model.named_buffers(), *model.named_parameters())}
         self.thread = threading.get_ident()
@@ -179,6 +147,35 @@ class _Tracer(fx.Tracer):
     def unsupported(self, reason: str) -> Unsupported:
         module = self.inside[-1]
         return Unsupported(self.names.get(module, ""), f"{type(module).__name__} {reason}")
+
+    # ---- what proxies ask ----------------------------------------------------------------------------------------
+
+    def refuse(self, reason: str) -> NoReturn:
+        self.refusal = self.refusal or self.unsupported(reason)
+        raise self.refusal
+
+    def refuse_unknown(self, reason: str) -> NoReturn:
+        """Where only an operation without native form keeps something from being known, that is the reason."""
+        self.refusal = self.refusal or self._known.unsupported
+        self.refuse(reason)
+
+    def known(self, node: fx.Node) -> Any:
+        """A Place, a parameter or buffer, BATCH, a tuple of such things, or UNKNOWN."""
+        return self._known.values.get(node, UNKNOWN)
+
+    def depends_on_batch(self, node: fx.Node) -> bool:
+        return self._known.depends_on_batch(node)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        self.refuse("cannot be traced: its code may take another way for other values of a tensor (if, while, assert)")
+
+    def iter(self, obj: Any) -> Iterator[Any]:
+        value = self.known(obj.node)
+        if not isinstance(value, tuple):
+            self.refuse("cannot be traced: it iterates over a tensor")
+        return iter([obj[i] for i in range(len(value))])
+
+    # ---- what torch.fx asks --------------------------------------------------------------------------------------
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return is_leaf(m)
@@ -193,7 +190,7 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if threading.get_ident() != self.thread:  # torch.fx has patched nn.Module for all threads
+        if self._is_not_forward():
             return forward(*args, **kwargs)
         self.inside.append(m)
         if transforms.is_compiled(m):  # compiled code hides what it does: run what it was made from
@@ -205,14 +202,20 @@ class _Tracer(fx.Tracer):
         self.inside.pop()  # an exception leaves it, to name the module
         return result
 
+    def _is_not_forward(self) -> bool:
+        """torch.fx has patched nn.Module for all threads, and for the handlers of layers."""
+        return threading.get_ident() != self.thread or self._known.evaluating
+
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        if threading.get_ident() != self.thread or id(attr_val) not in self.tensors:
+        if self._is_not_forward() or id(attr_val) not in self.tensors:
             return attr_val
         return self.create_proxy("get_attr", self.tensors[id(attr_val)], (), {})
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, fx.Proxy):
             return a.node
+        if type(a) is Sizes:
+            return super().create_arg(tuple(a))
         if isinstance(a, Tensor):
             if id(a) not in self.tensors:
                 raise self.unsupported(
@@ -229,10 +232,22 @@ class _Tracer(fx.Tracer):
         module = self.inside[-1]
         node.meta["where"] = self.names[module]
         node.meta["type"] = type(module).__name__
+        self._known.note(node)
         return node
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return Count(node, self) if self._known.is_count(node) else TensorProxy(node, self)
+
+    def create_proxy(self, kind: str, *rest: Any, **keywords: Any) -> Any:
+        """Numbers that are the same for every N are no proxies, nor are shapes."""
+        proxy: Any = super().create_proxy(kind, *rest, **keywords)
+        value = self.known(proxy.node)
+        if not isinstance(value, tuple) and is_plain(value):
+            self.graph.erase_node(proxy.node)
+            return value
+        if isinstance(value, tuple) and all(each is BATCH or is_plain(each) for each in value):
+            return sizes([proxy[i] if each is BATCH else each for i, each in enumerate(value)])
+        return proxy
 
 
 def _modes() -> tuple[bool, ...]:
@@ -240,39 +255,19 @@ def _modes() -> tuple[bool, ...]:
     return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
 
 
-def _length(thing: Any) -> Any:
-    """len(x) must return an int, which a proxy cannot."""
-    if isinstance(thing, fx.Proxy):
-        return thing.tracer.create_proxy("call_function", len, (thing,), {})
-    return len(thing)
-
-
-def _is_instance(thing: Any, kind: Any) -> bool:
-    if not isinstance(thing, fx.Proxy):
-        return isinstance(thing, kind)
-    if thing.node.target in _OF_SIZES:
-        raise TypeError("asks for the type of a size")
-    return isinstance(_A_TENSOR, kind)
-
-
-#: What gives sizes, if it has a native form.
-_OF_SIZES = (getattr, len, operator.getitem, "size", "dim", "ndimension")
-_A_TENSOR = torch.empty(0)
-_BUILTINS: dict[str, Any] = {"len": _length, "isinstance": _is_instance}
-
-
 @contextmanager
-def _builtins_for_proxies(model: nn.Module) -> Iterator[None]:
-    """The code of forward sees functions of ours instead of builtins; so does torch.fx.wrap for the whole process."""
-    patched: list[tuple[dict[str, Any], str]] = []
-    for module in model.modules():
-        scope = getattr(type(module).forward, "__globals__", {"__name__": "torch"})
-        if str(scope.get("__name__")).partition(".")[0] != "torch":
-            for name in _BUILTINS.keys() - scope.keys():
-                scope[name] = _BUILTINS[name]
-                patched.append((scope, name))
+def _own_length() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Code sees a len() of ours in the global variables that the function is given; so does torch.fx.wrap for the whole
+    process."""
+    patched: list[dict[str, Any]] = []
+
+    def enter(scope: dict[str, Any]) -> None:
+        if "len" not in scope and not is_fixed(scope.get("__name__")):
+            scope["len"] = length
+            patched.append(scope)
+
     try:
-        yield
+        yield enter
     finally:
-        for scope, name in patched:
-            del scope[name]
+        for scope in patched:
+            del scope["len"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from metafast.engine import reference, static
 from metafast.engine.static import Composed
 from metafast.model import lowering
+from metafast.model.builder import Builder
 from metafast.model.cut import split
 from metafast.model.program import Program
 from metafast.model.tracing import trace
@@ -48,7 +49,7 @@ def composed(
         return None
     reads = Reads(model)
     try:
-        graph = trace(model, reads)
+        graph = trace(model, lambda: _builder(model, x), reads).graph
     except lowering.Unsupported:
         return None
     with Undone(model):
@@ -58,6 +59,13 @@ def composed(
     made = None if on_torch else _before_native(model, whole, observed, adapted, x, dtype)
     made = made or static.cut(model, whole, observed, adapted, dtype)
     return None if made is None else (made, reads)
+
+
+def _builder(model: nn.Module, x: Tensor) -> Builder | None:
+    try:
+        return Builder(model, tuple(x.shape[1:]), lambda name: True, x.dtype)
+    except lowering.Unsupported:
+        return None
 
 
 def _before_native(

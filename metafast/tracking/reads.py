@@ -61,8 +61,13 @@ class Reads:
         return name in self.names or not _DYNAMIC.isdisjoint(self.names)
 
     @contextmanager
-    def recording(self, refuse: Callable[[str], Any] | None = None) -> Iterator[None]:
-        """``refuse(name)`` is called before a generator of Python's ``random`` draws, unless metafast asks it to."""
+    def recording(
+        self,
+        refuse: Callable[[str], Any] | None = None,
+        enter: Callable[[dict[str, Any]], Any] = lambda scope: None,
+    ) -> Iterator[None]:
+        """``refuse(name)`` is called before a generator of Python's ``random`` draws, unless metafast asks it to;
+        ``enter(scope)`` before a user's code runs, with its global variables."""
 
         def profile(frame: Any, event: Any, argument: Any) -> None:
             if event == "call":
@@ -71,6 +76,7 @@ class Reads:
                     self._codes[id(code)] = code
                     if not is_fixed(frame.f_globals.get("__name__")):
                         self._read(code, frame.f_globals)
+                        enter(frame.f_globals)
             elif event == "c_call" and refuse is not None and _draws(argument) and not importing():
                 refuse(f"random.{argument.__name__}")
             if before is not None and callable(before):
@@ -125,6 +131,17 @@ class Reads:
         for number, code in self._ours.items():
             if set(code.co_freevars) - {"__class__"} and number not in found:
                 self.blind = self.blind or f"the closure of {code.co_name}"
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Inside of recording, where code of ours runs."""
+    profile = sys.getprofile()
+    sys.setprofile(None)
+    try:
+        yield
+    finally:
+        sys.setprofile(profile)
 
 
 def _draws(function: Any) -> bool:

@@ -7,7 +7,7 @@ layer, write one handler in the file of its kind and name the torch functions an
 put before it.
 """
 
-from metafast.model.layers import arithmetic, dropout, maps, norms, pointwise, pooling, rearrangement, shapes
+from metafast.model.layers import arithmetic, casts, dropout, maps, norms, pointwise, pooling, rearrangement, shapes
 from metafast.model.layers.table import FUNCTIONS, METHODS, MODULES, POINTWISE
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "MODULES",
     "POINTWISE",
     "arithmetic",
+    "casts",
     "dropout",
     "maps",
     "norms",

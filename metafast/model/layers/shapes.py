@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,13 +27,23 @@ def dim(b: Builder, input: Any) -> int:
     return len(size(b, input))
 
 
+@lowers("numel", "nelement", torch.numel)
+def numel(b: Builder, input: Any) -> int:
+    sizes = size(b, input)
+    return b.refuse("counts the elements of all N examples") if BATCH in sizes else math.prod(sizes)
+
+
+#: What attributes of a tensor are.
+ATTRIBUTES: dict[str, Callable[[Builder, Any], Any]] = {"shape": size, "ndim": dim}
+
+
 @lowers(getattr)
 def attribute(b: Builder, input: Any, name: str) -> Any:
     if name in ("T", "mT") and isinstance(input, (Place, Tensor)):
         return rearranged(b, lambda x: getattr(x, name), (input,), {}, True, name)
-    if name not in ("shape", "ndim") or not isinstance(input, (Place, Tensor)):
+    if name not in ATTRIBUTES or not isinstance(input, (Place, Tensor)):
         b.refuse(f"reads the attribute {name!r} of {described(input)}, which has no native form")
-    return size(b, input) if name == "shape" else dim(b, input)
+    return ATTRIBUTES[name](b, input)
 
 
 @lowers(len)
@@ -49,12 +61,12 @@ def getitem(b: Builder, input: Any, item: Any) -> Any:
 
 
 @lowers(torch.clone, "clone")
-def clone(b: Builder, input: Place) -> Place:
+def clone(b: Builder, input: Place, *, memory_format: Any = torch.preserve_format) -> Place:
     return Place(b.read(input), input.shape, shared=input.shared)
 
 
 @lowers("contiguous")
-def contiguous(b: Builder, input: Place) -> Place:
+def contiguous(b: Builder, input: Place, memory_format: Any = torch.contiguous_format) -> Place:
     # torch copies or not: shared memory forbids what would tell
     return Place(b.read(input), input.shape, input.memory, input.shared)
 

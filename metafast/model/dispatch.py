@@ -1,0 +1,62 @@
+"""A call of a traced graph, handed to the handler that stands for it."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from metafast.model.builder import Builder
+from metafast.model.layers import FUNCTIONS, METHODS, MODULES
+
+#: What is called, resolved: a module, a function, or the name of a method. Returns what the call returns.
+Evaluate = Callable[[Builder, Any, Sequence[Any], dict[str, Any]], Any]
+
+#: How users write what torch.fx calls by the names of Python's module operator.
+_OPERATORS: dict[Any, str] = {
+    getattr(operator, prefix + name): symbol + "=" * bool(prefix)
+    for name, symbol in {
+        "add": "+", "sub": "-", "mul": "*", "truediv": "/", "floordiv": "//", "mod": "%", "pow": "**", "matmul": "@",
+        "and_": "&", "or_": "|", "xor": "^", "lshift": "<<", "rshift": ">>",
+    }.items()
+    for prefix in ("", "i")
+    if hasattr(operator, prefix + name)
+} | {
+    operator.neg: "-", operator.getitem: "[]", operator.eq: "==", operator.ne: "!=", operator.lt: "<",
+    operator.le: "<=", operator.gt: ">", operator.ge: ">=",
+}  # fmt: skip
+
+
+def _written(target: Any) -> str:
+    """A function or method as its user wrote it."""
+    if not isinstance(target, str) and target in _OPERATORS:
+        return f"the operator {_OPERATORS[target]}"
+    return f"{target if isinstance(target, str) else getattr(target, '__name__', target)}()"
+
+
+def evaluate(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    """Hand one call to its handler."""
+    if isinstance(target, nn.Module):
+        return _call_module(b, target, [*arguments, *keywords.values()])
+    method = isinstance(target, str)
+    handler = METHODS.get(target) if method else FUNCTIONS.get(target)
+    b.subject = f"{_written(target)} in {b.subject}"
+    if handler is None:
+        b.refuse("has no native form")
+    return b.apply(handler, arguments, keywords)
+
+
+def _call_module(b: Builder, module: nn.Module, arguments: list[Any]) -> Any:
+    if type(module) not in MODULES:
+        base = next((t.__name__ for t in MODULES if isinstance(module, t)), None)
+        b.refuse(
+            "has no native form"
+            if base is None
+            else f"is a subclass of {base}, which may compute something else; native is {base} itself"
+        )
+    if len(arguments) != 1:
+        b.refuse(f"is called with {len(arguments)} arguments; native is one, the input")
+    b.read(arguments[0])
+    return MODULES[type(module)](b, module, arguments[0])
