@@ -47,7 +47,32 @@ def _conv2d(node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a
     assert weight is not None
     padded = F.pad(inputs[0], (int(a["pad_w"]),) * 2 + (int(a["pad_h"]),) * 2)
     windows = _windows(padded, a, weight.shape[2], weight.shape[3], shape[1:])  # type: ignore[index]
-    y = torch.einsum("ncijhw,ochw->noij", windows, weight)
+    groups = inputs[0].shape[1] // weight.shape[1]
+    y = torch.einsum("ngcijhw,gochw->ngoij", windows.unflatten(1, (groups, -1)), weight.unflatten(0, (groups, -1)))
+    y = y.flatten(1, 2)
+    return y if bias is None else y + bias[:, None, None]
+
+
+def _conv_transpose2d(
+    node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: Sequence[int]
+) -> Tensor:
+    """What each input pixel times the kernel adds to the output, which begins behind the padding."""
+    weight, bias = parameters
+    assert weight is not None
+    x = inputs[0]
+    groups = shape[0] // weight.shape[1]
+    y = x.new_zeros(
+        x.shape[0], shape[0], *(int(s + 2 * a[f"pad_{axis}"]) for s, axis in zip(shape[1:], "hw", strict=True))
+    )
+    rows, columns = (
+        _positions(x.shape[2 + i], weight.shape[2 + i], a[f"stride_{axis}"], a[f"dilation_{axis}"])
+        for i, axis in enumerate("hw")
+    )
+    products = torch.einsum("ngcij,gcohw->ngoijhw", x.unflatten(1, (groups, -1)), weight.unflatten(0, (groups, -1)))
+    index = rows[:, None, :, None], columns[None, :, None, :]
+    y = y.index_put((slice(None), slice(None), *index), products.flatten(1, 2), accumulate=True)
+    top, left = int(a["pad_h"]), int(a["pad_w"])
+    y = y[:, :, top : top + shape[1], left : left + shape[2]]
     return y if bias is None else y + bias[:, None, None]
 
 
@@ -153,6 +178,7 @@ def _sparse_map(
 NODES: dict[str, Callable[..., Tensor]] = {
     "linear": _linear,
     "conv2d": _conv2d,
+    "conv_transpose2d": _conv_transpose2d,
     "batch_norm": _batch_norm,
     "relu": _pointwise(lambda x, a: torch.where(x > 0, x, 0)),
     "tanh": _pointwise(lambda x, a: 1 - 2 / (torch.exp(2 * x) + 1)),

@@ -52,8 +52,15 @@ class Row:
 # ---------------------------------------------------------------------- shorthands
 
 
-def conv(name: str, *args: Any, example: tuple[int, ...] = (2, 5, 6), **kwargs: Any) -> Row:
-    return Row(f"conv/{name}", lambda: around(C(3, 2, *args, **kwargs)), example)
+def conv(
+    name: str, *args: Any, example: tuple[int, ...] = (2, 5, 6), inputs: int = 3, outputs: int = 2, **kwargs: Any
+) -> Row:
+    return Row(f"conv/{name}", lambda: around(C(inputs, outputs, *args, **kwargs), inputs), example)
+
+
+def transposed(name: str, *args: Any, outputs: int = 2, **kwargs: Any) -> Row:
+    layer = lambda: nn.ConvTranspose2d(3, outputs, *args, **kwargs)  # noqa: E731
+    return Row(f"conv/transposed-{name}", lambda: around(layer(), 3), (2, 3, 4))
 
 
 def pool(name: str, build: Callable[[], nn.Module], example: tuple[int, ...] = (2, 6, 7), smooth: bool = True) -> Row:

@@ -12,7 +12,8 @@ from typing import Any
 from torch import nn
 
 from models import Functional, Methods, Residual, Reused, Tied, Twice, TwoHeads, Unused, conv4, frozen, mlp, seq
-from row import C, L, Row, conv, norm, pool
+from row import C, L, Row, norm, pool
+from rows_convolutions import CONVOLUTIONS
 from rows_of_parts import PARTS
 from rows_on_torch import FALLBACK, STATIC
 
@@ -53,54 +54,6 @@ LINEAR = [
     Row("linear/one-output-twice", TwoHeads),
     Row("linear/flatten-image", lambda: seq(nn.Flatten(), L(12, 4), nn.SiLU(), L(4, 2)), (1, 3, 4)),
     Row("linear/deep", lambda: seq(*(layer for _ in range(6) for layer in (L(4, 4), nn.Tanh()))), (4,)),
-]
-
-CONVOLUTIONS = [
-    conv("1x1", 1),
-    conv("3x3", 3),
-    conv("3x3-pad1", 3, padding=1),
-    conv("3x3-same", 3, padding="same"),
-    conv("3x3-valid", 3, padding="valid"),
-    conv("3x3-no-bias", 3, padding=1, bias=False),
-    conv("5x3-pad2x1", (5, 3), padding=(2, 1)),
-    conv("1x5", (1, 5)),
-    conv("2x2", 2),
-    conv("4x2-pad1", (4, 2), padding=1),
-    conv("3x3-stride2", 3, stride=2),
-    conv("3x3-stride2-pad1", 3, stride=2, padding=1),
-    conv("3x3-stride3-pad1", 3, stride=3, padding=1),
-    conv("3x3-stride2x1", 3, stride=(2, 1), padding=(0, 2)),
-    conv("2x2-stride3", 2, stride=3),
-    conv("1x1-stride2", 1, stride=2),
-    conv("1x1-pad1", 1, padding=1),
-    conv("3x3-dilation2", 3, dilation=2),
-    conv("3x3-dilation2x1-pad2", 3, dilation=(2, 1), padding=2),
-    conv("3x3-stride2-dilation2-pad3", 3, stride=2, dilation=2, padding=3),
-    conv("3x3-pad4", 3, padding=4),
-    conv("whole-image", (5, 6)),
-    conv("3x3-one-pixel-image", 3, padding=1, example=(2, 1, 1)),
-    conv("3x3-tall", 3, padding=1, example=(2, 9, 1)),
-    conv("7x7-stride2-pad3", 7, stride=2, padding=3, example=(2, 8, 7)),
-    Row("conv/channels-7-9", lambda: seq(C(7, 9, 3, padding=1), nn.Tanh(), C(9, 5, 3), nn.Flatten()), (7, 4, 5)),
-    Row("conv/channels-17-33", lambda: seq(C(1, 17, 3, padding=1), nn.SiLU(), C(17, 33, 3), nn.Flatten()), (1, 3, 4)),
-    Row(
-        "conv/stem-stride2", lambda: seq(C(3, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Flatten(), L(24, 2)), (3, 5, 4)
-    ),
-    Row("conv/image-output", lambda: seq(C(2, 3, 3, padding=1), nn.Tanh(), C(3, 1, 3, padding=1)), (2, 4, 3)),
-    Row(
-        "conv/14x13",
-        lambda: seq(C(1, 2, 3, padding=1), nn.Tanh(), C(2, 2, 3, stride=2), nn.Flatten(), L(72, 2)),
-        (1, 14, 13),
-    ),
-    # Enough channels and positions in the support set for Winograd's algorithm, not in the query set.
-    *(
-        Row(
-            f"conv/winograd-pad{pad}",
-            lambda p=pad: seq(C(1, 16, 1), nn.Tanh(), C(16, 17, 3, padding=p), nn.AvgPool2d(3), nn.Flatten(), L(68, 2)),
-            (1, *size),
-        )
-        for pad, size in [(1, (7, 8)), (0, (9, 10)), ((2, 1), (6, 8))]
-    ),
 ]
 
 NORMS = [

@@ -107,7 +107,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (seq(lambda: L(4, 4), lambda: L(4, 0)), VECTOR, "1", "Linear's weight is empty"),
     (lambda: L(4, 3), (5,), "", "Linear fails in torch"),
     (lambda: C(2, 3, 3), (6, 7), "", "not for [N, 6, 7]"),
-    (lambda: C(2, 4, 3, groups=2), IMAGE, "", "Conv2d is not native with groups=2"),
+    (seq(nn.Tanh, lambda: nn.ConvTranspose2d(2, 3, 1, padding=4)), IMAGE, "1", "ConvTranspose2d fails in torch"),
     (lambda: C(2, 4, 3, padding=1, padding_mode="reflect"), IMAGE, "", "padding_mode='reflect'"),
     (lambda: C(2, 4, 2, padding="same"), IMAGE, "", "padding='same' and kernel [2, 2]"),
     (lambda: nn.BatchNorm1d(5), (5, 4), "", "BatchNorm1d is native for inputs [N, C], not for [N, 5, 4]"),

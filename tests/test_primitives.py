@@ -55,6 +55,7 @@ Layer = Callable[[], nn.Module] | None
 LAYERS: dict[str, tuple[Layer, Layer]] = {
     "linear": (lambda: nn.Linear(4, 4), None),
     "conv2d": (None, lambda: nn.Conv2d(3, 3, 3, padding=1)),
+    "conv_transpose2d": (None, lambda: nn.ConvTranspose2d(3, 3, 3, padding=1)),
     "batch_norm": (lambda: nn.BatchNorm1d(4), lambda: nn.BatchNorm2d(3)),
     "max_pool2d": (None, lambda: nn.MaxPool2d(3, stride=1, padding=1)),
     "avg_pool2d": (None, lambda: nn.AvgPool2d(3, stride=1, padding=1)),

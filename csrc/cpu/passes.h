@@ -8,6 +8,7 @@
 #include "cpu/primitives/batch_norm_relu_pool.h"
 #include "cpu/primitives/conv2d.h"
 #include "cpu/primitives/first_linear.h"
+#include "cpu/primitives/grouped_conv2d.h"
 #include "cpu/primitives/linear.h"
 #include "cpu/primitives/loss_passes.h"
 #include "cpu/primitives/one_output_linear.h"

@@ -23,6 +23,9 @@
   X(kConvWeightGradient, ConvWeightGradient)                 \
   X(kWeightFold, WeightFold)                                 \
   X(kConvInputGradient, ConvInputGradient)                   \
+  X(kGroupedConvForward, GroupedConvForward)                 \
+  X(kGroupedConvWeightGradient, GroupedConvWeightGradient)   \
+  X(kGroupedConvInputGradient, GroupedConvInputGradient)     \
   X(kBiasSums, BiasSums)                                     \
   X(kBiasFold, BiasFold)                                     \
   X(kAddForward, AddForward)                                 \

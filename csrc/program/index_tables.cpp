@@ -15,11 +15,8 @@ void require(bool condition, const char* message) {
 
 }  // namespace
 
-void make_conv_tables(Program::Plan& b, Node& node) {
-  const Value &in = b.value_list[size_t(node.input[0])], &out = b.value_list[size_t(node.output)];
+void size_conv_buffers(Node& node, const Value& in) {
   ConvTables& c = node.conv;
-  // Enough pixels for tiles of full height, few enough images to stay in cache.
-  c.group = int32_t(std::max<int64_t>(1, std::min<int64_t>(b.examples, 96 / std::min(out.rows, in.rows))));
   c.padded_height = in.height + 2 * node.pad[0];
   c.padded_width = in.width + 2 * node.pad[1];
   const int32_t reach_h = node.dilation[0] * (node.kernel[0] - 1), reach_w = node.dilation[1] * (node.kernel[1] - 1);
@@ -27,9 +24,16 @@ void make_conv_tables(Program::Plan& b, Node& node) {
   c.adjoint_width = in.width + reach_w;
   c.adjoint_top = reach_h - node.pad[0];
   c.adjoint_left = reach_w - node.pad[1];
+}
+
+void make_conv_tables(Program::Plan& b, Node& node, const Value& in, const Value& out) {
+  size_conv_buffers(node, in);
+  ConvTables& c = node.conv;
+  // Enough pixels for tiles of full height, few enough images to stay in cache.
+  c.group = int32_t(std::max<int64_t>(1, std::min<int64_t>(b.examples, 96 / std::min(out.rows, in.rows))));
   require(int64_t(c.group) * c.padded_height * c.padded_width * in.ld < std::numeric_limits<int32_t>::max() &&
               int64_t(c.group) * c.adjoint_height * c.adjoint_width * out.ld < std::numeric_limits<int32_t>::max(),
-          "conv2d: image too large");
+          "convolution: image too large");
 
   const auto keep = [&](std::vector<int32_t> table) {
     b.tables.push_back(std::move(table));

@@ -5,7 +5,9 @@
 
 namespace metafast {
 
-void make_conv_tables(Program::Plan& plan, Node& node);
+// Of a convolution from images of the shape of `large` to those of `small`: the sizes of its buffers; its tables too.
+void size_conv_buffers(Node& node, const Value& large);
+void make_conv_tables(Program::Plan& plan, Node& node, const Value& large, const Value& small);
 void make_pool_windows(Program::Plan& plan, Node& node);
 
 }  // namespace metafast

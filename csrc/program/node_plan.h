@@ -18,6 +18,7 @@ struct NodePlan {
 
   const Value& in() const { return plan.value_list[size_t(node.input[0])]; }
   const Value& out() const { return plan.value_list[size_t(node.output)]; }
+  const ParameterPlan& weight() const { return plan.parameter_list[size_t(node.parameter[0])]; }
   int64_t examples() const { return plan.examples; }
   bool second_order() const { return plan.tangent_size != 0; }
 

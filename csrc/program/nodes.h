@@ -18,6 +18,8 @@ struct PlannedNode {
 using FirstLinearNode = PlannedNode;
 using UserHiddenLinearNode = PlannedNode;
 using WinogradConv2dNode = PlannedNode;
+using GroupedConv2dNode = PlannedNode;
+using GroupedConvTranspose2dNode = PlannedNode;
 using OneOutputLinearNode = PlannedNode;
 
 // What Python calls a primitive, and how many inputs and parameters it takes.

@@ -312,9 +312,11 @@ void Program::Planner::place_extras() {
     for (const Node& reader : nodes_)
       for (int input : reader.input)
         if (input == node.output) node.bias_cancels &= has(reader.op, kSubtractsMean) && reader.training;
-    if (has(node.op, kBilinear) && node.parameter[0] >= 0)
-      b_.multiply_adds += double(count(value(node.output))) * double(parameter(node.parameter[0]).numel());
     const int in = node.input[0];
+    if (has(node.op, kBilinear) && node.parameter[0] >= 0) {
+      const Value& positions = value(node.op == Op::kConvTranspose2d ? in : node.output);
+      b_.multiply_adds += double(count(positions)) * double(parameter(node.parameter[0]).numel());
+    }
     node.after_relu = in >= 0 && writer_[size_t(in)] && writer_[size_t(in)]->op == Op::kRelu;
     const bool into_relu = value_readers_[size_t(node.output)] == 1 && node.output != b_.output &&
                            reader_[size_t(node.output)]->op == Op::kRelu;

@@ -15,6 +15,7 @@
 #define METAFAST_STRUCTURED(X)                                                                      \
   X(Linear, "linear", 1, 2, kPackable | kBilinear | kReadsUnpadded | kForgetsOutput | kTakesShared) \
   X(Conv2d, "conv2d", 1, 2, kBilinear | kReadsUnpadded | kForgetsOutput)                            \
+  X(ConvTranspose2d, "conv_transpose2d", 1, 2, kBilinear | kForgetsOutput)                          \
   X(BatchNorm, "batch_norm", 1, 4, kSubtractsMean | kForgetsOutput)                                 \
   X(MaxPool2d, "max_pool2d", 1, 0, kForgetsOutput)                                                  \
   X(AvgPool2d, "avg_pool2d", 1, 0, kForgetsOutput)                                                  \
@@ -28,6 +29,8 @@
 #define METAFAST_FORMS(X)                                                                                           \
   X(BatchNormReluPool, kSubtractsMean | kForgetsOutput | kFreesInput) /* of three nodes */                          \
   X(WinogradConv2d, kBilinear | kForgetsOutput)                       /* where it pays */                           \
+  X(GroupedConv2d, kBilinear | kReadsUnpadded | kForgetsOutput)       /* of more groups than one */                 \
+  X(GroupedConvTranspose2d, kBilinear | kForgetsOutput)               /* likewise */                                \
   X(OneOutputLinear, kPackable | kBilinear | kForgetsOutput)          /* its weight is one row */                   \
   X(FirstLinear, kBilinear | kForgetsOutput)                          /* on the input, kept as a product with it */ \
   X(UserLinear, kBilinear | kForgetsOutput)       /* on the input, its weight as the user has it */                 \

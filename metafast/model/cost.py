@@ -12,6 +12,10 @@ from metafast.model.program import ABSENT, Node, Parameter, Shape
 def flops(node: Node, values: Sequence[Shape], parameters: Sequence[Parameter]) -> int:
     """Of one example's forward pass. A multiplication and an addition count as two, a function of one element as one.
     ``values`` and ``parameters`` are those of the Program."""
+    if node.op == "conv_transpose2d":  # the whole weight at each position of the input
+        weight, bias = node.parameters
+        products = math.prod(values[node.inputs[0]][1:]) * parameters[weight].numel
+        return 2 * products + (bias != ABSENT) * math.prod(values[node.output])
     return math.prod(values[node.output]) * _per_element(node, values, parameters)
 
 

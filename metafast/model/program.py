@@ -43,6 +43,8 @@ class Node:
     ============== ========================================= =======================================================
     linear         weight, bias?
     conv2d         weight, bias?                             stride_h stride_w pad_h pad_w dilation_h dilation_w
+                                                             (in groups, as many as the weight's shape says)
+    conv_transpose2d weight, bias?                           as conv2d
     batch_norm     weight?, bias?, running_mean?, running_var?  eps training
     (pointwise functions)                                    as csrc/formulas/functions/list.h lists them
     max_pool2d                                               kernel_h kernel_w stride_h stride_w pad_h pad_w

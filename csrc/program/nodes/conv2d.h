@@ -1,4 +1,5 @@
-// Two-dimensional convolution of [C, H, W].
+// Two-dimensional convolution of [C, H, W], in groups or not, and the transposed convolution. A weight of three axes is one
+// of height 1.
 #pragma once
 
 #include "program/index_tables.h"
@@ -7,30 +8,64 @@
 
 namespace metafast {
 
-struct Conv2dNode {
-  static bool fits(const NodeCheck& c) {
-    const Shape &in = c.in(), &out = c.out();
+// A convolution from images of the shape of `large` to those of `small`; a transposed one leads back.
+struct ConvFit {
+  // Whether a weight [small channels, large ones of a group, kernel] and the settings fit. Of a transposed convolution the
+  // settings do not say how large its result is: it only must reach so far that nothing is cut off.
+  static bool fits(const NodeCheck& c, const Shape& large, const Shape& small, bool transposed) {
     Node& node = c.node;
-    c.demand(node.parameter[0] >= 0 && in.size() == 3 && out.size() == 3, "needs a weight and images");
+    c.demand(node.parameter[0] >= 0 && large.size() == 3 && small.size() == 3, "needs a weight and images");
     const Shape& weight = c.parameter_shapes[size_t(node.parameter[0])];
-    c.demand(weight.size() == 4 && weight[0] == out[0] && weight[1] == in[0], "weight does not fit");
-    node.kernel[0] = int32_t(weight[2]), node.kernel[1] = int32_t(weight[3]);
+    c.demand((weight.size() == 3 || weight.size() == 4) && weight[0] == small[0] && large[0] % weight[1] == 0 &&
+                 small[0] % (large[0] / weight[1]) == 0,
+             "weight does not fit");
+    node.kernel[0] = weight.size() == 4 ? int32_t(weight[2]) : 1, node.kernel[1] = int32_t(weight.back());
     c.pair("stride", node.stride, 1), c.pair("pad", node.pad, 0), c.pair("dilation", node.dilation, 1);
     bool fits = true;
     for (int i = 0; i < 2; ++i) {
-      const int64_t span = in[size_t(i) + 1] + 2 * node.pad[i] - int64_t(node.dilation[i]) * (node.kernel[i] - 1) - 1;
-      fits &= span >= 0 && out[size_t(i) + 1] == span / node.stride[i] + 1;
+      const int64_t span =
+          large[size_t(i) + 1] + 2 * node.pad[i] - int64_t(node.dilation[i]) * (node.kernel[i] - 1) - 1;
+      const int64_t last = (small[size_t(i) + 1] - 1) * node.stride[i];
+      fits &= span >= last && (transposed || span < last + node.stride[i]);
     }
-    c.use(node.parameter[0], weight[0], weight[1], weight[2] * weight[3]);
-    c.use(node.parameter[1], weight[0], 1, 1);
+    c.use(node.parameter[0], weight[0], weight[1], int64_t(node.kernel[0]) * node.kernel[1]);
+    c.use(node.parameter[1], c.out()[0], 1, 1);
     return fits;
   }
 
+  static int64_t groups(const NodePlan& p, const Value& large) { return large.channels / p.weight().inputs; }
+
+  // Buffers, tables where there is one group, and the elements of W as the adjoint takes it.
+  static int64_t plan(const NodePlan& p, const Value& large, const Value& small) {
+    Node& node = p.node;
+    const bool grouped = groups(p, large) > 1;
+    if (grouped)
+      size_conv_buffers(node, large);
+    else
+      make_conv_tables(p.plan, node, large, small);
+    const ConvTables& c = node.conv;
+    const int64_t padded = int64_t(c.padded_height) * c.padded_width;
+    p.scratch(grouped ? padded * small.ld_cotangent : c.group * padded * large.ld);
+    return int64_t(node.kernel[0]) * node.kernel[1] * (small.channels / groups(p, large)) * large.ld_cotangent;
+  }
+  // The buffers of the adjoint, and what stands behind them.
+  static void plan_adjoint(const NodePlan& p, const Value& large, const Value& small, int64_t behind) {
+    const ConvTables& c = p.node.conv;
+    const int64_t size = int64_t(c.adjoint_height) * c.adjoint_width;
+    p.scratch((groups(p, large) > 1 ? size * large.ld_cotangent : c.group * size * small.ld) + behind);
+  }
+};
+
+struct Conv2dNode {
+  static bool fits(const NodeCheck& c) { return ConvFit::fits(c, c.in(), c.out(), false); }
+
   static void plan(const NodePlan& p) {
-    if (p.for_device) return;
     Node& node = p.node;
     const Value &in = p.in(), &out = p.out();
-    if (prefers_winograd(p)) {
+    const bool grouped = ConvFit::groups(p, in) > 1;
+    if (grouped) node.op = Op::kGroupedConv2d;
+    if (p.for_device) return;
+    if (!grouped && prefers_winograd(p)) {
       node.op = Op::kWinogradConv2d;
       const int64_t transformed = 16 * (int64_t(in.channels) * out.ld + int64_t(out.channels) * in.ld_cotangent);
       node.saved = p.tape(transformed);
@@ -39,13 +74,10 @@ struct Conv2dNode {
       p.scratch(winograd_scratch(out.channels, out.ld, in.ld_cotangent));
       return;
     }
-    make_conv_tables(p.plan, node);
-    const int64_t packed = int64_t(node.kernel[0]) * node.kernel[1] * out.channels * in.ld_cotangent;
-    node.saved = p.tape(packed);
-    node.saved_dot = p.tangent_tape(packed);
-    const ConvTables& tables = node.conv;
-    p.scratch(int64_t(tables.group) * tables.padded_height * tables.padded_width * in.ld);
-    p.scratch(int64_t(tables.group) * tables.adjoint_height * tables.adjoint_width * out.ld);
+    const int64_t flipped = ConvFit::plan(p, in, out);
+    node.saved = p.tape(flipped);
+    node.saved_dot = p.tangent_tape(flipped);
+    ConvFit::plan_adjoint(p, in, out, 0);
   }
 
  private:
@@ -58,6 +90,17 @@ struct Conv2dNode {
     const int64_t tiles = ((out.height + 1) / 2) * int64_t((out.width + 1) / 2);
     return in.ld % p.lanes == 0 && in.channels >= 16 && out.channels >= 16 && p.examples() * tiles >= 48 &&
            16 * tiles < 7 * out.rows;
+  }
+};
+
+struct ConvTranspose2dNode {
+  static bool fits(const NodeCheck& c) { return ConvFit::fits(c, c.out(), c.in(), true); }
+
+  static void plan(const NodePlan& p) {
+    if (ConvFit::groups(p, p.out()) > 1) p.node.op = Op::kGroupedConvTranspose2d;
+    if (p.for_device) return;
+    const int64_t flipped = ConvFit::plan(p, p.out(), p.in());
+    ConvFit::plan_adjoint(p, p.out(), p.in(), flipped);
   }
 };
 
