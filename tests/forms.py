@@ -29,3 +29,12 @@ def seq(*build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
 
 def pool(function: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
     return of(lambda m, x: function(x))
+
+
+def as_tuple(x: Any) -> tuple[Any, ...]:
+    """As helpers in other files than the model's do."""
+    return tuple(x) if isinstance(x, (list, tuple)) else (x,)
+
+
+def flattened(x: Tensor) -> Tensor:
+    return x.view(len(x), -1) if isinstance(x, Tensor) and x.dim() > 2 else x

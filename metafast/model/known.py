@@ -51,7 +51,7 @@ class Known:
     def drop_unused_sizes(self, graph: fx.Graph) -> None:
         """The nodes that only told what was known."""
         for node in reversed(graph.nodes):
-            if not node.users and _is_size(self.values.get(node, UNKNOWN)):
+            if not node.users and is_size(self.values.get(node, UNKNOWN)):
                 graph.erase_node(node)
 
     def _target(self, node: fx.Node) -> Any:
@@ -89,7 +89,7 @@ class Known:
         return all(each in self.values for each in node.all_input_nodes) if asks else None
 
 
-def _is_size(value: Any) -> bool:
+def is_size(value: Any) -> bool:
     return value is BATCH or (isinstance(value, tuple) and all(v is BATCH or isinstance(v, int) for v in value))
 
 

@@ -29,11 +29,11 @@ _PLAIN = (bool, int, float, str, torch.dtype, torch.device, torch.layout, type(N
 
 def is_plain(value: Any) -> bool:
     """Whether this is the same for every number of examples, and no tensor."""
-    return all(map(is_plain, value)) if isinstance(value, tuple) else isinstance(value, _PLAIN)
+    return isinstance(value, _PLAIN)
 
 
 class TensorProxy(fx.Proxy):
-    """A tensor, or a tuple of some that an operation returned.
+    """A tensor.
 
     torch.fx records ``x += y`` as ``x = x + y``, which other names of x would not see, accepts attributes, has every
     attribute there is, and says that it is no Tensor to code that may decide by it."""

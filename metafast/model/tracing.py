@@ -18,8 +18,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from metafast import transforms
-from metafast.model.builder import BATCH, Builder, Unsupported
-from metafast.model.known import Known
+from metafast.model.builder import Builder, Unsupported
+from metafast.model.known import Known, is_size
 from metafast.model.layers import MODULES
 from metafast.model.proxies import NEEDS_A_NUMBER, UNKNOWN, Count, Sizes, TensorProxy, is_plain, length, sizes
 from metafast.tracking import draws
@@ -166,14 +166,11 @@ class _Tracer(fx.Tracer):
     def depends_on_batch(self, node: fx.Node) -> bool:
         return self._known.depends_on_batch(node)
 
-    def to_bool(self, obj: fx.Proxy) -> bool:
+    def to_bool(self, obj: fx.Proxy) -> NoReturn:
         self.refuse("cannot be traced: its code may take another way for other values of a tensor (if, while, assert)")
 
-    def iter(self, obj: Any) -> Iterator[Any]:
-        value = self.known(obj.node)
-        if not isinstance(value, tuple):
-            self.refuse("cannot be traced: it iterates over a tensor")
-        return iter([obj[i] for i in range(len(value))])
+    def iter(self, obj: fx.Proxy) -> NoReturn:
+        self.refuse("cannot be traced: it iterates over a tensor")
 
     # ---- what torch.fx asks --------------------------------------------------------------------------------------
 
@@ -239,14 +236,17 @@ class _Tracer(fx.Tracer):
         return Count(node, self) if self._known.is_count(node) else TensorProxy(node, self)
 
     def create_proxy(self, kind: str, *rest: Any, **keywords: Any) -> Any:
-        """Numbers that are the same for every N are no proxies, nor are shapes."""
+        """Numbers that are the same for every N are no proxies, nor are shapes and tuples of tensors."""
         proxy: Any = super().create_proxy(kind, *rest, **keywords)
         value = self.known(proxy.node)
-        if not isinstance(value, tuple) and is_plain(value):
+        if isinstance(value, tuple):
+            parts = [each if is_plain(each) else proxy[i] for i, each in enumerate(value)]
+            if is_size(value):
+                return sizes(parts)
+            return type(value)._make(parts) if hasattr(value, "_make") else tuple(parts)
+        if is_plain(value):
             self.graph.erase_node(proxy.node)
             return value
-        if isinstance(value, tuple) and all(each is BATCH or is_plain(each) for each in value):
-            return sizes([proxy[i] if each is BATCH else each for i, each in enumerate(value)])
         return proxy
 
 
