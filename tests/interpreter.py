@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metafast.model.layers.pairs import PAIRS
 from metafast.model.program import ABSENT, Node, Program, shared_values
 
 Named = dict[str, float]
@@ -26,6 +27,8 @@ def run(program: Program, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
         inputs = [values[i] for i in node.inputs]
         parameters = [None if i == ABSENT else tensors[i] for i in node.parameters]
         shape = program.values[node.output]
+        if node.op in PAIRS:
+            inputs = [_wide(v, program.values[i], shape) for v, i in zip(inputs, node.inputs, strict=True)]
         if node.op == "sparse_map":  # what examples share, each has
             spread = node.output not in shared
             numbered = zip(node.inputs, inputs, strict=True)
@@ -33,6 +36,14 @@ def run(program: Program, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
         values[node.output] = NODES[node.op](node, inputs, parameters, dict(node.attributes), shape)
         assert values[node.output].shape == (shape if node.output in shared else (x.shape[0], *shape)), node
     return values[program.output].reshape(x.shape[0], *program.output_shape)
+
+
+def _wide(x: Tensor, own: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """x of the form ``own``, with axes of one position where it has none and the form ``shape`` has some."""
+    batch = x.shape[: x.ndim - len(own)]
+    if len(own) == len(shape):
+        return x
+    return x.reshape(*batch, own[-1], 1, 1) if len(shape) == 3 else x.reshape(*batch, *(1,) * (len(shape) - 1), own[-1])
 
 
 def _linear(node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
@@ -199,4 +210,9 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "sparse_map": _sparse_map,
     "parameter": _sparse_map,
     "add": lambda node, inputs, parameters, a, shape: inputs[0] + inputs[1],
+    "subtract": lambda node, inputs, parameters, a, shape: inputs[0] - inputs[1],
+    "multiply": lambda node, inputs, parameters, a, shape: inputs[0] * inputs[1],
+    "divide": lambda node, inputs, parameters, a, shape: inputs[0] / inputs[1],
+    "maximum": lambda node, inputs, parameters, a, shape: torch.maximum(inputs[0], inputs[1]),
+    "minimum": lambda node, inputs, parameters, a, shape: torch.minimum(inputs[0], inputs[1]),
 }

@@ -102,3 +102,63 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         several = x.unsqueeze(1).expand(-1, 2, -1) + self.offsets.expand(x.size(0), 2, 3)
         return self.head(torch.tanh(self.stem(several))).mean(1).squeeze(-1)
+
+
+class Gated(nn.Module):
+    """Squeeze and excitation: every channel of an image times a gate, and every position times another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.squeeze, self.position, self.head = C(2, 3, 2), L(3, 3), C(3, 1, 1), L(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.conv(x))
+        gate = torch.sigmoid(self.squeeze(h.mean((2, 3))))
+        h = h * gate.view(-1, 3, 1, 1)
+        return self.head((h * torch.sigmoid(self.position(h))).mean((2, 3)))
+
+
+class Film(nn.Module):
+    """FiLM: a context makes scales and shifts for every layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = nn.Parameter(torch.tensor([0.3, -0.2, 0.5]))
+        self.film, self.first, self.second = L(3, 8), L(3, 4), L(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = self.film(self.context).chunk(2)
+        return self.second(torch.tanh(self.first(x) * scale + shift))
+
+
+class Quotients(nn.Module):
+    """Differences, quotients and the larger and smaller of two; of rows, of channels and of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = L(3, 4), L(4, 2)
+        self.rows, self.channels = nn.Parameter(torch.rand(5, 1) + 1), nn.Parameter(torch.rand(4) + 1)
+        self.all = nn.Parameter(torch.rand(1, 5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        total = h.sum(-1, keepdim=True)
+        h = (self.rows - h) / self.channels + total / (self.channels * self.rows)
+        h = torch.maximum(h, self.all) - torch.minimum(h - total, total) * self.all.mean()
+        h *= total
+        h += self.rows
+        return self.head(h - h.mean(1, keepdim=True))
+
+
+class Mixed(nn.Module):
+    """Axes that broadcast in between, and images with values of the same shape from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv, self.head = L(3, 4), C(2, 2, 1), L(12, 2)
+        self.scale = nn.Parameter(torch.rand(2, 1, 2) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.stem(x)).view(-1, 2, 3, 2)
+        h = h * self.scale + self.conv(h) * h[:, :1]
+        return self.head((h * h).flatten(1))

@@ -45,7 +45,7 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
         return value.detach().to(device, dtype).requires_grad_() if value.is_floating_point() else value.to(device)
 
     def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=random)
+        return torch.randn(shape, generator=random)
 
     torch.default_generator.manual_seed(seed)
     model = row.build().train(row.training)

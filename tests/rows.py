@@ -14,7 +14,7 @@ from torch import nn
 from models import Functional, Methods, Residual, Reused, Tied, Twice, TwoHeads, Unused, conv4, frozen, mlp, seq
 from row import C, L, Row, norm, pool
 from rows_convolutions import CONVOLUTIONS
-from rows_of_parts import PARTS
+from rows_of_parts import PAIRS, PARTS
 from rows_on_torch import FALLBACK, STATIC
 
 # ----------------------------------------------------------------------------------------------------------- the table
@@ -336,6 +336,7 @@ ROWS: list[Row] = [
     *POOLS,
     *GRAPHS,
     *PARTS,
+    *PAIRS,
     *LOSSES,
     *OPTIONS,
     *STATIC,

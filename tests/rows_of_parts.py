@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from models import seq
-from models_of_parts import Context, Dense, Ensemble, FromVector, Heads, Parts, Tokens
+from models_of_parts import Context, Dense, Ensemble, Film, FromVector, Gated, Heads, Mixed, Parts, Quotients, Tokens
 from row import C, L, Row
 
 PARTS = [
@@ -24,4 +24,14 @@ PARTS = [
         "parts/unflatten",
         lambda: seq(L(3, 8), nn.Unflatten(1, (2, 2, 2)), nn.Tanh(), C(2, 3, 2), nn.Flatten(), L(3, 2)),
     ),
+]
+
+PAIRS = [
+    Row("pairs/squeeze-and-excitation", Gated, (2, 4, 3)),
+    Row("pairs/film", Film),
+    Row("pairs/film-context-alone-adapted", Film, adapt_params="context", steps=3),
+    Row("pairs/film-rates", Film, lr_form="per_element", tasks=3),
+    Row("pairs/quotients", Quotients, (5, 3), smooth=False, lr=0.01),
+    Row("pairs/quotients-stepwise", Quotients, (5, 3), smooth=False, lr=0.01, stepwise=True),
+    Row("pairs/mixed", Mixed, (3, 3)),
 ]

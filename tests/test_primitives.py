@@ -24,6 +24,18 @@ from row import Row
 from rows import POINTWISE
 
 
+class Both(nn.Module):
+    """A function of a value and itself turned round, moved so that nothing is divided by zero."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.far = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x, torch.sigmoid(x.flip(1)) + self.far)
+
+
 class Sum(nn.Module):
     """One value, read twice."""
 
@@ -62,6 +74,16 @@ LAYERS: dict[str, tuple[Layer, Layer]] = {
     "adaptive_avg_pool2d": (None, lambda: nn.AdaptiveAvgPool2d(4)),
     "flatten": (nn.Flatten, None),
     "add": (Sum, Sum),
+    **{
+        name: (lambda f=function: Both(f), lambda f=function: Both(f))
+        for name, function in {
+            "subtract": torch.sub,
+            "multiply": torch.mul,
+            "divide": torch.div,
+            "maximum": torch.maximum,
+            "minimum": torch.minimum,
+        }.items()
+    },
     "sparse_map": (Flip, Flip),
     "parameter": (lambda: Replaced(1), lambda: Replaced(1, 4, 4)),
 }

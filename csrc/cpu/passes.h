@@ -13,6 +13,7 @@
 #include "cpu/primitives/loss_passes.h"
 #include "cpu/primitives/one_output_linear.h"
 #include "cpu/primitives/packed_linear.h"
+#include "cpu/primitives/pair.h"
 #include "cpu/primitives/pooling.h"
 #include "cpu/primitives/shape_and_sum.h"
 #include "cpu/primitives/sparse_map.h"
@@ -40,6 +41,13 @@ struct OnCpu;
     using Primitive = Activation<T, NAME>; \
   };
 METAFAST_POINTWISE(METAFAST_ON_CPU)
+#undef METAFAST_ON_CPU
+#define METAFAST_ON_CPU(NAME, TEXT, TRAITS)  \
+  template <class T>                         \
+  struct OnCpu<T, Op::k##NAME> {             \
+    using Primitive = Pair<T, NAME, TRAITS>; \
+  };
+METAFAST_PAIRS(METAFAST_ON_CPU)
 #undef METAFAST_ON_CPU
 #define METAFAST_ON_CPU(NAME, ...) \
   template <class T>               \
@@ -72,7 +80,8 @@ static void with_primitive(const Node& node, Body body) {
     else if constexpr (has(Op::k##NAME, kPackable)) \
       return body(OnPacks<T, Op::k##NAME>());       \
     break;
-    METAFAST_POINTWISE(METAFAST_CASE) METAFAST_STRUCTURED(METAFAST_CASE) METAFAST_FORMS(METAFAST_CASE)
+    METAFAST_POINTWISE(METAFAST_CASE)
+    METAFAST_PAIRS(METAFAST_CASE) METAFAST_STRUCTURED(METAFAST_CASE) METAFAST_FORMS(METAFAST_CASE)
 #undef METAFAST_CASE
   }
   abort();  // Program::packable has refused it: nothing is ever skipped

@@ -9,6 +9,7 @@
 #include "cuda/primitives/conv2d_staged.cuh"
 #include "cuda/primitives/grouped_conv2d.cuh"
 #include "cuda/primitives/linear.cuh"
+#include "cuda/primitives/pair.cuh"
 #include "cuda/primitives/pooling.cuh"
 #include "cuda/primitives/shape_and_sum.cuh"
 #include "cuda/primitives/sparse_map.cuh"

@@ -28,8 +28,8 @@
   X(kGroupedConvInputGradient, GroupedConvInputGradient)     \
   X(kBiasSums, BiasSums)                                     \
   X(kBiasFold, BiasFold)                                     \
-  X(kAddForward, AddForward)                                 \
-  X(kAddBackward, AddBackward)                               \
+  X(kPairForward, PairForward)                               \
+  X(kPairBackward, PairBackward)                             \
   X(kFlattenForward, FlattenForward)                         \
   X(kFlattenBackward, FlattenBackward)                       \
   X(kAvgPoolForward, AvgPoolForward)                         \

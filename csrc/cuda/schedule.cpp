@@ -9,6 +9,7 @@
 #include "cuda/primitives/conv2d.h"
 #include "cuda/primitives/grouped_conv2d.h"
 #include "cuda/primitives/linear.h"
+#include "cuda/primitives/pair.h"
 #include "cuda/primitives/pooling.h"
 #include "cuda/primitives/sparse_map.h"
 
@@ -28,7 +29,8 @@ bool with_schedule(Op op, Call call) {
       return true;                                                                      \
     }                                                                                   \
     break;
-    METAFAST_POINTWISE(METAFAST_CASE) METAFAST_STRUCTURED(METAFAST_CASE) METAFAST_FORMS(METAFAST_CASE)
+    METAFAST_POINTWISE(METAFAST_CASE)
+    METAFAST_PAIRS(METAFAST_CASE) METAFAST_STRUCTURED(METAFAST_CASE) METAFAST_FORMS(METAFAST_CASE)
 #undef METAFAST_CASE
   }
   return false;

@@ -4,6 +4,7 @@
 #include "program/nodes/batch_norm.h"
 #include "program/nodes/conv2d.h"
 #include "program/nodes/linear.h"
+#include "program/nodes/pair.h"
 #include "program/nodes/pointwise.h"
 #include "program/nodes/shape.h"
 #include "program/nodes/sparse_map.h"
@@ -32,8 +33,11 @@ constexpr PrimitiveInfo kPrimitives[] = {
 #define METAFAST_INFO(NAME, TEXT, ...) {TEXT, Op::k##NAME, 1, 0},
     METAFAST_POINTWISE(METAFAST_INFO)
 #undef METAFAST_INFO
+#define METAFAST_INFO(NAME, TEXT, ...) {TEXT, Op::k##NAME, 2, 0},
+        METAFAST_PAIRS(METAFAST_INFO)
+#undef METAFAST_INFO
 #define METAFAST_INFO(NAME, TEXT, INPUTS, PARAMETERS, TRAITS) {TEXT, Op::k##NAME, INPUTS, PARAMETERS},
-        METAFAST_STRUCTURED(METAFAST_INFO)
+            METAFAST_STRUCTURED(METAFAST_INFO)
 #undef METAFAST_INFO
 };
 
@@ -43,6 +47,10 @@ inline bool fits(const NodeCheck& c) {
 #define METAFAST_CASE(NAME, TEXT, TRAITS, ...) \
   case Op::k##NAME: return PointwiseNode::fits(c, {__VA_ARGS__});
     METAFAST_POINTWISE(METAFAST_CASE)
+#undef METAFAST_CASE
+#define METAFAST_CASE(NAME, ...) \
+  case Op::k##NAME: return PairNode::fits(c);
+    METAFAST_PAIRS(METAFAST_CASE)
 #undef METAFAST_CASE
 #define METAFAST_CASE(NAME, ...) \
   case Op::k##NAME: return NAME##Node::fits(c);
@@ -58,6 +66,10 @@ inline void plan_node(const NodePlan& p) {
 #define METAFAST_CASE(NAME, ...) \
   case Op::k##NAME: return PointwiseNode::plan(p);
     METAFAST_POINTWISE(METAFAST_CASE)
+#undef METAFAST_CASE
+#define METAFAST_CASE(NAME, ...) \
+  case Op::k##NAME: return PairNode::plan(p);
+    METAFAST_PAIRS(METAFAST_CASE)
 #undef METAFAST_CASE
 #define METAFAST_CASE(NAME, ...) \
   case Op::k##NAME: return NAME##Node::plan(p);

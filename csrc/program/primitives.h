@@ -1,6 +1,6 @@
 // The list of primitives: what the nodes of a Program can be, and what each promises. The enum, the names, the dispatch on
 // both machines and every question that the planner asks about a kind of node come from here. Pointwise functions have a
-// list of their own (formulas/functions/list.h).
+// list of their own (formulas/functions/list.h), and so have functions of two elements (formulas/pairs/list.h).
 //
 // To add one: a line here and the files that CONTRIBUTING.md names. A trait that is not given means no: whoever forgets one
 // loses speed, never a right result.
@@ -10,20 +10,20 @@
 
 #include "core/plan.h"
 #include "formulas/functions/list.h"
+#include "formulas/pairs/list.h"
 
 // X(member of Op and primitive of the CPU, name, inputs (-n: one to n), parameters at most, traits)
-#define METAFAST_STRUCTURED(X)                                                                      \
-  X(Linear, "linear", 1, 2, kPackable | kBilinear | kReadsUnpadded | kForgetsOutput | kTakesShared) \
-  X(Conv2d, "conv2d", 1, 2, kBilinear | kReadsUnpadded | kForgetsOutput)                            \
-  X(ConvTranspose2d, "conv_transpose2d", 1, 2, kBilinear | kForgetsOutput)                          \
-  X(BatchNorm, "batch_norm", 1, 4, kSubtractsMean | kForgetsOutput)                                 \
-  X(MaxPool2d, "max_pool2d", 1, 0, kForgetsOutput)                                                  \
-  X(AvgPool2d, "avg_pool2d", 1, 0, kForgetsOutput)                                                  \
-  X(AdaptiveAvgPool2d, "adaptive_avg_pool2d", 1, 0, kForgetsOutput)                                 \
-  X(Flatten, "flatten", 1, 0, kForgetsOutput)                                                       \
-  X(Add, "add", 2, 0, kPackable | kForgetsOutput | kTakesShared)                                    \
-  X(SparseMap, "sparse_map", -kNodeInputs, 0, kReadsUnpadded | kForgetsOutput | kTakesShared)       \
-  X(ParameterValue, "parameter", 0, 1, kForgetsOutput | kTakesShared)
+#define METAFAST_STRUCTURED(X)                                                                            \
+  X(Linear, "linear", 1, 2, kPackable | kBilinear | kReadsUnpadded | kForgetsOutput | kTakesShared)       \
+  X(Conv2d, "conv2d", 1, 2, kBilinear | kReadsUnpadded | kForgetsOutput)                                  \
+  X(ConvTranspose2d, "conv_transpose2d", 1, 2, kBilinear | kForgetsOutput)                                \
+  X(BatchNorm, "batch_norm", 1, 4, kSubtractsMean | kForgetsOutput)                                       \
+  X(MaxPool2d, "max_pool2d", 1, 0, kForgetsOutput)                                                        \
+  X(AvgPool2d, "avg_pool2d", 1, 0, kForgetsOutput)                                                        \
+  X(AdaptiveAvgPool2d, "adaptive_avg_pool2d", 1, 0, kForgetsOutput)                                       \
+  X(Flatten, "flatten", 1, 0, kForgetsOutput)                                                             \
+  X(SparseMap, "sparse_map", -kNodeInputs, 0, kPackable | kReadsUnpadded | kForgetsOutput | kTakesShared) \
+  X(ParameterValue, "parameter", 0, 1, kPackable | kForgetsOutput | kTakesShared)
 
 // Other forms of those above, chosen by the planner and unknown to Python. X(member of Op and primitive of the CPU, traits)
 #define METAFAST_FORMS(X)                                                                                           \
@@ -40,7 +40,8 @@ namespace metafast {
 
 enum class Op : int32_t {
 #define METAFAST_MEMBER(NAME, ...) k##NAME,
-  METAFAST_POINTWISE(METAFAST_MEMBER) METAFAST_STRUCTURED(METAFAST_MEMBER) METAFAST_FORMS(METAFAST_MEMBER)
+  METAFAST_POINTWISE(METAFAST_MEMBER) METAFAST_PAIRS(METAFAST_MEMBER) METAFAST_STRUCTURED(METAFAST_MEMBER)
+      METAFAST_FORMS(METAFAST_MEMBER)
 #undef METAFAST_MEMBER
 };
 
@@ -54,6 +55,8 @@ enum Trait : uint32_t {
   kReadsUnpadded = 1 << 6,    // rows of its input need not be padded
   kForgetsOutput = 1 << 7,    // no later pass of it reads what it wrote, so that others may overwrite that
   kSubtractsMean = 1 << 8,    // with `training`: a constant added to a channel of its input changes nothing
+  kLinear = 1 << 11,          // the derivatives of a function of two elements are constant between kinks
+  kTakesPads = 1 << 12,       // it is finite on the pads of activations, and zero on those of cotangents
   kTakesShared = 1 << 10,     // its inputs may be values without an axis of examples (Value::shared)
   kFreesInput = 1 << 9,       // no later pass of it reads its input once the cotangent of that is made
 };
@@ -63,6 +66,10 @@ constexpr uint32_t traits(Op op) {
 #define METAFAST_CASE(NAME, TEXT, TRAITS, ...) \
   case Op::k##NAME: return kPointwise | kPackable | kTakesShared | (TRAITS);
     METAFAST_POINTWISE(METAFAST_CASE)
+#undef METAFAST_CASE
+#define METAFAST_CASE(NAME, TEXT, TRAITS) \
+  case Op::k##NAME: return kPackable | kForgetsOutput | kTakesShared | (TRAITS);
+    METAFAST_PAIRS(METAFAST_CASE)
 #undef METAFAST_CASE
 #define METAFAST_CASE(NAME, TEXT, INPUTS, PARAMETERS, TRAITS) \
   case Op::k##NAME: return TRAITS;

@@ -150,6 +150,10 @@ class Builder:
     def _in_form(self, place: Place, form: Shape, shared: bool) -> Place:
         if place.shared and not shared:
             self.refuse("works on parameters alone, which has no native form")
+        return self.in_form(place, form)
+
+    def in_form(self, place: Place, form: Shape) -> Place:
+        """``place`` with a value of this form, of as many elements."""
         if self.form(place) == form:
             return place
         if len(form) == 1 and not place.shared:
@@ -209,7 +213,7 @@ class Builder:
                 self.index(argument)
         try:
             with torch.no_grad():
-                return tuple(function(*map(_blank, (input, *arguments))).shape[1:])
+                return tuple(function(*map(_blank, (input, *arguments))).shape[not input.shared :])
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             self.refuse(f"fails in torch: {_first_line(error)}")
 

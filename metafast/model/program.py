@@ -53,7 +53,7 @@ class Node:
                                                              count_include_pad
     adaptive_avg_pool2d                                      (its output shape says everything)
     flatten
-    add            (two inputs)
+    add, subtract, multiply, divide, maximum, minimum        (two inputs, which broadcast)
     sparse_map     (one to four inputs)                      per_example; its ``table`` says everything else
     parameter      weight                                    its ``table`` says which elements
     ============== ========================================= =======================================================

@@ -40,20 +40,6 @@ struct LinearMap {
   }
 };
 
-template <class T>
-struct Add : LinearMap<T, Add<T>> {
-  static void apply(const Frame<T>& f, const Node& node, const T* __restrict x, T* __restrict y, bool accumulate) {
-    const int64_t n = f.rows(node.output) * f.value(node.output).ld;
-    if (accumulate)
-      for (int64_t i = 0; i < n; ++i) y[i] += x[i];
-    else
-      memcpy(y, x, size_t(n) * sizeof(T));
-  }
-  static void adjoint(const Frame<T>& f, const Node& node, const T* dy, T* dx, bool accumulate) {
-    apply(f, node, dy, dx, accumulate);
-  }
-};
-
 // [height * width][channels] to one row in torch's order, channels outermost.
 template <class T>
 struct Flatten : LinearMap<T, Flatten<T>> {

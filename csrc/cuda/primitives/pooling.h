@@ -23,8 +23,6 @@ struct LinearMapSchedule {
 };
 
 template <>
-struct DeviceSchedule<Op::kAdd> : LinearMapSchedule<Phase::kAddForward, Phase::kAddForward, Phase::kAddBackward> {};
-template <>
 struct DeviceSchedule<Op::kFlatten>
     : LinearMapSchedule<Phase::kFlattenForward, Phase::kFlattenForward, Phase::kFlattenBackward> {};
 template <>

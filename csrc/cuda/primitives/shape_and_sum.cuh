@@ -23,28 +23,6 @@ static __device__ T* cotangent_plane(const Frame<T>& f, int v) {
 }
 
 template <class T>
-struct AddForward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
-    const T *a = plane_in(f, node.input[0]), *b = plane_in(f, node.input[1]);
-    T* y = plane_out(f, node.output);
-    block.for_each(f.rows(node.output) * f.value(node.output).ld, [&](uint32_t i) {
-      y[i] = a && b ? a[i] + b[i] : a ? a[i] : b[i];
-    });
-  }
-};
-
-template <class T>
-struct AddBackward : PhaseDefaults {
-  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
-    const T* dy = cotangent_plane(f, node.output);
-    block.for_each(f.rows(node.output) * f.value(node.output).ld, [&](uint32_t i) {
-      for (int k = 0; k < 2; ++k)  // which may be the same value
-        if (wanted(node.input_mode[k])) put(cotangent_plane(f, node.input[k]) + i, dy[i], node.input_mode[k]);
-    });
-  }
-};
-
-template <class T>
 struct FlattenForward : PhaseDefaults {
   static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
     const Value &in = f.value(node.input[0]), &out = f.value(node.output);

@@ -1,4 +1,4 @@
-// Poolings, rearrangements and sums.
+// Poolings and rearrangements.
 #pragma once
 
 #include "program/index_tables.h"
@@ -31,11 +31,6 @@ struct MaxPool2dNode : AvgPool2dNode {
 
 struct FlattenNode {
   static bool fits(const NodeCheck& c) { return c.out().size() == 1 && product(c.in()) == c.out()[0]; }
-  static void plan(const NodePlan&) {}
-};
-
-struct AddNode {
-  static bool fits(const NodeCheck& c) { return c.in(0) == c.out() && c.in(1) == c.out(); }
   static void plan(const NodePlan&) {}
 };
 

@@ -7,7 +7,18 @@ layer, write one handler in the file of its kind and name the torch functions an
 put before it.
 """
 
-from metafast.model.layers import arithmetic, casts, dropout, maps, norms, pointwise, pooling, rearrangement, shapes
+from metafast.model.layers import (
+    arithmetic,
+    casts,
+    dropout,
+    maps,
+    norms,
+    pairs,
+    pointwise,
+    pooling,
+    rearrangement,
+    shapes,
+)
 from metafast.model.layers.table import FUNCTIONS, METHODS, MODULES, POINTWISE
 
 __all__ = [
@@ -20,6 +31,7 @@ __all__ = [
     "dropout",
     "maps",
     "norms",
+    "pairs",
     "pointwise",
     "pooling",
     "rearrangement",

@@ -1,4 +1,4 @@
-"""Sums of values, and arithmetic on sizes."""
+"""Arithmetic on tensors, numbers and sizes."""
 
 from __future__ import annotations
 
@@ -9,52 +9,86 @@ from typing import Any
 
 import torch
 
-from metafast.model.builder import Builder, Place, batched, described
+from metafast.model.builder import Builder, Place, described
+from metafast.model.layers.pairs import is_tensor, pair
 from metafast.model.layers.shapes import clone
-from metafast.model.layers.table import Handler, lowers
+from metafast.model.layers.table import lowers
 
 
-def _arithmetic(function: Callable[[Any, Any], Any], words: str, *names: Any) -> Handler:
-    """Of sizes only; ``words`` say what it does with its operands."""
-
-    def handler(b: Builder, a: Any, c: Any) -> Any:
-        if not (isinstance(a, int) and isinstance(c, int)):
-            b.refuse(f"{words.format(described(a), described(c))}, which has no native form")
-        return function(a, c)
-
-    return lowers(*names)(handler)
+def _with_number(b: Builder, op: str, tensor: Any, number: float, turned: bool, overwrite: bool) -> Place:
+    """``op`` of a tensor and a number, ``turned`` where the number comes first."""
+    first, second = (number, tensor) if turned else (tensor, number)
+    return b.refuse(f"{_WORDS[op].format(described(first), described(second))}, which has no native form")
 
 
-_arithmetic(operator.mul, "multiplies {0} by {1}", operator.mul, operator.imul)
-_arithmetic(operator.floordiv, "divides {0} by {1}", operator.floordiv, operator.ifloordiv)
-_arithmetic(operator.sub, "subtracts {1} from {0}", operator.sub, operator.isub)
-add_sizes = _arithmetic(operator.add, "adds {1} to {0}")
+_WORDS = {
+    "add": "adds {1} to {0}",
+    "subtract": "subtracts {1} from {0}",
+    "multiply": "multiplies {0} by {1}",
+    "divide": "divides {0} by {1}",
+}
 
 
-@lowers(torch.add, "add")
-def add(b: Builder, input: Place, other: Place, *, alpha: float = 1, overwrite: bool = False) -> Place:
-    if not (isinstance(input, Place) and isinstance(other, Place)):
-        b.refuse(f"adds {described(other)} to {described(input)}, which has no native form")
-    if alpha != 1:
-        b.refuse(f"is not native with alpha={alpha}")
-    if input.shape != other.shape:
-        b.refuse(f"broadcasts {batched(input.shape)} with {batched(other.shape)}, which is not native")
-    form = b.form(input)
-    if b.form(other) != form:
-        other = b.image(other, form)
-    return b.emit("add", (input, other), form, shape=input.shape, overwrite=overwrite)
+def arithmetic(b: Builder, op: str, left: Any, right: Any, overwrite: bool = False) -> Any:
+    """``op`` of two tensors, or of a tensor and a number."""
+    if is_tensor(left) and is_tensor(right):
+        return pair(b, op, left, right, overwrite)
+    for tensor, number, turned in ((left, right, False), (right, left, True)):
+        if is_tensor(tensor) and isinstance(number, (int, float)):
+            return _with_number(b, op, tensor, number, turned, overwrite)
+    return b.refuse(f"{_WORDS[op].format(described(left), described(right))}, which has no native form")
 
 
-lowers("add_")(partial(add, overwrite=True))
+def _operators(op: str, function: Callable[[Any, Any], Any], changing: Callable[[Any, Any], Any]) -> None:
+    """Register Python's operator, and the one that writes over its left operand, for tensors and for sizes."""
+
+    def handler(b: Builder, left: Any, right: Any, overwrite: bool = False) -> Any:
+        if isinstance(left, int) and isinstance(right, int):
+            return function(left, right)
+        if op == "add" and isinstance(left, int) and left == 0 and isinstance(right, Place):  # where sum([...]) begins
+            return clone(b, right)
+        return arithmetic(b, op, left, right, overwrite)
+
+    lowers(function)(handler)
+    lowers(changing)(partial(handler, overwrite=True))
 
 
-@lowers(operator.add)
-def plus(b: Builder, left: Any, right: Any) -> Any:
-    if isinstance(left, int) and left == 0 and isinstance(right, Place):  # where sum([...]) begins
-        return clone(b, right)
-    return add_sizes(b, left, right) if isinstance(left, int) else add(b, left, right)
+_operators("add", operator.add, operator.iadd)
+_operators("subtract", operator.sub, operator.isub)
+_operators("multiply", operator.mul, operator.imul)
+_operators("divide", operator.truediv, operator.itruediv)
 
 
-@lowers(operator.iadd)
-def increase(b: Builder, left: Any, right: Any) -> Any:
-    return add_sizes(b, left, right) if isinstance(left, int) else add(b, left, right, overwrite=True)
+@lowers(operator.floordiv, operator.ifloordiv)
+def floordiv(b: Builder, left: Any, right: Any) -> Any:
+    if not (isinstance(left, int) and isinstance(right, int)):
+        b.refuse(f"divides {described(left)} by {described(right)}, which has no native form")
+    return left // right
+
+
+def _scaled(op: str, *names: Any, in_place: str) -> None:
+    """Register functions with ``alpha``, of which no other value than 1 is native."""
+
+    def handler(b: Builder, input: Any, other: Any, *, alpha: float = 1, overwrite: bool = False) -> Any:
+        if alpha != 1:
+            b.refuse(f"is not native with alpha={alpha}")
+        return arithmetic(b, op, input, other, overwrite)
+
+    lowers(*names)(handler)
+    lowers(in_place)(partial(handler, overwrite=True))
+
+
+_scaled("add", torch.add, "add", in_place="add_")
+_scaled("subtract", torch.sub, "sub", torch.subtract, "subtract", in_place="sub_")
+
+
+def _unscaled(op: str, *names: Any, in_place: str) -> None:
+    def handler(b: Builder, input: Any, other: Any, overwrite: bool = False) -> Any:
+        return arithmetic(b, op, input, other, overwrite)
+
+    lowers(*names)(handler)
+    lowers(in_place)(partial(handler, overwrite=True))
+
+
+_unscaled("multiply", torch.mul, "mul", torch.multiply, "multiply", in_place="mul_")
+_unscaled("divide", torch.div, "div", torch.true_divide, torch.divide, in_place="div_")
