@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from forms import C, L, as_tuple, flattened, of, seq
 
@@ -380,14 +381,20 @@ IDIOMS: dict[str, Idiom] = {
                           list=lambda: nn.ParameterList([nn.Parameter(torch.randn(2))]), fc=lambda: L(8, 3)), VECTOR),
     "a guard for one example": Idiom(of(guarded, fc=lambda: L(6, 4), norm=lambda: nn.BatchNorm1d(4)), VECTOR,
                                      "decides by the number N of examples"),
-    "DQN": Idiom(fc(lambda m, x: m.fc((x.float() / 255.0).view(x.size(0), -1)), 128), IMAGE,
-                 "has no native form|divides|casts a tensor"),
+    "DQN": Idiom(fc(lambda m, x: m.fc((x.type_as(m.fc.weight) / 255.0).view(x.size(0), -1)), 128), IMAGE,
+                 "divides a tensor computed from the input by the number 255"),
     "SIREN": Idiom(fc(lambda m, x: torch.sin(30 * m.fc(x))), VECTOR, "multiplies the number 30|has no native form"),
-    "squeeze and excitation": Idiom(of(squeeze_excite, fc=lambda: L(2, 2)), IMAGE, "multiplies a tensor"),
-    "GLU": Idiom(fc(lambda m, x: (lambda a, b: a * torch.sigmoid(b))(*m.fc(x).chunk(2, dim=-1))), VECTOR,
-                 "multiplies a tensor"),
-    "starts from zeros": Idiom(of(from_zeros, ih=lambda: L(6, 4), hh=lambda: L(4, 4)), SEQUENCE,
-                               r"new_zeros\(\) in Of has no native form"),
+    "squeeze and excitation": Idiom(of(squeeze_excite, fc=lambda: L(2, 2)), IMAGE),
+    "GLU": Idiom(fc(lambda m, x: (lambda a, b: a * torch.sigmoid(b))(*m.fc(x).chunk(2, dim=-1))), VECTOR),
+    "starts from zeros": Idiom(of(from_zeros, ih=lambda: L(6, 4), hh=lambda: L(4, 4)), SEQUENCE),
+    "zeros by torch": Idiom(fc(lambda m, x: m.fc(x + torch.zeros(x.size(0), 6, dtype=x.dtype))), VECTOR),
+    "padded with zeros": Idiom(fc(lambda m, x: m.fc(torch.cat([x, torch.zeros_like(x[:, :2])], 1)), 8), VECTOR),
+    "layers put together": Idiom(of(lambda m, x: nn.Sequential(*m.layers[:-1], nn.ReLU(), *m.layers[-1:])(x),
+                                    layers=lambda: nn.ModuleList([L(6, 5), nn.Tanh(), L(5, 2)])), VECTOR),
+    "the first layers": Idiom(of(lambda m, x: nn.Softplus()(m.body[:2](x)), body=seq(lambda: L(6, 5), nn.Tanh,
+                                                                                       lambda: L(5, 2))), VECTOR),
+    "exact type": Idiom(fc(lambda m, x: m.fc(x) if type(x) is Tensor and not hasattr(x, "tensors") else x), VECTOR),
+    "checkpoint": Idiom(fc(lambda m, x: checkpoint(m.fc, x, use_reentrant=False)), VECTOR),
     "N times points": Idiom(fc(time_distributed), SEQUENCE, "multiplies the number N of examples"),
     "attention": Idiom(of(attention, qkv=lambda: L(6, 12)), SEQUENCE, r"matmul\(\) in Of has no native form"),
     "U-Net": Idiom(of(up, down=lambda: nn.MaxPool2d(2), conv=lambda: C(2, 3, 3, padding=1), out=lambda: C(5, 2, 1)),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import interpreter
 import metafast as mf
-from idioms import IDIOMS
+from idioms import IDIOMS, fc
 from metafast.model.lowering import Unsupported, lower
 from metafast.model.program import Program
 
@@ -73,5 +73,73 @@ def test_its_meta_gradient_is_that_of_torch(name: str) -> None:
         for backend in ("auto", "torch")
     )
     assert any(g.abs().max() > 1e-3 for g in theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+class Either(nn.Module):
+    """Takes images and vectors, by the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.body, self.head = nn.Conv2d(1, 2, 3), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            x = self.conv(x).relu()
+        n, *sizes = x.shape
+        x = torch.lgamma(1 + self.body(x.view(n, -1)).square())  # has no native form
+        for _ in range(sizes[0]):
+            x = x.view(n, 8)
+        return self.head(x) if len(sizes) < 4 else x
+
+
+@pytest.mark.parametrize(("cast", "dtype"), [("float", torch.float32), ("double", torch.float64)])
+def test_a_cast_to_what_a_tensor_is_does_nothing(cast: str, dtype: torch.dtype) -> None:
+    model = fc(lambda m, x: m.fc(getattr(x, cast)()))().to(dtype)
+    assert [node.op for node in lower(model, (6,), dtype=dtype).nodes] == ["linear"]
+
+
+def gradients(model: nn.Module, example: tuple[int, ...], backend: str, **options: object) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, 4, *s, dtype=torch.float64, generator=generator) for s in (example, (3,)))
+    maml = mf.MAML(model, 0.1, 2, "mse", backend=backend, **options)  # type: ignore[arg-type]
+    return list(maml.meta_gradient((x, y), (x, y))[1])
+
+
+class Branching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.pair = nn.Linear(8, 3), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.ndim == 2:
+            return self.fc(x)
+        if x.shape[1] == 2:
+            return self.pair(x.flatten(1))
+        return sum((self.fc(x[:, i]) for i in range(x.shape[1])), self.fc(x[:, 0]))
+
+
+def test_a_plan_is_for_one_shape() -> None:
+    torch.manual_seed(0)
+    model = Branching().double()
+    for example in ((8,), (2, 8), (3, 8), (8,), (2, 8)):
+        ours, theirs = (gradients(model, example, backend) for backend in ("native", "torch"))
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("example", [(8,), (1, 4, 4)])
+def test_a_cut_goes_through_code_that_decides_by_shapes(example: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model = Either().double()
+
+    def adapts(name: str) -> bool:
+        return name.startswith("head")
+
+    maml = mf.MAML(model, 0.1, 2, "mse", adapt_params=adapts, strict=True)  # behind the cut it is native
+    x = torch.randn(2, 4, *example, dtype=torch.float64)
+    assert "native behind" in maml._plans().plan("x", x).words
+    ours, theirs = (gradients(model, example, backend, adapt_params=adapts) for backend in ("auto", "torch"))
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)

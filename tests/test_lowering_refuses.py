@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import random
 from collections.abc import Callable
@@ -64,6 +65,13 @@ def caught(m: Any, x: Tensor) -> Tensor:
     except Exception:
         few = False
     return x if few else m.fc(x)
+
+
+def counted(m: Any, x: Tensor) -> Tensor:
+    try:
+        return sum((m.fc(x) for _ in range(x.size(0))), x)
+    except TypeError:
+        return x
 
 
 def squeezed(m: Any, x: Tensor) -> Tensor:
@@ -163,6 +171,10 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (fc(lambda m, x: m.fc(x) if x.shape[0] % 2 == 0 else x), VECTOR, "", "decides by the number N of examples"),
     (fc(lambda m, x: m.fc(x) if x.size(0) in {2: 3} else x), VECTOR, "", "decides by the number N of examples"),
     (fc(lambda m, x: caught(m, x)), VECTOR, "", "decides by the number N of examples"),
+    (fc(lambda m, x: counted(m, x)), VECTOR, "", "decides by the number N of examples"),
+    (fc(lambda m, x: m.fc(x) if math.sqrt(x.size(0)) > 2 else x), VECTOR, "", "decides by the number N of examples"),
+    (fc(lambda m, x: m.fc(x) + torch.ones(x.size(0), 4)), VECTOR, "", "ones() in Of has no native form"),
+    (fc(lambda m, x: nn.Sequential(m.fc, nn.BatchNorm1d(4))(x)), VECTOR, "", "Sequential that is not registered"),
     (fc(lambda m, x: sum(m.fc(x) for _ in range(len(x)))), VECTOR, "", "decides by the number N of examples"),
     (fc(lambda m, x: m.fc(x) if x.numel() > 8 else x), VECTOR, "", "decides by the number N of examples"),
     (fc(lambda m, x: torch.stack([m.fc(row) for row in x])), VECTOR, "", "iterates over a tensor"),

@@ -6,6 +6,7 @@ none: code may hand it on, to ``view`` for instance, but nothing can be decided 
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import sys
@@ -62,8 +63,9 @@ class TensorProxy(fx.Proxy):
     @property  # type: ignore[misc]
     def __class__(self) -> type:
         """What isinstance() asks."""
-        if _is_ours(_asking()):
-            return type(self)
+        return type(self) if _is_ours(_asking()) else self.type_in_torch()
+
+    def type_in_torch(self) -> type:
         value = self.tracer.known(self.node)
         if value is UNKNOWN:
             self.tracer.refuse_unknown("asks for the type of what has no native form")
@@ -121,19 +123,24 @@ class Count(fx.Proxy):
         self.tracer.refuse_unknown("decides by the size of a tensor that has no native form")
         raise AssertionError("refused")
 
+    def __index__(self) -> int:
+        """Called by range(), and by torch, which then does without."""
+        self.tracer.asked_for_index.add(self.node)
+        raise TypeError(NEEDS_A_NUMBER)
+
     def __repr__(self) -> str:
         return "N" if self._is_batch() else super().__repr__()
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        if _is_ours(_asking()):
-            return type(self)
+        return type(self) if _is_ours(_asking()) else self.type_in_torch()
+
+    def type_in_torch(self) -> type:
         if not self._is_batch():
             self._refuse()
         return int
 
 
-# Not __index__: torch tries it, and then knows what to do without.
 for _name in ("lt", "le", "gt", "ge", "bool", "int", "float", "hash", "len", "round", "trunc"):
     setattr(Count, f"__{_name}__", Count._refuse)
 
@@ -153,11 +160,49 @@ def sizes(values: Sequence[Any]) -> Any:
     return Sizes(values) if any(isinstance(value, fx.Proxy) for value in values) else torch.Size(values)
 
 
+# ---- what code sees in place of builtins -----------------------------------------------------------------------------
+
+
 def length(thing: Any) -> Any:
     """len(x) must return an int, which N is not."""
     if isinstance(thing, TensorProxy):
         return thing.tracer.create_proxy("call_function", len, (thing,), {})
     return len(thing)
+
+
+class _OfType(type):
+    """type(x) is what Python knows, type(...) of three arguments a class, and isinstance(x, type) as ever."""
+
+    def __call__(cls, *arguments: Any, **keywords: Any) -> Any:
+        if len(arguments) == 1 and isinstance(arguments[0], (TensorProxy, Count)):
+            return arguments[0].type_in_torch()
+        return type(*arguments, **keywords)
+
+    def __instancecheck__(cls, thing: Any) -> bool:
+        return isinstance(thing, type)
+
+    def __subclasscheck__(cls, kind: Any) -> bool:
+        return issubclass(kind, type)
+
+
+class Type(type, metaclass=_OfType):
+    pass
+
+
+BUILTINS: dict[str, Any] = {"len": length, "type": Type}
+
+
+def takes_sizes(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``torch.zeros(N, 3)``, which torch does not hand to a proxy; it does ``torch.zeros((N, 3))``."""
+
+    @functools.wraps(function)
+    def made(*arguments: Any, **keywords: Any) -> Any:
+        for argument in arguments:
+            if isinstance(argument, Count):
+                return argument.tracer.create_proxy("call_function", function, (tuple(arguments),), keywords)
+        return function(*arguments, **keywords)
+
+    return made
 
 
 def _asking() -> FrameType:

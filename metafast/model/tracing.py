@@ -21,7 +21,17 @@ from metafast import transforms
 from metafast.model.builder import Builder, Unsupported
 from metafast.model.known import Known, is_size
 from metafast.model.layers import MODULES
-from metafast.model.proxies import NEEDS_A_NUMBER, UNKNOWN, Count, Sizes, TensorProxy, is_plain, length, sizes
+from metafast.model.proxies import (
+    BUILTINS,
+    NEEDS_A_NUMBER,
+    UNKNOWN,
+    Count,
+    Sizes,
+    TensorProxy,
+    is_plain,
+    sizes,
+    takes_sizes,
+)
 from metafast.tracking import draws
 from metafast.tracking.reads import Reads, Undone
 from metafast.tracking.snapshot import GLOBAL_HOOKS, HOOKS, Snapshot
@@ -74,7 +84,7 @@ def _trace_once(model: nn.Module, builder: Builder | None, reads: Reads) -> Trac
         drawn.append(name)
         refuse(name)
 
-    with _LOCK, torch.enable_grad(), _own_length() as enters:
+    with _LOCK, torch.enable_grad(), _for_proxies() as enters:
         known = Known(model, builder)
         tracer = _Tracer(model, known)
         before, undone = Snapshot(model, ()), Undone(model)
@@ -91,8 +101,8 @@ def _trace_once(model: nn.Module, builder: Builder | None, reads: Reads) -> Trac
             raise tracer.refusal or tracer.unsupported(_in_words(error)) from error
         if drawn:
             refuse(drawn[0])
-        if tracer.refusal:
-            raise tracer.refusal
+        if tracer.refusal or tracer.asked_for_index:
+            raise tracer.refusal or tracer.unsupported(NEEDS_A_NUMBER)
         if changed or undone.changes:
             raise Unsupported("", f"{type(model).__name__} changes attributes of its modules in forward")
         known.drop_unused_sizes(graph)
@@ -100,7 +110,7 @@ def _trace_once(model: nn.Module, builder: Builder | None, reads: Reads) -> Trac
 
 
 def _in_words(error: Exception) -> str:
-    if isinstance(error, TypeError) and f"'{Count.__name__}' object cannot be interpreted as an integer" in str(error):
+    if error.args == (NEEDS_A_NUMBER,):
         return NEEDS_A_NUMBER
     reason = (str(error).splitlines() or [""])[0]
     name = type(error).__name__
@@ -137,6 +147,7 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.model = model
         self.refusal: Unsupported | None = None  # should the model's code catch it
+        self.asked_for_index: set[fx.Node] = set()  # not by torch
         self._known = known
         self.names: dict[nn.Module, str] = {module: name for name, module in model.named_modules()}
         self.tensors: dict[int, str] = {id(t): n for n, t in (*model.named_buffers(), *model.named_parameters())}
@@ -189,6 +200,8 @@ class _Tracer(fx.Tracer):
     ) -> Any:
         if self._is_not_forward():
             return forward(*args, **kwargs)
+        if m not in self.names and self._owns_nothing(m):  # Sequential(*self.layers), ReLU()
+            return forward(*args, **kwargs)
         self.inside.append(m)
         if transforms.is_compiled(m):  # compiled code hides what it does: run what it was made from
             result = transforms.original(m)(*args, **kwargs)
@@ -198,6 +211,9 @@ class _Tracer(fx.Tracer):
             result = super().call_module(m, forward, args, kwargs)
         self.inside.pop()  # an exception leaves it, to name the module
         return result
+
+    def _owns_nothing(self, module: nn.Module) -> bool:
+        return all(id(tensor) in self.tensors for tensor in (*module.parameters(), *module.buffers()))
 
     def _is_not_forward(self) -> bool:
         """torch.fx has patched nn.Module for all threads, and for the handlers of layers."""
@@ -226,6 +242,7 @@ class _Tracer(fx.Tracer):
         if _modes() != self.modes:
             raise self.unsupported("runs under no_grad, autocast or a custom autograd function")
         node = super().create_node(kind, target, *rest, **keywords)
+        self.asked_for_index.difference_update(node.all_input_nodes)
         module = self.inside[-1]
         node.meta["where"] = self.names[module]
         node.meta["type"] = type(module).__name__
@@ -256,18 +273,25 @@ def _modes() -> tuple[bool, ...]:
 
 
 @contextmanager
-def _own_length() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Code sees a len() of ours in the global variables that the function is given; so does torch.fx.wrap for the whole
-    process."""
-    patched: list[dict[str, Any]] = []
+def _for_proxies() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Code sees builtins of ours in the global variables that the function is given, and functions of torch take N for
+    a size; so does torch.fx.wrap for the whole process."""
+    patched: list[tuple[dict[str, Any], str]] = []
 
     def enter(scope: dict[str, Any]) -> None:
-        if "len" not in scope and not is_fixed(scope.get("__name__")):
-            scope["len"] = length
-            patched.append(scope)
+        if is_fixed(scope.get("__name__")):
+            return
+        for name in BUILTINS.keys() - scope.keys():
+            scope[name] = BUILTINS[name]
+            patched.append((scope, name))
 
+    made = {name: getattr(torch, name) for name in ("zeros", "ones", "empty", "rand", "randn")}
     try:
+        for name, function in made.items():
+            setattr(torch, name, takes_sizes(function))
         yield enter
     finally:
-        for scope in patched:
-            del scope["len"]
+        for name, function in made.items():
+            setattr(torch, name, function)
+        for scope, name in patched:
+            del scope[name]

@@ -67,7 +67,7 @@ class Reads:
         enter: Callable[[dict[str, Any]], Any] = lambda scope: None,
     ) -> Iterator[None]:
         """``refuse(name)`` is called before a generator of Python's ``random`` draws, unless metafast asks it to;
-        ``enter(scope)`` before a user's code runs, with its global variables."""
+        ``enter(scope)`` before a user's code runs, with its global variables, but for what runs in an import."""
 
         def profile(frame: Any, event: Any, argument: Any) -> None:
             if event == "call":
@@ -76,7 +76,8 @@ class Reads:
                     self._codes[id(code)] = code
                     if not is_fixed(frame.f_globals.get("__name__")):
                         self._read(code, frame.f_globals)
-                        enter(frame.f_globals)
+                        if not importing():
+                            enter(frame.f_globals)
             elif event == "c_call" and refuse is not None and _draws(argument) and not importing():
                 refuse(f"random.{argument.__name__}")
             if before is not None and callable(before):

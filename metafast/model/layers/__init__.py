@@ -10,6 +10,7 @@ put before it.
 from metafast.model.layers import (
     arithmetic,
     casts,
+    constants,
     dropout,
     maps,
     norms,
@@ -28,6 +29,7 @@ __all__ = [
     "POINTWISE",
     "arithmetic",
     "casts",
+    "constants",
     "dropout",
     "maps",
     "norms",

@@ -60,7 +60,7 @@ def _fact(b: Builder, input: Any, name: str) -> Any:
     return ATTRIBUTES[name](b, input)
 
 
-def _unchanged(b: Builder, input: Any, dtype: Any = None, device: Any = None) -> Any:
+def unchanged(b: Builder, input: Any, dtype: Any = None, device: Any = None) -> Any:
     """The input itself, as torch has it of a cast to what a tensor is."""
     mine: torch.dtype = _fact(b, input, "dtype")
     if dtype not in (None, mine):
@@ -91,7 +91,7 @@ def to(
             dtype = each
         elif each is not None:
             device = each
-    same = _unchanged(b, input, dtype, device)
+    same = unchanged(b, input, dtype, device)
     if copy or flags[1:2] == [True]:
         return clone(b, same)
     return same if memory_format is torch.preserve_format else contiguous(b, same)
@@ -101,29 +101,29 @@ def to(
 def cast(b: Builder, input: Any, dtype: Any = None, non_blocking: bool = False) -> Any:
     if not isinstance(dtype, torch.dtype):
         b.refuse("is native with a torch.dtype")
-    return _unchanged(b, input, dtype)
+    return unchanged(b, input, dtype)
 
 
 @lowers("type_as")
 def type_as(b: Builder, input: Any, other: Any) -> Any:
-    return _unchanged(b, input, _fact(b, other, "dtype"))
+    return unchanged(b, input, _fact(b, other, "dtype"))
 
 
 @lowers("float")
 def to_float(b: Builder, input: Any, memory_format: Any = None) -> Any:
-    return _unchanged(b, input, torch.float32)
+    return unchanged(b, input, torch.float32)
 
 
 @lowers("double")
 def to_double(b: Builder, input: Any, memory_format: Any = None) -> Any:
-    return _unchanged(b, input, torch.float64)
+    return unchanged(b, input, torch.float64)
 
 
 @lowers("cpu")
 def cpu(b: Builder, input: Any, memory_format: Any = None) -> Any:
-    return _unchanged(b, input, device="cpu")
+    return unchanged(b, input, device="cpu")
 
 
 @lowers("cuda")
 def cuda(b: Builder, input: Any, device: Any = "cuda", non_blocking: bool = False, memory_format: Any = None) -> Any:
-    return _unchanged(b, input, device="cuda" if device is None else device)
+    return unchanged(b, input, device="cuda" if device is None else device)

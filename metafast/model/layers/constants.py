@@ -1,0 +1,33 @@
+"""Tensors of zeros: maps of no element at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metafast.model.builder import Builder, Place
+from metafast.model.layers.casts import unchanged
+from metafast.model.layers.rearrangement import rearranged
+from metafast.model.layers.table import lowers
+
+
+@lowers("new_zeros")
+def new_zeros(b: Builder, input: Any, *size: Any, dtype: Any = None, device: Any = None) -> Place:
+    unchanged(b, input, dtype, device)
+    made: Place = rearranged(b, Tensor.new_zeros, (input, *size), {}, False, "zeros")
+    return made
+
+
+@lowers(torch.zeros_like)
+def zeros_like(b: Builder, input: Any, *, dtype: Any = None, device: Any = None, memory_format: Any = None) -> Place:
+    unchanged(b, input, dtype, device)
+    made: Place = rearranged(b, torch.zeros_like, (input,), {}, False, "zeros")
+    return made
+
+
+@lowers(torch.zeros)
+def zeros(b: Builder, size: Any, *, dtype: Any = None, device: Any = None) -> Place:
+    """Of sizes with N among them: others are made while the model is traced."""
+    return new_zeros(b, b.input, size, dtype=torch.get_default_dtype() if dtype is None else dtype, device=device)
