@@ -120,7 +120,7 @@ class Recurrent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.head = nn.LSTM(3, 4, batch_first=True), L(4, 3)
+        self.body, self.head = nn.LSTM(3, 5, batch_first=True, proj_size=4), L(4, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         count = x.shape[0]

@@ -16,6 +16,7 @@ from row import C, L, Row, norm, pool
 from rows_convolutions import CONVOLUTIONS
 from rows_of_parts import PAIRS, PARTS
 from rows_on_torch import FALLBACK, STATIC
+from rows_recurrent import RECURRENT
 
 # ----------------------------------------------------------------------------------------------------------- the table
 
@@ -337,6 +338,7 @@ ROWS: list[Row] = [
     *GRAPHS,
     *PARTS,
     *PAIRS,
+    *RECURRENT,
     *LOSSES,
     *OPTIONS,
     *STATIC,

@@ -56,12 +56,13 @@ BATCH = _Batch()
 @dataclass(eq=False)
 class Place:
     """Memory of shape [N, *shape], or of ``shape`` if it is ``shared``, that holds a value. ``memory`` lists all Places
-    that view the same memory."""
+    that view the same memory. ``axis`` is where N stands in torch's shape; what is not written for others takes 0."""
 
     value: int | None  # None: overwritten through another view
     shape: Shape
     memory: list[Place] = field(default_factory=list, repr=False)
     shared: bool = False
+    axis: int = 0
 
     def __post_init__(self) -> None:
         self.memory.append(self)
@@ -131,7 +132,13 @@ class Builder:
             self.refuse(f"works on {described(place)}; native is a tensor computed from the input")
         if place.value is None:
             self.refuse("reads a tensor that was overwritten in place through another view, which has no native form")
+        if place.axis:
+            self.refuse(f"has no native form for examples in axis {place.axis}; native is to have them first")
         return place.value
+
+    def first(self, place: Place) -> Place:
+        """``place`` as if its examples stood first, for what works on each of them by itself."""
+        return Place(place.value, place.shape, place.memory, place.shared)
 
     def form(self, place: Any) -> Shape:
         return self.values[self.read(place)]

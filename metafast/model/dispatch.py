@@ -6,9 +6,9 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from metafast.model.builder import Builder
+from metafast.model.builder import Builder, Place
 from metafast.model.layers import FUNCTIONS, METHODS, MODULES
 
 #: What is called, resolved: a module, a function, or the name of a method. Returns what the call returns.
@@ -39,7 +39,7 @@ def _written(target: Any) -> str:
 def evaluate(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
     """Hand one call to its handler."""
     if isinstance(target, nn.Module):
-        return _call_module(b, target, [*arguments, *keywords.values()])
+        return _call_module(b, target, [*arguments], keywords)
     method = isinstance(target, str)
     handler = METHODS.get(target) if method else FUNCTIONS.get(target)
     b.subject = f"{_written(target)} in {b.subject}"
@@ -48,7 +48,7 @@ def evaluate(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[s
     return b.apply(handler, arguments, keywords)
 
 
-def _call_module(b: Builder, module: nn.Module, arguments: list[Any]) -> Any:
+def _call_module(b: Builder, module: nn.Module, arguments: list[Any], keywords: dict[str, Any]) -> Any:
     if type(module) not in MODULES:
         base = next((t.__name__ for t in MODULES if isinstance(module, t)), None)
         b.refuse(
@@ -56,7 +56,11 @@ def _call_module(b: Builder, module: nn.Module, arguments: list[Any]) -> Any:
             if base is None
             else f"is a subclass of {base}, which may compute something else; native is {base} itself"
         )
-    if len(arguments) != 1:
-        b.refuse(f"is called with {len(arguments)} arguments; native is one, the input")
-    b.read(arguments[0])
-    return MODULES[type(module)](b, module, arguments[0])
+    if not arguments and keywords:  # the first is the input, whatever its name
+        first, *others = keywords.items()
+        arguments, keywords = [first[1]], dict(others)
+    if not arguments:
+        b.refuse("is called without an input")
+    input = b.place(arguments[0]) if isinstance(arguments[0], Tensor) else arguments[0]
+    b.read(b.first(input) if isinstance(input, Place) else input)
+    return b.apply(MODULES[type(module)], [module, input, *arguments[1:]], keywords)

@@ -18,6 +18,7 @@ from metafast.model.layers import (
     pointwise,
     pooling,
     rearrangement,
+    recurrent,
     shapes,
 )
 from metafast.model.layers.table import FUNCTIONS, METHODS, MODULES, POINTWISE
@@ -37,5 +38,6 @@ __all__ = [
     "pointwise",
     "pooling",
     "rearrangement",
+    "recurrent",
     "shapes",
 ]

@@ -32,7 +32,7 @@ def rearranged(
         if isinstance(argument, (Tensor, nn.Parameter)):
             argument = b.place(argument)
         if isinstance(argument, Place):
-            b.read(argument)
+            b.read(b.first(argument))
             if all(argument is not place for place in places):
                 places.append(argument)
         return argument
@@ -56,7 +56,8 @@ def _numbered(
         numbers = torch.arange(begin, begin + math.prod(place.shape), dtype=torch.float64).reshape(place.shape)
         if not place.shared:
             examples = torch.arange(n, dtype=torch.float64) * total
-            numbers = numbers + examples.reshape(n, *[1] * len(place.shape))
+            numbers = numbers.unsqueeze(place.axis)
+            numbers = numbers + examples.reshape([-1 if i == place.axis else 1 for i in range(numbers.ndim)])
         tensors[id(place)] = numbers
         begin += math.prod(place.shape)
 
@@ -76,38 +77,50 @@ def _numbered(
 
 
 def _mapped(b: Builder, places: list[Place], few: Tensor, more: Tensor, view: bool, says: str) -> Place:
-    shared = few.shape == more.shape
+    one, axis = _one_example(b, places, few, more)
+    shared, alone = axis is None, all(place.shared for place in places)
     total = sum(math.prod(place.shape) for place in places)
-    if not shared and (few.shape[1:] != more.shape[1:] or (len(few), len(more)) != (_FEW, _MORE)):
-        b.refuse("moves the axis of the examples, which has no native form; native is to leave it first")
-    one = more if shared else more[0]
-    same = all(place.shared for place in places)
-    if shared != same and not (same and not shared):
-        b.refuse("mixes examples, which has no native form")
-    if not shared:
-        own = torch.cat([torch.full((math.prod(p.shape),), 0.0 if p.shared else 1.0) for p in places]).double()
-        for i in range(1, _MORE):  # the next example's elements, or no element, or those that all examples share
-            step = torch.where(one > 0, own[(one - 1).clamp(0, total - 1).long()] * total * i, 0)
-            if not torch.equal(more[i], one + step) or (one > total).any():
-                b.refuse("mixes examples, which has no native form")
     shape = tuple(one.shape)
     table = (one.reshape(-1) - 1).long()
-    if len(places) == 1 and shared == places[0].shared and torch.equal(table, torch.arange(total)):
-        memory = places[0].memory if view else []
-        if len(shape) == 1 and b.form(places[0]) != shape and not shared:
-            return b.emit("flatten", (places[0],), shape, memory=memory)
-        return Place(places[0].value, shape, memory, shared)
-    spread = same and not shared
-    return b.emit(
+    if len(places) == 1 and shared == alone and torch.equal(table, torch.arange(total)):
+        first = b.first(places[0])
+        memory = first.memory if view else []
+        if len(shape) == 1 and b.form(first) != shape and not shared and not axis:
+            return b.emit("flatten", (first,), shape, memory=memory)
+        return Place(first.value, shape, memory, shared, axis or 0)
+    made = b.emit(
         "sparse_map",
-        _at_most_four(b, places),
+        _at_most_four(b, [b.first(place) for place in places]),
         form_of(shape),
-        attributes={"per_example": 1} if spread else {},
+        attributes={"per_example": 1} if alone and not shared else {},
         shape=shape,
         memory=places[0].memory if view and len(places) == 1 else None,
         table=table.tolist(),
         says=says,
     )
+    return Place(made.value, shape, made.memory, shared, axis) if axis else made
+
+
+def _one_example(b: Builder, places: list[Place], few: Tensor, more: Tensor) -> tuple[Tensor, int | None]:
+    """The numbers of one example's elements, and the axis of the examples: None if the result has none. Refuses where
+    an example's elements go to another."""
+    total = sum(math.prod(place.shape) for place in places)
+    if few.ndim != more.ndim:
+        b.refuse("has a shape that depends on the number of examples, which has no native form")
+    axes = [i for i in range(few.ndim) if few.shape[i] != more.shape[i]]
+    if not axes:
+        if any(not place.shared for place in places):
+            b.refuse("mixes examples, which has no native form")
+        return more, None
+    if len(axes) > 1 or (few.shape[axes[0]], more.shape[axes[0]]) != (_FEW, _MORE):
+        b.refuse("joins the axis of the examples with another, which has no native form; native is to leave it")
+    each = more.movedim(axes[0], 0)
+    own = torch.cat([torch.full((math.prod(p.shape),), 0.0 if p.shared else 1.0) for p in places]).double()
+    for i in range(1, _MORE):  # the next example's elements, or no element, or those that all examples share
+        step = torch.where(each[0] > 0, own[(each[0] - 1).clamp(0, total - 1).long()] * total * i, 0)
+        if not torch.equal(each[i], each[0] + step) or (each[0] > total).any():
+            b.refuse("mixes examples, which has no native form")
+    return each[0], axes[0]
 
 
 def _at_most_four(b: Builder, places: list[Place]) -> tuple[Place, ...]:

@@ -18,7 +18,9 @@ from metafast.model.layers.table import lowers, lowers_module
 @lowers("size")
 def size(b: Builder, input: Any, dim: int | None = None) -> Any:
     batched = isinstance(input, Place) and not input.shared
-    sizes = (BATCH, *input.shape) if batched else tuple(input.shape)
+    sizes = tuple(input.shape)
+    if batched:
+        sizes = (*sizes[: input.axis], BATCH, *sizes[input.axis :])
     return sizes if dim is None else sizes[b.axis(input, dim) if batched else dim]
 
 

@@ -7,10 +7,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from metafast.model.builder import Builder, Place
-
 Handler = Callable[..., Any]
-ModuleHandler = Callable[[Builder, Any, Place], Place]
+ModuleHandler = Callable[..., Any]
 H = TypeVar("H", bound=Handler)
 M = TypeVar("M", bound=ModuleHandler)
 FUNCTIONS: dict[Any, Handler] = {}
@@ -33,7 +31,7 @@ def lowers(*names: Any) -> Callable[[H], H]:
 
 
 def lowers_module(*types: type[nn.Module]) -> Callable[[M], M]:
-    """Register a handler for modules of exactly these types. It receives the Builder, the module and its input."""
+    """Register a handler for modules of exactly these types. It receives the Builder, the module and its arguments."""
 
     def register(handler: M) -> M:
         for kind in types:
