@@ -202,9 +202,12 @@ def _targets(name: str, y: Tensor, lead: Shape, axes_: str, loss: Loss | None, o
         raise ValueError(f"{name} has shape {list(shape)}; expected exactly the output's shape {list(lead + out)}")
 
 
-def labels(name: str, y: Tensor, classes: int) -> None:
-    """Class indices lie in 0 .. classes - 1. Only on the CPU, where looking costs nothing but microseconds."""
+def labels(name: str, y: Tensor, classes: int, ignored: int | None = None) -> None:
+    """Class indices lie in 0 .. classes - 1, but for those that are ignored. Only on the CPU, where looking costs
+    nothing but microseconds."""
     if holds_classes(y, classes) or not y.numel():
+        return
+    if ignored is not None and (y := y[y != ignored]).numel() == 0:
         return
     low, high = torch.aminmax(y)
     if low.item() < 0 or high.item() >= classes:

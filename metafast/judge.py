@@ -208,25 +208,33 @@ class Loop:
             output = call(self.learner.model, x)
             if self.named is None:
                 return held, self.function(output, y)
-        each = _per_example(self.named, output, y)
+        each, mass = _per_example(self.named, output, y)
         w = torch.ones_like(each) if w is None else w
-        divisors: dict[str, Any] = {"weighted_mean": w.sum(), "mean": len(each), "sum": 1}
+        divisors: dict[str, Any] = {"weighted_mean": (w * mass).sum(), "mean": mass.sum(), "sum": 1}
         return held, (w * each).sum() / divisors[self.named.reduction]
 
 
-def _per_example(loss: Loss, output: Tensor, target: Tensor) -> Tensor:
+def _per_example(loss: Loss, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The losses [N] of outputs [N, *output] by torch's own functions, but for one that they cannot derive twice, and
-    one that they cannot derive by its target."""
+    one that they cannot derive by its target; and what each counts in the divisor of a mean."""
     known = losses.NAMED[loss.kind]
     settings: dict[str, Any] = {name: type(known.settings[name])(value) for name, value in loss.attributes}
+    if loss.class_weights:
+        settings["weight"] = output.new_tensor(loss.class_weights)
+    if "pos_weight" in settings:
+        settings["pos_weight"] = output.new_tensor(settings["pos_weight"])
     if loss.kind == "multi_margin":
         excess = (settings["margin"] - output.gather(1, target[:, None]) + output).clamp(min=0) ** settings["p"]
         each: Tensor = (excess * (F.one_hot(target, output.shape[1]) == 0)).sum(1) / output.shape[1]
-        return each
-    if loss.kind == "soft_margin":
+    elif loss.kind == "soft_margin":
         each = F.softplus(-target * output)
     else:
         each = known.function(output, target, reduction="none", **settings)
-    if each.ndim == 1:
-        return each
-    return each.flatten(1).sum(1) if loss.elements == "sum" else each.flatten(1).mean(1)
+    each = each.reshape(len(output), -1)
+    mass = torch.ones_like(each)
+    if loss.ignored is not None and not target.is_floating_point():
+        # The loss of a class with logarithms of -1 is its weight, or 0 if it is ignored.
+        weight = {"weight": settings["weight"]} if loss.class_weights else {}
+        unit = F.nll_loss(-torch.ones_like(output), target, reduction="none", ignore_index=loss.ignored, **weight)
+        mass = unit.reshape(len(output), -1)
+    return (each.sum(1), mass.sum(1)) if loss.elements == "sum" else (each.mean(1), mass.mean(1))

@@ -65,10 +65,23 @@ def example_losses(loss: LossName, output: Tensor, target: Tensor) -> Tensor:
     else:
         single = copy.copy(loss)
         single.reduction = "none"
+        if getattr(single, "weight", None) is not None:
+            single.weight = single.weight.to(output)
         each = single(output, target)
     if each.dim() == 1:
         return each
     return each.flatten(1).sum(1) if summed(loss) else each.flatten(1).mean(1)
+
+
+def example_counts(loss: LossName, output: Tensor, target: Tensor) -> Tensor:
+    """[N]: what the examples count in the divisor of torch's mean: the mean over positions of the weights of their
+    classes, of which that of the ignored class is 0."""
+    ignored, weights = getattr(loss, "ignore_index", None), getattr(loss, "weight", None)
+    if target.is_floating_point() or (ignored is None and weights is None):
+        return output.new_ones(len(output))
+    weights = output.new_ones(output.shape[1]) if weights is None else weights.to(output)
+    counts = torch.tensor([0 if y == ignored else weights[y] for y in target.flatten().tolist()]).to(output)
+    return counts.view(len(output), -1).mean(1)
 
 
 def summed(loss: LossName) -> bool:
@@ -88,12 +101,12 @@ def task_loss(
 ) -> Tensor:
     if callable(loss) and not isinstance(loss, nn.Module):
         return loss(output, target)
-    each = example_losses(loss, output, target)
+    each, counts = example_losses(loss, output, target), example_counts(loss, output, target)
     weight = torch.ones_like(each) if weight is None else weight
     total = (weight * each).sum()
     if getattr(loss, "reduction", "mean") == "sum":
         return total
-    return {"weighted_mean": total / weight.sum(), "mean": total / len(each), "sum": total}[reduction]
+    return {"weighted_mean": total / (weight * counts).sum(), "mean": total / counts.sum(), "sum": total}[reduction]
 
 
 # -------------------------------------------------------------------------------------------------------- the model

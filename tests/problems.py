@@ -66,9 +66,12 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
             x[..., 0, :] = 0 if x.dim() > len(lead) else x[..., 0, :]
             x[x.abs() < 0.3] = 0
         if row.classes:
-            y = torch.randint(output[0], lead, generator=random)
+            y = torch.randint(output[0], (*lead, *output[1:]), generator=random)
+            ignored = getattr(row.loss, "ignore_index", -100)
+            if ignored >= 0:  # else some labels are outside of the classes
+                y[..., 0] = ignored
         elif row.soft:
-            y = normal(*lead, *output).softmax(-1)
+            y = normal(*lead, *output).softmax(len(lead))
         elif row.loss == "bce_with_logits" or isinstance(row.loss, nn.BCEWithLogitsLoss):
             y = normal(*lead, *output).sigmoid()
         else:

@@ -334,11 +334,20 @@ def test_a_program_is_a_value() -> None:
     assert first == second and hash(first) == hash(second) and pickle.loads(pickle.dumps(first)) == first
 
 
-@pytest.mark.parametrize("kind", ["cross_entropy", "multi_margin"])
-def test_losses_over_classes_need_a_vector(kind: str) -> None:
-    assert lower(L(4, 3), VECTOR, loss=Loss(kind)).loss == Loss(kind)
+def test_a_margin_needs_a_vector() -> None:
+    assert lower(L(4, 3), VECTOR, loss=Loss("multi_margin")).loss == Loss("multi_margin")
     with pytest.raises(Unsupported, match=r"loss: .* is native for outputs \[N, C\], not for \[N, 5, 3\]"):
-        lower(L(4, 3), (5, 4), loss=Loss(kind))
+        lower(L(4, 3), (5, 4), loss=Loss("multi_margin"))
+
+
+def test_positions_of_classes_are_pixels() -> None:
+    program = lower(L(4, 3), (5, 4), loss=Loss("cross_entropy"))  # torch: 5 classes at 3 positions
+    assert program.values[program.output] == (5, 1, 3) and program.output_shape == (5, 3)
+
+
+def test_weights_are_of_the_classes_that_there_are() -> None:
+    with pytest.raises(Unsupported, match=r"nll has 2 weights of classes for outputs \[N, 3\]"):
+        lower(L(4, 3), VECTOR, loss=Loss("nll", class_weights=(1.0, 2.0)))
 
 
 def test_gradients_may_be_switched_off_while_a_model_is_lowered() -> None:

@@ -134,7 +134,10 @@ struct LossPlan {
   Reduction reduction;
   bool sums;  // over the elements of an example's output, whose mean its loss is otherwise
   double attribute[2];
-  int64_t saved, kept;  // offsets in the tape: loss of each example; what some losses keep of each
+  int64_t ignored;              // a class that counts nothing
+  const double* class_weights;  // null: all 1
+  int64_t class_count;          // of those
+  int64_t saved, kept;          // offsets in the tape: loss of each example; what some losses keep of each
 };
 
 // A Program for batches of `examples`.

@@ -228,7 +228,7 @@ struct LossOnLanes {
     } else {
       Value z = own;
       z.ld = z.ld_cotangent = int32_t((own.channels + kLanes<E> - 1) / kLanes<E> * kLanes<E>);
-      const int64_t size = n * z.ld;
+      const int64_t rows = n * z.rows, size = rows * z.ld;
       E* const room = reinterpret_cast<E*>(f.scratch);
       E *const y = room, *const y_dot = y + size, *const p = y_dot + size, *const dy = p + size;
       E *const dt = dy + size, *const l = dt + size, *const dw = l + n;
@@ -255,12 +255,12 @@ struct LossOnLanes {
  private:
   void copy_lane(const T* from, int64_t ld_from, int lane, E* to, int64_t ld) const {
     const E* in = reinterpret_cast<const E*>(from) + lane;
-    for (int64_t i = 0; i < n; ++i)
+    for (int64_t i = 0; i < n * own.rows; ++i)
       for (int64_t c = 0; c < own.channels; ++c) to[i * ld + c] = in[(i * ld_from + c) * kWidth];
   }
   void copy_to_lane(const E* from, int64_t ld, T* to, int64_t ld_to, int lane) const {
     E* out = reinterpret_cast<E*>(to) + lane;
-    for (int64_t i = 0; i < n; ++i)
+    for (int64_t i = 0; i < n * own.rows; ++i)
       for (int64_t c = 0; c < own.channels; ++c) out[(i * ld_to + c) * kWidth] = from[i * ld + c];
   }
 };

@@ -113,10 +113,13 @@ inline int64_t put_plan(Blob& blob, const BatchPlan& plan, int64_t parameters_at
     blob.point(METAFAST_MEMBER(nodes_at + int64_t(i * sizeof(Node)), Node, windows), to);
   for (const auto& [place, to] : tables) blob.point(nodes_at + place, to);
   const int64_t values_at = blob.put(plan.values, size_t(plan.value_count));
+  const int64_t weights_at = blob.put(plan.loss.class_weights, size_t(plan.loss.class_count));
   const int64_t plan_at = blob.put(&plan, 1);
   blob.point(METAFAST_MEMBER(plan_at, BatchPlan, nodes), nodes_at);
   blob.point(METAFAST_MEMBER(plan_at, BatchPlan, values), values_at);
   blob.point(METAFAST_MEMBER(plan_at, BatchPlan, parameters), parameters_at);
+  if (plan.loss.class_weights)
+    blob.point(METAFAST_MEMBER(METAFAST_MEMBER(plan_at, BatchPlan, loss), LossPlan, class_weights), weights_at);
   return plan_at;
 }
 

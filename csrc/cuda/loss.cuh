@@ -26,21 +26,21 @@ struct LossPass {
     const int64_t at = i * z.rows * z.ld;
     return {f.activation(f.plan->output) + at,
             dot ? dot + at : nullptr,
-            f.tape + f.plan->loss.kept + i * z.ld_cotangent,
+            f.tape + f.plan->loss.kept + i * z.rows * z.ld_cotangent,
             z.channels,
             z.ld,
+            z.ld_cotangent,
+            z.rows,
             z.rows * z.channels};
   }
   // Real targets of images stand transposed in the workspace, others are read where the user has them.
   __device__ Target<T> target(int64_t i) const {
     const int64_t at = task.task * data.y_task_stride + instruction.k * data.y_step_stride;
-    if (data.y_is_class) return {static_cast<const int64_t*>(data.y)[at + i], nullptr, z.channels, z.ld_cotangent};
+    if (data.y_is_class)
+      return {static_cast<const int64_t*>(data.y) + at + i * z.rows, nullptr, z.channels, z.ld_cotangent};
     if (z.height > 0)
-      return {-1, task.at(task.job.layout.targets) + i * z.rows * z.ld_cotangent, z.channels, z.ld_cotangent};
-    return {-1, static_cast<const T*>(data.y) + at + i * z.rows * z.channels, z.channels, z.channels};
-  }
-  __device__ bool valid(const Target<T>& y) const {
-    return !data.y_is_class || (y.label >= 0 && y.label < z.rows * z.channels);
+      return {nullptr, task.at(task.job.layout.targets) + i * z.rows * z.ld_cotangent, z.channels, z.ld_cotangent};
+    return {nullptr, static_cast<const T*>(data.y) + at + i * z.rows * z.channels, z.channels, z.channels};
   }
   __device__ T weight(int64_t i) const {
     return data.w ? data.w[task.task * data.w_task_stride + instruction.k * data.w_step_stride + i] : T(1);
@@ -50,17 +50,30 @@ struct LossPass {
   // The value of an example; S = Dual: with its tangent.
   template <class S, class L>
   __device__ S value(const L& loss, int64_t i) const {
+    const Outputs<T> zi = outputs(i);
     const Target<T> y = target(i);
-    return valid(y) ? loss.template value<S>(outputs(i), y) : S(not_a_number());
+    return loss.fits(zi, y) ? loss.template value<S>(zi, y) : S(not_a_number());
   }
 
   // What the weighted sum of losses is divided by.
-  __device__ T divisor() const {
+  template <class L>
+  __device__ T divisor(const L& loss) const {
     if (f.plan->loss.reduction == Reduction::kSum) return T(1);
-    if (f.plan->loss.reduction == Reduction::kMean || !data.w) return T(n);
+    const bool weighted = f.plan->loss.reduction == Reduction::kWeightedMean && data.w;
+    if (!L::kHasMass && !weighted) return T(n);
     T total = T(0);
-    METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) total += weight(i);
+    METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) total += weighted ? weight(i) * mass(loss, i) : mass(loss, i);
     return total;
+  }
+  template <class L>
+  __device__ T mass(const L& loss, int64_t i) const {
+    if constexpr (L::kHasMass) {
+      const Outputs<T> zi = outputs(i);
+      const Target<T> yi = target(i);
+      return loss.fits(zi, yi) ? loss.mass(zi, yi) : not_a_number();
+    } else {
+      return T(1);
+    }
   }
 
   // Value of each example, then L and its divisor.
@@ -72,7 +85,7 @@ struct LossPass {
     if (block.thread == 0) {
       T sum = T(0);
       METAFAST_ROLLED for (int64_t i = 0; i < n; ++i) sum += weight(i) * each[i];
-      found[1] = divisor();
+      found[1] = divisor(loss);
       found[0] = sum / found[1];
       if (instruction.argument & kLossReported) {
         if (instruction.which == Which::kQuery)
@@ -92,21 +105,21 @@ struct LossPass {
     const bool with_data = instruction.argument & kLossData;
     T* dy = with_data && data.dy ? task.at(task.job.layout.target_gradient) : nullptr;
     T* dw = with_data && data.dw ? task.at(task.job.layout.weight_gradient) : nullptr;
-    // dL/dw_i = (l_i - level) / divisor: a divisor that is the sum of weights depends on w_i as well.
+    // dL/dw_i = (l_i - level m_i) / divisor: a divisor that is the sum of weights depends on w_i as well.
     const S level = f.plan->loss.reduction == Reduction::kWeightedMean ? value_of(S(T(0)), found) : S(T(0));
     METAFAST_ROLLED for (int64_t i = block.thread; i < n; i += block.threads) {
       const Outputs<T> zi = outputs(i);
       const Target<T> yi = target(i);
       const T scale = unit * weight(i);
       T *dzi = dz + i * z.rows * z.ld_cotangent, *dyi = dy ? dy + i * z.rows * z.ld_cotangent : nullptr;
-      const bool good = valid(yi);
+      const bool good = loss.fits(zi, yi);
       METAFAST_ROLLED for (int64_t e = 0; e < z.rows * z.ld_cotangent; ++e) dzi[e] =
           good || uint32_t(e) % uint32_t(z.ld_cotangent) >= uint32_t(z.channels) ? T(0) : not_a_number();
       if (good) {
         loss.template gradient<S>(zi, yi, [&](int64_t c, S g) { dzi[place(c)] = scale * part(g); });
         if (dyi) loss.template target_gradient<S>(zi, yi, [&](int64_t c, S g) { dyi[place(c)] = scale * part(g); });
       }
-      if (dw) dw[i] = unit * part(value<S>(loss, i) - level);
+      if (dw) dw[i] = unit * part(value<S>(loss, i) - level * S(mass(loss, i)));
     }
   }
 

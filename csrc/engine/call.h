@@ -101,7 +101,8 @@ Examples<T> examples_of(const std::optional<SetTensors>& set, const Program& pro
   Examples<T> to{};
   if (!set) return to;
   const int64_t n = set->examples, x = n * program.input_size();
-  const int64_t y = set->y_is_class ? n : n * program.output_size(), sets = set->stepwise ? steps : 1;
+  const int64_t y = n * (set->y_is_class ? program.output_rows() : program.output_size()),
+                sets = set->stepwise ? steps : 1;
   to.x = at<const T>(set->x), to.y = at<const void>(set->y), to.w = at<const T>(set->w);
   to.dx = at<T>(set->dx), to.dy = at<T>(set->dy), to.dw = at<T>(set->dw);
   to.y_is_class = set->y_is_class;

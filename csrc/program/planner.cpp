@@ -92,6 +92,8 @@ std::shared_ptr<Program::Plan> Program::Planner::make() {
   b_.examples = examples_;
   b_.output = program_.output_;
   b_.loss = program_.loss_;
+  b_.class_weights = program_.class_weights_;
+  b_.loss.class_weights = b_.class_weights.empty() ? nullptr : b_.class_weights.data();
   b_.node_list = nodes_;
   take_shapes();
   find_dependents();
@@ -242,8 +244,8 @@ void Program::Planner::place_values() {
   }
   const Value& z = value(b_.output);
   b_.loss.saved = take(b_.tape_size, examples_);
-  if (has(b_.loss.kind, kKeepsProbabilities)) b_.loss.kept = take(b_.tape_size, examples_ * z.ld_cotangent);
-  if (in_packs_) b_.scratch_size = examples_ * (5 * z.channels + 7);  // copies of one lane, padded: LossOnLanes
+  if (has(b_.loss.kind, kKeepsProbabilities)) b_.loss.kept = take(b_.tape_size, examples_ * z.rows * z.ld_cotangent);
+  if (in_packs_) b_.scratch_size = examples_ * z.rows * (5 * z.channels + 7);  // a lane's copies, padded: LossOnLanes
 }
 
 void Program::Planner::choose_first_form() {

@@ -17,8 +17,9 @@ bool reads_input(const Node& node) {
 
 Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
                  const std::vector<NodeDescription>& nodes, const std::string& loss,
-                 const std::map<std::string, double>& loss_attributes, const std::string& reduction, bool loss_sums)
-    : values_(std::move(values)), shared_(values_.size(), false) {
+                 const std::map<std::string, double>& loss_attributes, const std::string& reduction, bool loss_sums,
+                 std::vector<double> class_weights)
+    : values_(std::move(values)), shared_(values_.size(), false), class_weights_(std::move(class_weights)) {
   require(!values_.empty(), "no values");
   for (const Shape& shape : values_) {
     require(shape.size() >= 1 && shape.size() <= 3,
@@ -44,6 +45,10 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
 
   if (!loss.empty()) set_loss(loss, loss_attributes);
   loss_.sums = loss_sums;
+  loss_.class_count = int64_t(class_weights_.size());
+  const Shape& out = values_[size_t(output_)];
+  require(class_weights_.empty() || loss_.class_count == (out.size() == 3 ? out.front() : out.back()),
+          "the loss has weights of other classes than the output");
   const std::pair<const char*, Reduction> reductions[] = {
       {"weighted_mean", Reduction::kWeightedMean}, {"mean", Reduction::kMean}, {"sum", Reduction::kSum}};
   bool known = false;
@@ -61,11 +66,13 @@ void Program::set_loss(const std::string& name, const std::map<std::string, doub
                                  [&](const LossInfo& candidate) { return name == candidate.name; });
   require(info != std::end(kLosses), "unknown loss " + name);
   loss_.kind = info->kind;
+  loss_.ignored = INT64_MIN;
   for (int i = 0; i < 2; ++i) {
     const Attribute& setting = info->attributes[i];
     if (!setting.name) continue;
     const auto given = attributes.find(setting.name);
     loss_.attribute[i] = given == attributes.end() ? setting.otherwise : given->second;
+    if (setting.name == std::string("ignore_index")) loss_.ignored = int64_t(loss_.attribute[i]);
   }
 }
 
@@ -183,6 +190,11 @@ void Program::find_rows() {
 
 int64_t Program::input_size() const { return product(values_[0]); }
 int64_t Program::output_size() const { return product(values_[size_t(output_)]); }
+
+int64_t Program::output_rows() const {
+  const Shape& shape = values_[size_t(output_)];
+  return shape.size() == 3 ? shape[1] * shape[2] : shape.size() == 2 ? shape[0] : 1;
+}
 
 const Node* Program::first_layer_node() const {
   const Node* found = nullptr;

@@ -40,7 +40,8 @@ class Program {
   // Throws std::invalid_argument if anything does not fit together: kernels trust what gets past here.
   Program(std::vector<Shape> values, const std::vector<std::pair<Shape, Role>>& parameters,
           const std::vector<NodeDescription>& nodes, const std::string& loss,
-          const std::map<std::string, double>& loss_attributes, const std::string& reduction, bool loss_sums);
+          const std::map<std::string, double>& loss_attributes, const std::string& reduction, bool loss_sums,
+          std::vector<double> class_weights);
 
   // A BatchPlan with the arrays it points to.
   struct Plan : BatchPlan {
@@ -51,6 +52,7 @@ class Program {
     std::vector<std::vector<PoolWindow>> pool_windows;
     std::vector<std::vector<MapRun>> map_runs;
     std::vector<std::vector<double>> map_factors;
+    std::vector<double> class_weights;
     double multiply_adds = 0;  // multiply-adds of a forward pass
   };
   std::shared_ptr<const Plan> plan(int64_t examples, int lanes, Scope gradient, Scope tangent, bool input_gradient,
@@ -77,6 +79,7 @@ class Program {
   LossKind loss() const { return loss_.kind; }
   int64_t input_size() const;
   int64_t output_size() const;
+  int64_t output_rows() const;  // of each example: one of an image is a pixel
 
  private:
   struct ParameterInfo {
@@ -105,6 +108,7 @@ class Program {
   std::vector<Node> nodes_;              // without offsets and tables
   int output_ = 0, adapted_count_ = 0, learnt_count_ = 0;
   LossPlan loss_{};
+  std::vector<double> class_weights_;
   mutable std::mutex mutex_;
   mutable std::map<Key, std::shared_ptr<const Plan>> plans_;
 };

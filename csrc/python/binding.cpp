@@ -47,13 +47,14 @@ std::shared_ptr<Program> make_program(
     const std::vector<std::tuple<std::string, std::vector<int>, int, std::vector<int>, std::map<std::string, double>,
                                  std::vector<int32_t>, std::vector<double>>>& nodes,
     const std::string& loss, const std::map<std::string, double>& loss_attributes, const std::string& reduction,
-    bool loss_sums) {
+    bool loss_sums, std::vector<double> class_weights) {
   std::vector<std::pair<Shape, Role>> roles;
   for (const auto& p : parameters) roles.emplace_back(p.first, role(p.second));
   std::vector<NodeDescription> descriptions;
   for (const auto& [op, inputs, output, indices, attributes, table, factors] : nodes)
     descriptions.push_back({op, inputs, output, indices, attributes, table, factors});
-  return std::make_shared<Program>(std::move(values), roles, descriptions, loss, loss_attributes, reduction, loss_sums);
+  return std::make_shared<Program>(std::move(values), roles, descriptions, loss, loss_attributes, reduction, loss_sums,
+                                   std::move(class_weights));
 }
 
 // (examples, y_is_class, stepwise)
@@ -217,7 +218,8 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
   m.doc() = "Native engine of metafast. Private: use the functions of metafast.engine.ops.";
   py::class_<Program, std::shared_ptr<Program>>(m, "Program", py::module_local())
       .def(py::init(&make_program), py::arg("values"), py::arg("parameters"), py::arg("nodes"), py::arg("loss"),
-           py::arg("loss_attributes"), py::arg("reduction"), py::arg("loss_sums") = false);
+           py::arg("loss_attributes"), py::arg("reduction"), py::arg("loss_sums") = false,
+           py::arg("class_weights") = std::vector<double>());
   py::class_<Prepared>(m, "Session", py::module_local())
       .def(py::init(&prepare), py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"),
            py::arg("threads"), py::arg("estimator"), py::arg("rule"), py::arg("sweep"), py::arg("memory"),

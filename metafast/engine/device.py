@@ -49,6 +49,7 @@ def describe(module: Any, program: Program) -> Any:
         dict(loss.attributes) if loss is not None else {},
         loss.reduction if loss is not None else "weighted_mean",
         loss is not None and loss.elements == "sum",
+        list(loss.class_weights) if loss is not None else [],
     )
 
 

@@ -294,8 +294,10 @@ def _losses(model: Model, output: Tensor, y: Tensor, w: Tensor | None) -> Tensor
         with WrittenOut():
             values = [model.loss(o, y_t) for o, y_t in zip(output.unbind(0), y.unbind(0), strict=True)]
         return torch.stack([custom_loss.checked(model.loss, value) for value in values])
-    each = losses.per_example(model.loss, output.flatten(0, 1), y.flatten(0, 1)).view(output.shape[:2])
-    return losses.reduced(model.loss, each, w)
+    outputs, targets = output.flatten(0, 1), y.flatten(0, 1)
+    each = losses.per_example(model.loss, outputs, targets).view(output.shape[:2])
+    masses = losses.masses(model.loss, outputs, targets)
+    return losses.reduced(model.loss, each, w, None if masses is None else masses.view(output.shape[:2]))
 
 
 def _gradients(losses: Tensor, parameters: Sequence[Tensor], create_graph: bool) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@ does not need. Whatever has no native form raises :class:`Unsupported`, naming t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -64,9 +65,12 @@ def lower_rest(
 
 
 def _program(builder: Builder, output: Place, loss: Loss | None) -> Program:
-    value = builder.read(output)
     if loss is not None:
-        check_output(loss, builder.values[value])
+        check_output(loss, output.shape)
+        if losses.NAMED[loss.kind].classes and len(output.shape) > 1:  # each position is a row of channels
+            builder.where, builder.subject = "loss", loss.kind
+            output = builder.image(output, (output.shape[0], math.prod(output.shape[1:-1]), output.shape[-1]))
+    value = builder.read(output)
     values, nodes = _live(builder, value)
     shape = output.shape if output.shape != builder.values[value] else None
     return Program(values, tuple(builder.parameters), nodes, loss, shape)
@@ -74,8 +78,13 @@ def _program(builder: Builder, output: Place, loss: Loss | None) -> Program:
 
 def check_output(loss: Loss, shape: Shape) -> None:
     """Raise Unsupported if the loss is not native for examples' outputs of this shape."""
-    if losses.NAMED[loss.kind].vectors and len(shape) != 1:
+    known = losses.NAMED[loss.kind]
+    if known.vectors and len(shape) != 1:
         raise Unsupported("loss", f"{loss.kind} is native for outputs [N, C], not for {batched(shape)}")
+    if loss.class_weights and (not shape or len(loss.class_weights) != shape[0]):
+        raise Unsupported(
+            "loss", f"{loss.kind} has {len(loss.class_weights)} weights of classes for outputs {batched(shape)}"
+        )
 
 
 def _live(builder: Builder, output: int) -> tuple[tuple[Shape, ...], tuple[Node, ...]]:

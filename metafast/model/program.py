@@ -89,14 +89,22 @@ class Loss:
     """A loss by name, with its settings, as :mod:`metafast.losses` lists them.
 
     ``reduction`` makes the loss of a task of its N examples' losses l and weights w, 1 where none are given:
-    ``weighted_mean`` is sum(w l) / sum(w), ``mean`` sum(w l) / N, ``sum`` sum(w l). ``elements`` says what the loss of
-    an example is of those of its output's elements, where the loss has a value for each.
+    ``weighted_mean`` is sum(w l) / sum(w m), ``mean`` sum(w l) / sum(m), ``sum`` sum(w l). ``elements`` says what the
+    loss of an example is of those of its output's elements, where the loss has a value for each. m is 1, but for losses
+    of classes: the mean or sum over the example's targets of the ``class_weights`` of their classes, 1 where none are
+    given and 0 for the class that is ignored.
     """
 
     kind: str
     attributes: Attributes = ()
     reduction: str = "weighted_mean"
     elements: Literal["mean", "sum"] = "mean"
+    class_weights: tuple[float, ...] = ()
+
+    @property
+    def ignored(self) -> int | None:
+        """The class that counts nothing."""
+        return next((int(value) for name, value in self.attributes if name == "ignore_index"), None)
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,8 @@ class Program:
                 settings += f" reduction={self.loss.reduction}"
             if self.loss.elements != "mean":
                 settings += f" elements={self.loss.elements}"
+            if self.loss.class_weights:
+                settings += f" class_weights={','.join(f'{w:g}' for w in self.loss.class_weights)}"
             lines.append(f"loss = {self.loss.kind}(%{self.output}){settings}")
         lines += [f"parameter {p.name} {list(p.shape)} {p.role}" for p in self.parameters]
         return "\n".join(lines)

@@ -166,7 +166,7 @@ class Plan:
             if y.dtype != torch.int64:
                 batch = Batch(x, y.long(), w)
             if _may_look_at(y):  # where not, a label out of range gives its task NaN
-                arguments.labels(f"{name} y", y, self.out[0])
+                arguments.labels(f"{name} y", y, self.out[0], self.loss.ignored)
         if w is not None and _may_look_at(w):
             self.check_weights(f"{name} weights", w)
         return batch

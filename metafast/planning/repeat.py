@@ -32,7 +32,10 @@ def _settings(learner: nn.Module) -> tuple[Any, ...]:
     """What a call depends on besides lr, data and the state of the model; a loss may be a module."""
     known, modules = learner.__dict__, learner._modules
     loss = modules.get("loss")
-    within = loss and {name: value for name, value in vars(loss).items() if name[0] != "_"}
+    within = loss and {
+        **{name: value for name, value in vars(loss).items() if name[0] != "_"},
+        **{name: value.tolist() for name, value in loss._buffers.items() if value is not None},  # weights of classes
+    }
     return _plain(known), known.get("loss"), loss, within, modules["model"]
 
 
@@ -56,7 +59,9 @@ class Repeated:
         classes = plan.out[0] if plan.out else 0
         for name, batch, y in sets:
             if batch.y is not None and not batch.y.is_floating_point():
-                checks.append((y, classes, functools.partial(arguments.labels, f"{name} y", classes=classes)))
+                ignored = None if plan.loss is None else plan.loss.ignored
+                check = functools.partial(arguments.labels, f"{name} y", classes=classes, ignored=ignored)
+                checks.append((y, classes, check))
             if batch.w is not None:
                 checks.append((y + 1, 0, functools.partial(plan.check_weights, f"{name} weights")))
         is_unchanged, session = plan.snapshot.is_unchanged, run.prepared.session

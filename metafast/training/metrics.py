@@ -37,11 +37,12 @@ def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
 def accuracy(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
     """The part of examples whose largest of C outputs is that of their class; of one output: whose sign is right.
 
-    Targets are classes [T, N], or for one output 0 or 1, [T, N] or [T, N, 1].
+    Targets are classes [T, N], or [T, N, *positions] for outputs [T, N, C, *positions]; for one output 0 or 1, [T, N]
+    or [T, N, 1].
     """
     if targets.is_floating_point():
         return _mean(((outputs > 0) == (targets > 0.5)).to(outputs.dtype), weights)
-    return _mean((outputs.argmax(-1) == targets).to(outputs.dtype), weights)
+    return _mean((outputs.argmax(2) == targets).to(outputs.dtype), weights)
 
 
 def rmse(outputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -10,7 +10,7 @@ namespace METAFAST_ISA {
 // A batch's targets as the engine has laid them out.
 template <class T>
 struct Targets {
-  const int64_t* labels;  // or
+  const int64_t* labels;  // [N, rows], or
   const T* real;
   int64_t real_stride, real_ld;  // of an example, of a row
   const T* weights;              // [N] or null
@@ -43,22 +43,25 @@ struct LossPasses {
     const int64_t at = i * z.rows * z.ld;
     return {arrays.z + at,
             arrays.z_dot ? arrays.z_dot + at : nullptr,
-            arrays.kept + i * z.ld_cotangent,
+            arrays.kept + i * z.rows * z.ld_cotangent,
             z.channels,
             z.ld,
+            z.ld_cotangent,
+            z.rows,
             z.rows * z.channels};
   }
   Target<T> target(int64_t i) const {
-    if (targets.labels) return {targets.labels[i], nullptr, z.channels, z.ld_cotangent};
-    return {-1, targets.real + i * targets.real_stride, z.channels, int32_t(targets.real_ld)};
+    if (targets.labels) return {targets.labels + i * z.rows, nullptr, z.channels, z.ld_cotangent};
+    return {nullptr, targets.real + i * targets.real_stride, z.channels, int32_t(targets.real_ld)};
   }
   T weight(int64_t i) const { return targets.weights ? targets.weights[i] : T(1); }
   // What the weighted sum of losses is divided by.
   T divisor() const {
     if (reduction == Reduction::kSum) return T(1);
-    if (reduction == Reduction::kMean || !targets.weights) return T(n);
+    const bool weighted = reduction == Reduction::kWeightedMean && targets.weights;
+    if (!L::kHasMass && !weighted) return T(n);
     T sum = T(0);
-    for (int64_t i = 0; i < n; ++i) sum += targets.weights[i];
+    for (int64_t i = 0; i < n; ++i) sum += weighted ? weight(i) * mass(i) : mass(i);
     return sum;
   }
 
@@ -78,7 +81,7 @@ struct LossPasses {
   template <class S>
   METAFAST_OUTLINED void reverse(T seed, T* dz, const TargetGradients<T>& out, S value) const {
     const T unit = seed / divisor();
-    // dL/dw_i = (l_i - level) / divisor: a divisor that is the sum of weights depends on w_i as well.
+    // dL/dw_i = (l_i - level m_i) / divisor: a divisor that is the sum of weights depends on w_i as well.
     const S level = reduction == Reduction::kWeightedMean ? value : S(T(0));
     for (int64_t i = 0; i < n; ++i) {
       const Outputs<T> zi = outputs(i);
@@ -90,7 +93,7 @@ struct LossPasses {
       if (out.dy)
         loss.template target_gradient<S>(
             zi, yi, [&](int64_t c, S g) { *place(out.dy + i * z.rows * z.ld_cotangent, c) = scale * part(g); });
-      if (out.dw) out.dw[i] = unit * part(loss.template value<S>(zi, yi) - level);
+      if (out.dw) out.dw[i] = unit * part(loss.template value<S>(zi, yi) - level * S(mass(i)));
     }
   }
 
@@ -102,6 +105,12 @@ struct LossPasses {
   }
 
  private:
+  T mass(int64_t i) const {
+    if constexpr (L::kHasMass)
+      return loss.mass(outputs(i), target(i));
+    else
+      return T(1);
+  }
   T* place(T* base, int64_t c) const { return base + place_of(c, z.channels, z.ld_cotangent); }
   static T part(T a) { return a; }
   static T part(Dual<T> a) { return a.d; }

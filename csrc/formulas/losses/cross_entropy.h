@@ -1,28 +1,28 @@
-// Cross-entropy with a class or with probabilities, and label smoothing.
+// Cross-entropy with a class or with probabilities, label smoothing and weights of classes.
 //
-//   l = log sum_c exp z_c - sum_c q_c z_c with the wanted distribution q
+//   l = sum_c a_c (log sum_j exp z_j - z_c) with a_c = w_c q_c, q the wanted distribution
 //
 // exp(z - max) / sum is computed once, in forward, and kept: p' = p (z' - sum_c p_c z'_c).
 #pragma once
 
-#include "formulas/losses/loss.h"
+#include "formulas/losses/classes.h"
 
 namespace metafast {
 namespace METAFAST_ISA {
 
 template <class T>
-struct CrossEntropy {
+struct CrossEntropyOfRow {
   T smoothing;
-  METAFAST_HD explicit CrossEntropy(const LossPlan& plan) : smoothing(T(plan.attribute[0])) {}
+  METAFAST_HD explicit CrossEntropyOfRow(const LossPlan& plan) : smoothing(T(plan.attribute[0])) {}
 
-  METAFAST_HD T wanted_probability(const Target<T>& y, int64_t c, int64_t n) const {
-    const T q = y.label >= 0 ? (c == y.label ? T(1) : T(0)) : y[c];
-    return (T(1) - smoothing) * q + smoothing / T(n);
+  METAFAST_HD T wanted(const Target<T>& y, const ClassWeights<T>& weights, int64_t c, int64_t n) const {
+    const T q = y.labels ? (c == y.label() ? T(1) : T(0)) : y[c];
+    return weights[c] * ((T(1) - smoothing) * q + smoothing / T(n));
   }
-  METAFAST_HD T wanted_total(const Target<T>& y, int64_t n) const {
-    if (y.label >= 0) return T(1);
+  METAFAST_HD T wanted_total(const Target<T>& y, const ClassWeights<T>& weights, int64_t n) const {
+    if (y.labels && !weights.of_class) return T(1);
     T total = T(0);
-    METAFAST_LOOP for (int64_t c = 0; c < n; ++c) total += wanted_probability(y, c, n);
+    METAFAST_LOOP for (int64_t c = 0; c < n; ++c) total += wanted(y, weights, c, n);
     return total;
   }
 
@@ -41,6 +41,7 @@ struct CrossEntropy {
   }
   METAFAST_HD void log_sum_exp(const Outputs<T>& z, T& out) const { out = normalise(z); }
   METAFAST_HD void log_sum_exp(const Outputs<T>& z, Dual<T>& out) const { out = Dual<T>(normalise(z), mean_dot(z)); }
+  METAFAST_HD void ignore(const Outputs<T>& z) const { normalise(z); }
   METAFAST_HD T mean_dot(const Outputs<T>& z) const {
     T sum = T(0);
     if (z.dot) METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) sum += z.kept[c] * z.dot[c];
@@ -48,35 +49,47 @@ struct CrossEntropy {
   }
 
   template <class S>
-  METAFAST_HD S value(const Outputs<T>& z, const Target<T>& y) const {
+  METAFAST_HD S value(const Outputs<T>& z, const Target<T>& y, const ClassWeights<T>& weights) const {
     S all, zc;
     log_sum_exp(z, all);
-    if (y.label >= 0 && smoothing == T(0)) return z.get(y.label, zc), all - zc;
+    if (y.labels && smoothing == T(0)) return z.get(y.label(), zc), S(weights[y.label()]) * (all - zc);
     S loss(0);
     METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc),
-        loss += S(wanted_probability(y, c, z.count)) * (all - zc);
+        loss += S(wanted(y, weights, c, z.count)) * (all - zc);
     return loss;
   }
   template <class S, class Put>
-  METAFAST_HD void gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
-    const T total = wanted_total(y, z.count), mean = mean_dot(z);
+  METAFAST_HD void gradient(const Outputs<T>& z, const Target<T>& y, const ClassWeights<T>& weights, Put put) const {
+    const T total = wanted_total(y, weights, z.count), mean = mean_dot(z);
     S zc;
     METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) {
       z.get(c, zc);
-      put(c, probability(z.kept[c], zc, mean) * S(total) - S(wanted_probability(y, c, z.count)));
+      put(c, probability(z.kept[c], zc, mean) * S(total) - S(wanted(y, weights, c, z.count)));
     }
   }
   template <class S, class Put>
-  METAFAST_HD void target_gradient(const Outputs<T>& z, const Target<T>&, Put put) const {
+  METAFAST_HD void target_gradient(const Outputs<T>& z, const Target<T>&, const ClassWeights<T>& weights,
+                                   Put put) const {
     S all, zc;
     log_sum_exp(z, all);
-    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), put(c, S(T(1) - smoothing) * (all - zc));
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc),
+        put(c, S(weights[c] * (T(1) - smoothing)) * (all - zc));
+  }
+  template <class S, class Put>
+  METAFAST_HD void ignored_gradient(const Outputs<T>& z, Put put) const {
+    const T mean = mean_dot(z);
+    S zc;
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc),
+        put(c, S(T(0)) * probability(z.kept[c], zc, mean));
   }
 
  private:
   METAFAST_HD static T probability(T p, T, T) { return p; }
   METAFAST_HD static Dual<T> probability(T p, Dual<T> z, T mean) { return {p, p * (z.d - mean)}; }
 };
+
+template <class T>
+using CrossEntropy = Classes<T, CrossEntropyOfRow<T>>;
 
 }  // namespace METAFAST_ISA
 }  // namespace metafast

@@ -7,7 +7,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 template <class T>
-struct Dice {
+struct Dice : LossDefaults {
   T smooth;
   METAFAST_HD explicit Dice(const LossPlan& plan) : smooth(T(plan.attribute[0])) {}
   template <class S>

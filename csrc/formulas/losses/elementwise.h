@@ -8,7 +8,7 @@ namespace metafast {
 namespace METAFAST_ISA {
 
 template <class T, class Element>
-struct Elementwise {
+struct Elementwise : LossDefaults {
   Element element;
   bool sums;
   METAFAST_HD explicit Elementwise(const LossPlan& plan) : element(plan), sums(plan.sums) {}

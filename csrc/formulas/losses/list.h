@@ -23,11 +23,12 @@
 
 // X(member of LossKind and template of a scalar, name, traits, {setting, default}...)
 #define METAFAST_LOSSES(X)                                                                                    \
-  X(CrossEntropy, "cross_entropy", kTakesClasses | kTakesReals | kKeepsProbabilities, {"label_smoothing", 0}) \
-  X(Nll, "nll", kTakesClasses)                                                                                \
+  X(CrossEntropy, "cross_entropy", kTakesClasses | kTakesReals | kKeepsProbabilities, {"label_smoothing", 0}, \
+    {"ignore_index", -100})                                                                                   \
+  X(Nll, "nll", kTakesClasses, {"ignore_index", -100})                                                        \
   X(Mse, "mse", kTakesReals | kArithmetic)                                                                    \
   X(L1, "l1", kTakesReals)                                                                                    \
-  X(BceWithLogits, "bce_with_logits", kTakesReals)                                                            \
+  X(BceWithLogits, "bce_with_logits", kTakesReals, {"pos_weight", 1})                                         \
   X(Bce, "bce", kTakesReals)                                                                                  \
   X(SoftMargin, "soft_margin", kTakesReals)                                                                   \
   X(PoissonNll, "poisson_nll", kTakesReals, {"log_input", 1}, {"eps", 1e-8})                                  \
