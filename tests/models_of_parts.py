@@ -162,3 +162,16 @@ class Mixed(nn.Module):
         h = torch.tanh(self.stem(x)).view(-1, 2, 3, 2)
         h = h * self.scale + self.conv(h) * h[:, :1]
         return self.head((h * h).flatten(1))
+
+
+class Points(nn.Module):
+    """PointNet: every point by itself, the largest of each feature, and of all features and points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = L(3, 6), L(6, 4), L(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.second(torch.relu(self.first(x)))
+        values, _ = h.max(dim=1)
+        return self.head(values - torch.max(h, 2)[0].sum(1, keepdim=True)) + h.amax((1, 2)).unsqueeze(-1)

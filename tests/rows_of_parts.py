@@ -5,7 +5,20 @@ from __future__ import annotations
 from torch import nn
 
 from models import seq
-from models_of_parts import Context, Dense, Ensemble, Film, FromVector, Gated, Heads, Mixed, Parts, Quotients, Tokens
+from models_of_parts import (
+    Context,
+    Dense,
+    Ensemble,
+    Film,
+    FromVector,
+    Gated,
+    Heads,
+    Mixed,
+    Parts,
+    Points,
+    Quotients,
+    Tokens,
+)
 from row import C, L, Row
 
 PARTS = [
@@ -26,10 +39,29 @@ PARTS = [
     ),
 ]
 
+PARTS += [
+    Row(
+        f"parts/upsample-{mode}-{size}",
+        lambda mode=mode, size=size: seq(
+            C(2, 2, 2), nn.Tanh(), nn.Upsample(size=size, mode=mode), C(2, 1, 3), nn.Flatten()
+        ),
+        (2, 4, 3),
+    )
+    for mode, size in (("nearest", (6, 5)), ("bilinear", (5, 3)))
+]
+PARTS += [
+    Row(
+        "parts/upsample-aligned",
+        lambda: seq(C(2, 2, 2), nn.UpsamplingBilinear2d(scale_factor=2), nn.Tanh(), nn.Flatten(), L(96, 1)),
+        (2, 4, 5),
+    ),
+    Row("parts/points", Points, (5, 3), smooth=False),
+]
+
 PAIRS = [
     Row("pairs/squeeze-and-excitation", Gated, (2, 4, 3)),
     Row("pairs/film", Film),
-    Row("pairs/film-context-alone-adapted", Film, adapt_params="context", steps=3),
+    Row("pairs/film-context-alone-adapted", Film, adapt_params="context", steps=3, static=True),
     Row("pairs/film-rates", Film, lr_form="per_element", tasks=3),
     Row("pairs/quotients", Quotients, (5, 3), smooth=False, lr=0.01),
     Row("pairs/quotients-stepwise", Quotients, (5, 3), smooth=False, lr=0.01, stepwise=True),

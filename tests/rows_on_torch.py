@@ -49,13 +49,6 @@ STATIC = [
         adapt_params="4.*",
     ),
     Row(
-        "option/static-grouped-conv",
-        lambda: seq(C(2, 4, 3, groups=2), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), L(16, 3)),
-        (2, 4, 4),
-        "cross_entropy",
-        adapt_params="4.*",
-    ),
-    Row(
         "option/static-body-then-norm",
         lambda: seq(L(3, 5), nn.GroupNorm(1, 5), L(5, 4), nn.BatchNorm1d(4), nn.Tanh(), L(4, 2)),
         adapt_params=lambda name: name[0] in "35",
@@ -88,10 +81,8 @@ FALLBACK = [
     Row(
         "torch/batch-norm-3d", lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh()), (1, 3, 3, 3), native=False
     ),
-    Row("torch/linear-rank4", lambda: seq(L(3, 4), nn.Tanh(), L(4, 2)), (2, 3, 3), native=False),
     Row("torch/batch-norm-1d-sequence", lambda: seq(L(4, 4), nn.BatchNorm1d(3), nn.Tanh()), (3, 4), native=False),
     Row("torch/conv1d", lambda: seq(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), L(9, 2)), (2, 5), native=False),
-    Row("torch/grouped-conv", lambda: seq(C(2, 4, 3, groups=2), nn.Tanh(), nn.Flatten()), (2, 4, 4), native=False),
     Row("torch/by-hand", Sign, lr=0.01, native=False),
     Row("torch/own-loss", mlp, loss=cosine_loss, native=False),
     Row("torch/mish", lambda: seq(L(3, 4), nn.Mish(), L(4, 2)), native=False),

@@ -19,6 +19,7 @@ from metafast.model.layers import (
     pooling,
     rearrangement,
     recurrent,
+    resampling,
     shapes,
 )
 from metafast.model.layers.table import FUNCTIONS, METHODS, MODULES, POINTWISE
@@ -39,5 +40,6 @@ __all__ = [
     "pooling",
     "rearrangement",
     "recurrent",
+    "resampling",
     "shapes",
 ]
