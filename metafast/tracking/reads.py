@@ -137,7 +137,10 @@ class Reads:
 @contextmanager
 def unwatched() -> Iterator[None]:
     """Inside of recording, where code of ours runs."""
-    profile = sys.getprofile()
+    profile: Any = sys.getprofile()
+    if not callable(profile):  # a profiler is at work, and nothing is recorded
+        yield
+        return
     sys.setprofile(None)
     try:
         yield
