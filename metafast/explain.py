@@ -17,7 +17,7 @@ from metafast.arguments import AdaptParams, predicate
 from metafast.engine import reference
 from metafast.engine.reference import SWAPPING, describe
 from metafast.model import cost
-from metafast.model.builder import BATCH, Builder, Place, Unsupported, batched, called
+from metafast.model.builder import Batch, Builder, Place, Unsupported, batched, called
 from metafast.model.cut import layer_of, static_values
 from metafast.model.dispatch import evaluate
 from metafast.model.lowering import check_output, interpret
@@ -280,7 +280,9 @@ def _torchs(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[st
     def on_meta(argument: Any) -> Any:
         if isinstance(argument, Place):
             return argument.meta()
-        return argument.to("meta") if isinstance(argument, Tensor) else 2 if argument is BATCH else argument
+        if isinstance(argument, Batch):
+            return 2 * argument.times
+        return argument.to("meta") if isinstance(argument, Tensor) else argument
 
     given = fx.node.map_aggregate(tuple(arguments), on_meta)
     try:

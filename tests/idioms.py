@@ -258,6 +258,12 @@ def time_distributed(m: Any, x: Tensor) -> Tensor:
     return h.view(batch_size, num_points, -1).mean(dim=1)
 
 
+def all_rows(m: Any, x: Tensor) -> Tensor:
+    rows = x.reshape(-1, x.shape[-1])
+    gated = F.relu(rows) * x.view(-1, 6) + m.fc.weight[0]
+    return m.fc(gated).view(*x.shape[:2], -1).flatten(1)
+
+
 def attention(m: Any, x: Tensor) -> Tensor:
     q, k, v = m.qkv(x).chunk(3, dim=-1)
     scores = torch.matmul(q, k.transpose(-2, -1)) / math.sqrt(q.size(-1))
@@ -395,7 +401,8 @@ IDIOMS: dict[str, Idiom] = {
                                                                                        lambda: L(5, 2))), VECTOR),
     "exact type": Idiom(fc(lambda m, x: m.fc(x) if type(x) is Tensor and not hasattr(x, "tensors") else x), VECTOR),
     "checkpoint": Idiom(fc(lambda m, x: checkpoint(m.fc, x, use_reentrant=False)), VECTOR),
-    "N times points": Idiom(fc(time_distributed), SEQUENCE, "multiplies the number N of examples"),
+    "N times points": Idiom(fc(time_distributed), SEQUENCE),
+    "rows of all examples": Idiom(fc(all_rows, 6, 2), SEQUENCE),
     "attention": Idiom(of(attention, qkv=lambda: L(6, 12)), SEQUENCE, r"matmul\(\) in Of has no native form"),
     "U-Net": Idiom(of(up, down=lambda: nn.MaxPool2d(2), conv=lambda: C(2, 3, 3, padding=1), out=lambda: C(5, 2, 1)),
                    IMAGE, r"(interpolate|pad)\(\) in Of has no native form"),

@@ -32,8 +32,10 @@ def run(program: Program, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
         if node.op == "sparse_map":  # what examples share, each has
             spread = node.output not in shared
             numbered = zip(node.inputs, inputs, strict=True)
-            inputs = [v.expand(len(x), *v.shape) if spread and i in shared else v for i, v in numbered]
-        values[node.output] = NODES[node.op](node, inputs, parameters, dict(node.attributes), shape)
+            examples = len(x) if spread else 1
+            inputs = [v.expand(examples, *v.shape) if i in shared else v for i, v in numbered]
+        made = NODES[node.op](node, inputs, parameters, dict(node.attributes), shape)
+        values[node.output] = made[0] if node.op == "sparse_map" and not spread else made
         assert values[node.output].shape == (shape if node.output in shared else (x.shape[0], *shape)), node
     return values[program.output].reshape(x.shape[0], *program.output_shape)
 
@@ -181,9 +183,7 @@ def _sparse_map(
     if parameters:
         assert parameters[0] is not None
         return _sparse(node.table, node.factors, parameters[0].reshape(-1), shape)
-    examples = max(v.ndim for v in inputs)
-    batch = inputs[0].shape[:1] if examples else ()
-    return _sparse(node.table, node.factors, torch.cat([v.reshape(*batch, -1) for v in inputs], -1), shape)
+    return _sparse(node.table, node.factors, torch.cat([v.flatten(1) for v in inputs], -1), shape)
 
 
 NODES: dict[str, Callable[..., Tensor]] = {

@@ -59,7 +59,9 @@ def test_what_is_lacking_is_named(name: str) -> None:
         check_meaning(model, program, idiom.example)
 
 
-@pytest.mark.parametrize("name", ["LeNet", "timm", "DenseNet", "patches", "a loop over time", "heads by name"])
+@pytest.mark.parametrize(
+    "name", ["LeNet", "timm", "DenseNet", "patches", "a loop over time", "heads by name", "rows of all examples"]
+)
 def test_its_meta_gradient_is_that_of_torch(name: str) -> None:
     model, example = made(name), IDIOMS[name].example
 
@@ -78,7 +80,7 @@ def test_its_meta_gradient_is_that_of_torch(name: str) -> None:
 
 
 class Either(nn.Module):
-    """Takes images and vectors, by the shape."""
+    """Takes images, sequences and vectors, by the shape."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,10 +90,10 @@ class Either(nn.Module):
         if x.dim() == 4:
             x = self.conv(x).relu()
         n, *sizes = x.shape
-        x = torch.lgamma(1 + self.body(x.view(n, -1)).square())  # has no native form
-        for _ in range(sizes[0]):
-            x = x.view(n, 8)
-        return self.head(x) if len(sizes) < 4 else x
+        rows = n * sizes[0] if len(sizes) == 2 else n
+        x = torch.lgamma(1 + self.body(x.reshape(rows, -1)).square())  # has no native form
+        x = x.view(n, -1, 8)
+        return self.head(x.view(rows, 8)).view(n, -1, 3).mean(1)
 
 
 @pytest.mark.parametrize(("cast", "dtype"), [("float", torch.float32), ("double", torch.float64)])
@@ -129,7 +131,7 @@ def test_a_plan_is_for_one_shape() -> None:
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("example", [(8,), (1, 4, 4)])
+@pytest.mark.parametrize("example", [(8,), (3, 8), (1, 4, 4)])
 def test_a_cut_goes_through_code_that_decides_by_shapes(example: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     model = Either().double()

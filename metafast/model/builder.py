@@ -43,26 +43,31 @@ class Unsupported(Exception):
         return f"{called(self.where)}: {self.reason}"
 
 
-class _Batch:
-    """The number of examples, which a Program does not fix."""
+@dataclass(frozen=True)
+class Batch:
+    """The number of examples, which a Program does not fix, or so many times that number."""
+
+    times: int = 1
 
     def __repr__(self) -> str:
-        return "N"
+        return "N" if self.times == 1 else f"{self.times} N"
 
 
-BATCH = _Batch()
+BATCH = Batch()
 
 
 @dataclass(eq=False)
 class Place:
     """Memory of shape [N, *shape], or of ``shape`` if it is ``shared``, that holds a value. ``memory`` lists all Places
-    that view the same memory. ``axis`` is where N stands in torch's shape; what is not written for others takes 0."""
+    that view the same memory. ``axis`` is where N stands in torch's shape; what is not written for others takes 0. Of a
+    ``merged`` one torch's shape is [N * shape[0], *shape[1:]]; what is not written for it takes none."""
 
     value: int | None  # None: overwritten through another view
     shape: Shape
     memory: list[Place] = field(default_factory=list, repr=False)
     shared: bool = False
     axis: int = 0
+    merged: bool = False
 
     def __post_init__(self) -> None:
         self.memory.append(self)
@@ -134,6 +139,10 @@ class Builder:
             self.refuse("reads a tensor that was overwritten in place through another view, which has no native form")
         if place.axis:
             self.refuse(f"has no native form for examples in axis {place.axis}; native is to have them first")
+        if place.merged:
+            self.refuse(
+                f"works on {Batch(place.shape[0])} rows, which is native for layers that work on each row alone"
+            )
         return place.value
 
     def first(self, place: Place) -> Place:
@@ -184,6 +193,8 @@ class Builder:
 
     def output(self, place: Place) -> Place:
         """What a model returns: with an axis of examples, and of one axis a value of one."""
+        if place.merged:
+            self.refuse(f"returns a tensor of {Batch(place.shape[0])} rows, which has no native form; native is N")
         self.read(place)
         if place.shared:
             self.refuse("returns a tensor that is not computed from the input, which has no native form")
@@ -296,8 +307,8 @@ def described(thing: Any) -> str:
         return f"a {kind} of shape {list(thing.shape)}"
     if isinstance(thing, (bool, int, float)):
         return f"the number {thing}"
-    if thing is BATCH:
-        return "the number N of examples"
+    if isinstance(thing, Batch):
+        return "the number N of examples" if thing is BATCH else f"the number {thing}"
     return next((f"a {kind.__name__}" for kind in (tuple, list, dict) if isinstance(thing, kind)), repr(thing))
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from metafast.model import cost
-from metafast.model.builder import BATCH, called
+from metafast.model.builder import Batch, called
 from metafast.model.program import ABSENT, Node, Parameter, Program, shared_values
 
 # ---- Programs --------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ class Part(nn.Module):
     model holds at the time.
 
     Args:
-        known: the values of nodes before ``source``, sizes for instance; BATCH stands for the number of examples.
+        known: the values of nodes before ``source``, sizes for instance; Batch stands for the number of examples.
         copies: ``source`` is a value that others read again, and these nodes may write into it.
     """
 
@@ -236,7 +236,7 @@ class GraphCut:
 
     graph: fx.Graph
     at: fx.Node
-    known: Mapping[fx.Node, Any]  # of the nodes before, what the rest reads besides the cut: sizes, with BATCH for N
+    known: Mapping[fx.Node, Any]  # of the nodes before, what the rest reads besides the cut: sizes, with Batch for N
 
     @property
     def source(self) -> fx.Node:
@@ -305,11 +305,11 @@ def graph_cut(graph: fx.Graph, at: fx.Node, few: Mapping[fx.Node, Any], more: Ma
 
 
 def _symbols(few: Any, more: Any, n: int) -> Any:
-    """A value that is no tensor, with BATCH for the number of examples."""
+    """A value that is no tensor, with Batch for the number of examples."""
     if isinstance(few, (tuple, list)) and isinstance(more, (tuple, list)) and len(few) == len(more):
         return tuple(_symbols(a, b, n) for a, b in zip(few, more, strict=True))
-    if type(few) is int and (few, more) == (n, n + 1):
-        return BATCH
+    if type(few) is int and type(more) is int and more > few and (few * (n + 1), few % n) == (more * n, 0):
+        return Batch(few // n)
     if (few is None or isinstance(few, (bool, int, float, str, torch.dtype, torch.device))) and few == more:
         return few
     raise _Crosses
@@ -318,4 +318,4 @@ def _symbols(few: Any, more: Any, n: int) -> Any:
 def _numbers(value: Any, n: int) -> Any:
     if isinstance(value, tuple):
         return tuple(_numbers(each, n) for each in value)
-    return n if value is BATCH else value
+    return n * value.times if isinstance(value, Batch) else value

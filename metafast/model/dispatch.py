@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metafast.model.builder import Builder, Place
-from metafast.model.layers import FUNCTIONS, METHODS, MODULES
+from metafast.model.builder import Batch, Builder, Place
+from metafast.model.layers import FUNCTIONS, METHODS, MODULES, POINTWISE
+from metafast.model.layers.pairs import PAIRS
+from metafast.model.layers.table import KNOW_MERGED
 
 #: What is called, resolved: a module, a function, or the name of a method. Returns what the call returns.
 Evaluate = Callable[[Builder, Any, Sequence[Any], dict[str, Any]], Any]
@@ -38,6 +40,36 @@ def _written(target: Any) -> str:
 
 def evaluate(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
     """Hand one call to its handler."""
+    merged = [each for each in (*arguments, *keywords.values()) if isinstance(each, Place) and each.merged]
+    if merged and target not in KNOW_MERGED:
+        return _by_rows(b, merged, target, arguments, keywords)
+    return _evaluate(b, target, arguments, keywords)
+
+
+def _by_rows(b: Builder, merged: list[Place], target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    """A function of tensors [N * rows, *rest], as that of tensors [N, rows, *rest], which is the same to what works on
+    each element or row alone."""
+    first, shape = len(b.nodes), merged[0].shape
+    try:
+        for place in merged:
+            place.merged = False
+        result = _evaluate(b, target, arguments, keywords)
+    finally:
+        for place in merged:
+            place.merged = True
+    others = [each for each in (*arguments, *keywords.values()) if isinstance(each, (Place, Tensor))]
+    fit = all(each.shape == shape if each in merged else len(each.shape) < len(shape) for each in others)
+    right = isinstance(result, Place) and len(result.shape) == len(shape) and result.shape[0] == shape[0]
+    for node in b.nodes[first:]:
+        right &= node.op in (*POINTWISE, *PAIRS, "linear", "parameter")
+        right &= (fit or node.op not in PAIRS) and (len(shape) > 1 or node.op != "linear")
+    if not right:
+        b.refuse(f"works on {Batch(shape[0])} rows, which is native for layers that work on each row alone")
+    result.merged = True
+    return result
+
+
+def _evaluate(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
     if isinstance(target, nn.Module):
         return _call_module(b, target, [*arguments], keywords)
     method = isinstance(target, str)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from metafast.model.builder import BATCH, Builder, Unsupported
+from metafast.model.builder import Batch, Builder, Unsupported
 from metafast.model.dispatch import evaluate
 from metafast.model.proxies import UNKNOWN
 from metafast.tracking.reads import unwatched
@@ -37,7 +37,7 @@ class Known:
         elif _may_reshape(self._target(node)):
             self.values.clear()
             self._lost = True
-        if value is BATCH:
+        if isinstance(value, Batch):
             self._counts[node] = True
         elif value is UNKNOWN and (found := self._count(node)) is not None:
             self._counts[node] = found
@@ -90,7 +90,7 @@ class Known:
 
 
 def is_size(value: Any) -> bool:
-    return value is BATCH or (isinstance(value, tuple) and all(v is BATCH or isinstance(v, int) for v in value))
+    return isinstance(value, Batch) or (isinstance(value, tuple) and all(isinstance(v, (Batch, int)) for v in value))
 
 
 def _may_reshape(target: Any) -> bool:

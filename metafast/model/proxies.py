@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, fx
 
-from metafast.model.builder import BATCH, Place
+from metafast.model.builder import Batch, Place
 
 
 class _Unknown:
@@ -106,15 +106,17 @@ class Count(fx.Proxy):
     tracer: Any
 
     def __eq__(self, other: object) -> bool:
-        if not (isinstance(other, Count) and self._is_batch() and other._is_batch()):
-            self._refuse()
-        return True
+        if isinstance(other, Count) and self._is_batch():
+            value = self.tracer.known(self.node)
+            if value == self.tracer.known(other.node):
+                return True
+        return self._refuse()
 
     def __ne__(self, other: object) -> bool:
         return not self == other
 
     def _is_batch(self) -> bool:
-        return bool(self.tracer.known(self.node) is BATCH)
+        return bool(isinstance(self.tracer.known(self.node), Batch))
 
     def _refuse(self, *_: Any) -> NoReturn:
         """Whatever needs a number."""
@@ -129,7 +131,7 @@ class Count(fx.Proxy):
         raise TypeError(NEEDS_A_NUMBER)
 
     def __repr__(self) -> str:
-        return "N" if self._is_batch() else super().__repr__()
+        return repr(self.tracer.known(self.node)) if self._is_batch() else super().__repr__()
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:

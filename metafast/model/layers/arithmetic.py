@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from metafast.model.builder import Builder, Place, described
+from metafast.model.builder import Batch, Builder, Place, described
 from metafast.model.layers.pairs import is_tensor, pair
 from metafast.model.layers.shapes import clone
 from metafast.model.layers.table import lowers
@@ -45,12 +45,21 @@ def _operators(op: str, function: Callable[[Any, Any], Any], changing: Callable[
     def handler(b: Builder, left: Any, right: Any, overwrite: bool = False) -> Any:
         if isinstance(left, int) and isinstance(right, int):
             return function(left, right)
+        if isinstance(left, (Batch, int)) and isinstance(right, (Batch, int)) and op == "multiply":
+            return _times(b, left, right)
         if op == "add" and isinstance(left, int) and left == 0 and isinstance(right, Place):  # where sum([...]) begins
             return clone(b, right)
         return arithmetic(b, op, left, right, overwrite)
 
     lowers(function)(handler)
     lowers(changing)(partial(handler, overwrite=True))
+
+
+def _times(b: Builder, left: Any, right: Any) -> Batch:
+    batch, number = (left, right) if isinstance(left, Batch) else (right, left)
+    if isinstance(number, Batch) or number < 1:
+        b.refuse(f"multiplies {described(left)} by {described(right)}, which has no native form")
+    return Batch(batch.times * number)
 
 
 _operators("add", operator.add, operator.iadd)
@@ -61,6 +70,8 @@ _operators("divide", operator.truediv, operator.itruediv)
 
 @lowers(operator.floordiv, operator.ifloordiv)
 def floordiv(b: Builder, left: Any, right: Any) -> Any:
+    if isinstance(left, Batch) and isinstance(right, int) and right > 0 and left.times % right == 0:
+        return Batch(left.times // right)
     if not (isinstance(left, int) and isinstance(right, int)):
         b.refuse(f"divides {described(left)} by {described(right)}, which has no native form")
     return left // right

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from metafast.model.builder import BATCH, Builder, Place, batched, form_of
-from metafast.model.layers.table import lowers, lowers_module
+from metafast.model.builder import Batch, Builder, Place, batched, form_of
+from metafast.model.layers.table import KNOW_MERGED, lowers, lowers_module
 from metafast.model.program import Shape
 
 #: Numbers of examples that a function is run for. What it does must be the same for both.
@@ -58,7 +58,7 @@ def _numbered(
             examples = torch.arange(n, dtype=torch.float64) * total
             numbers = numbers.unsqueeze(place.axis)
             numbers = numbers + examples.reshape([-1 if i == place.axis else 1 for i in range(numbers.ndim)])
-        tensors[id(place)] = numbers
+        tensors[id(place)] = numbers.flatten(0, 1) if place.merged else numbers
         begin += math.prod(place.shape)
 
     def given(argument: Any) -> Any:
@@ -66,7 +66,7 @@ def _numbered(
             return [*map(given, argument)] if isinstance(argument, list) else tuple(map(given, argument))
         if isinstance(argument, Place):
             return tensors[id(argument)]
-        return n if argument is BATCH else argument
+        return n * argument.times if isinstance(argument, Batch) else argument
 
     try:
         with torch.no_grad():
@@ -77,6 +77,7 @@ def _numbered(
 
 
 def _mapped(b: Builder, places: list[Place], few: Tensor, more: Tensor, view: bool, says: str) -> Place:
+    few, more, merged = _split_rows(few, more)
     one, axis = _one_example(b, places, few, more)
     shared, alone = axis is None, all(place.shared for place in places)
     total = sum(math.prod(place.shape) for place in places)
@@ -86,8 +87,8 @@ def _mapped(b: Builder, places: list[Place], few: Tensor, more: Tensor, view: bo
         first = b.first(places[0])
         memory = first.memory if view else []
         if len(shape) == 1 and b.form(first) != shape and not shared and not axis:
-            return b.emit("flatten", (first,), shape, memory=memory)
-        return Place(first.value, shape, memory, shared, axis or 0)
+            first = b.emit("flatten", (first,), shape, memory=memory)
+        return Place(first.value, shape, memory, shared, axis or 0, merged)
     made = b.emit(
         "sparse_map",
         _at_most_four(b, [b.first(place) for place in places]),
@@ -98,7 +99,7 @@ def _mapped(b: Builder, places: list[Place], few: Tensor, more: Tensor, view: bo
         table=table.tolist(),
         says=says,
     )
-    return Place(made.value, shape, made.memory, shared, axis) if axis else made
+    return Place(made.value, shape, made.memory, shared, axis or 0, merged) if axis or merged else made
 
 
 def _one_example(b: Builder, places: list[Place], few: Tensor, more: Tensor) -> tuple[Tensor, int | None]:
@@ -121,6 +122,14 @@ def _one_example(b: Builder, places: list[Place], few: Tensor, more: Tensor) -> 
         if not torch.equal(each[i], each[0] + step) or (each[0] > total).any():
             b.refuse("mixes examples, which has no native form")
     return each[0], axes[0]
+
+
+def _split_rows(few: Tensor, more: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """[N * rows, *rest] as [N, rows, *rest], and whether it was."""
+    rows, rest = divmod(len(few), _FEW) if few.ndim else (0, 0)
+    if rows < 2 or rest or len(more) != rows * _MORE or few.shape[1:] != more.shape[1:]:
+        return few, more, False
+    return few.reshape(_FEW, rows, *few.shape[1:]), more.reshape(_MORE, rows, *more.shape[1:]), True
 
 
 def _at_most_four(b: Builder, places: list[Place]) -> tuple[Place, ...]:
@@ -149,6 +158,7 @@ def _moves(*names: Any, view: bool = True, says: str = "") -> None:
             return rearranged(b, _function, arguments, keywords, view, _says)
 
         lowers(name)(handler)
+        KNOW_MERGED.add(name)
 
 
 _moves(torch.reshape, "reshape", "view", "view_as", "reshape_as", torch.flatten, "flatten")

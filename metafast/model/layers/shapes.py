@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metafast.model.builder import BATCH, Builder, Place, described
+from metafast.model.builder import BATCH, Batch, Builder, Place, described
 from metafast.model.layers.rearrangement import rearranged
 from metafast.model.layers.table import lowers, lowers_module
 
@@ -19,9 +19,15 @@ from metafast.model.layers.table import lowers, lowers_module
 def size(b: Builder, input: Any, dim: int | None = None) -> Any:
     batched = isinstance(input, Place) and not input.shared
     sizes = tuple(input.shape)
-    if batched:
+    if batched and input.merged:
+        sizes = (Batch(sizes[0]), *sizes[1:])
+    elif batched:
         sizes = (*sizes[: input.axis], BATCH, *sizes[input.axis :])
-    return sizes if dim is None else sizes[b.axis(input, dim) if batched else dim]
+    if dim is None:
+        return sizes
+    if not isinstance(dim, int) or not -len(sizes) <= dim < len(sizes):
+        b.refuse(f"names {dim!r}, which is no axis of a tensor of {len(sizes)}")
+    return sizes[dim]
 
 
 @lowers("dim", "ndimension")
@@ -32,7 +38,8 @@ def dim(b: Builder, input: Any) -> int:
 @lowers("numel", "nelement", torch.numel)
 def numel(b: Builder, input: Any) -> int:
     sizes = size(b, input)
-    return b.refuse("counts the elements of all N examples") if BATCH in sizes else math.prod(sizes)
+    of_batch = any(isinstance(size, Batch) for size in sizes)
+    return b.refuse("counts the elements of all N examples") if of_batch else math.prod(sizes)
 
 
 #: What attributes of a tensor are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ M = TypeVar("M", bound=ModuleHandler)
 FUNCTIONS: dict[Any, Handler] = {}
 METHODS: dict[str, Handler] = {}
 MODULES: dict[type[nn.Module], ModuleHandler] = {}
+#: Those whose handlers know Places whose first axis is merged with that of the examples.
+KNOW_MERGED: set[Any] = {"size", "dim", "ndimension", "numel", "nelement", getattr, len, operator.getitem}
 #: Names of the primitives that are functions of one element.
 POINTWISE: set[str] = set()
 
