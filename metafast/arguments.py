@@ -194,6 +194,8 @@ def _targets(name: str, y: Tensor, lead: Shape, axes_: str, loss: Loss | None, o
             f"{name} has dtype {y.dtype} and shape {list(shape)}; expected integer classes {list(lead)}, "
             f"or probabilities {list(lead + out)}"
         )
+    if classes and loss.ignored is not None and loss.ignored >= 0:
+        raise TypeError(f"{name} has dtype {y.dtype}; expected integer classes: the loss ignores class {loss.ignored}")
     if y.dtype != dtype:
         raise TypeError(
             f"{name} has dtype {y.dtype}; loss {loss.kind!r} expects {dtype}, that of the model's parameters"

@@ -18,6 +18,17 @@ def pixels() -> nn.Module:
     return seq(C(2, 3, 2), nn.Tanh(), C(3, 3, 1))
 
 
+class Tagger(nn.Module):
+    """A class for each of a sequence's tokens, as torch's losses want them: [N, C, L]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.head = L(4, 5), L(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.token(x))).transpose(1, 2)
+
+
 def weighing(kind: type[nn.Module], **settings: Any) -> nn.Module:
     """A loss with weights for three classes."""
     return kind(weight=torch.tensor([0.5, 2.0, 1.25]), **settings)
@@ -67,6 +78,7 @@ LOSSES = [
     Row("loss/cross-entropy-pixels-sum", pixels, (2, 3, 4), loss=nn.CrossEntropyLoss(reduction="sum"), lr=0.01),
     Row("loss/soft-labels-pixels-weighted", pixels, (2, 3, 4), loss="cross_entropy", soft=True, weighted=True),
     Row("loss/cross-entropy-positions", lambda: L(5, 4), (3, 5), loss=nn.CrossEntropyLoss(ignore_index=2)),
+    Row("loss/cross-entropy-tokens", Tagger, (6, 4), loss=nn.CrossEntropyLoss(ignore_index=2), weighted=True),
     Row("loss/nll-pixels", pixels, (2, 3, 4), loss=weighing(nn.NLLLoss, ignore_index=1), weighted=True),
     Row("loss/nll", lambda: mlp(outputs=4), loss=nn.NLLLoss()),
     Row("loss/mse-module", mlp, loss=nn.MSELoss()),

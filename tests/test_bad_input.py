@@ -137,6 +137,7 @@ MISTAKES = [
     Mistake("integer targets of a regression", support(x(), y(T, N, CLASSES), loss="mse"), TypeError, r"support y has dtype torch.int64.*'mse'"),
     Mistake("floating labels", support(x(), y().float()), TypeError, r"support y has dtype torch.float32.*integer classes"),
     Mistake("floating labels of a hinge", support(x(), REAL, loss="multi_margin"), TypeError, r"support y has dtype torch.float32.*'multi_margin'"),
+    Mistake("probabilities where a class is ignored", support(x(), torch.rand(T, N, CLASSES), loss=nn.CrossEntropyLoss(ignore_index=1)), TypeError, r"support y has dtype torch.float32.*the loss ignores class 1"),
     Mistake("boolean labels", support(x(), y() > 2), TypeError, r"support y has dtype torch.bool"),
     Mistake("float64 weights", support(x(), y(), torch.ones(T, N).double()), TypeError, r"support weights have dtype torch.float64"),
     Mistake("integer weights", support(x(), y(), torch.ones(T, N).long()), TypeError, r"support weights have dtype torch.int64"),

@@ -82,7 +82,7 @@ LOSS = "loss"
 def usual(learner: MAML, targets: Tensor) -> tuple[str, ...]:
     """The metrics for targets of this kind."""
     named, _ = losses.resolve(learner.loss, learner.reduction)
-    if not targets.is_floating_point() or (named is not None and named.kind == "bce_with_logits"):
+    if not targets.is_floating_point() or (named is not None and named.kind in ("bce_with_logits", "dice")):
         return LOSS, "accuracy"
     return LOSS, "rmse", "mae", "r2"
 
