@@ -58,6 +58,7 @@ def _linear(node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a
 def _conv2d(node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
     weight, bias = parameters
     assert weight is not None
+    weight = weight.reshape(*weight.shape[:2], -1, weight.shape[-1])  # of three axes: of height 1
     padded = F.pad(inputs[0], (int(a["pad_w"]),) * 2 + (int(a["pad_h"]),) * 2)
     windows = _windows(padded, a, weight.shape[2], weight.shape[3], shape[1:])  # type: ignore[index]
     groups = inputs[0].shape[1] // weight.shape[1]
@@ -72,6 +73,7 @@ def _conv_transpose2d(
     """What each input pixel times the kernel adds to the output, which begins behind the padding."""
     weight, bias = parameters
     assert weight is not None
+    weight = weight.reshape(*weight.shape[:2], -1, weight.shape[-1])  # of three axes: of height 1
     x = inputs[0]
     groups = shape[0] // weight.shape[1]
     y = x.new_zeros(

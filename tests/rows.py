@@ -13,7 +13,7 @@ from torch import nn
 
 from models import Functional, Methods, Residual, Reused, Tied, Twice, TwoHeads, Unused, conv4, frozen, mlp, seq
 from row import C, L, Row, norm, pool
-from rows_convolutions import CONVOLUTIONS
+from rows_convolutions import ALONG_ONE_AXIS, CONVOLUTIONS, NETWORKS
 from rows_of_losses import LOSSES
 from rows_of_parts import PAIRS, PARTS
 from rows_on_torch import FALLBACK, STATIC
@@ -285,6 +285,8 @@ OPTIONS = [
 ROWS: list[Row] = [
     *LINEAR,
     *CONVOLUTIONS,
+    *ALONG_ONE_AXIS,
+    *NETWORKS,
     *NORMS,
     *ACTIVATIONS,
     *POOLS,

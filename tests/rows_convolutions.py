@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
 
 from models import seq
+from models_of_convolutions import Causal, ConvAutoencoder, InvertedResidual, TiedDepthwise, WideBlock, separable
 from row import C, L, Row, conv, transposed
 
-CT = nn.ConvTranspose2d
-
-
-class TiedDepthwise(nn.Module):
-    """A depthwise convolution called twice."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.head = C(3, 3, 3, padding=1, groups=3), L(60, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(torch.tanh(self.conv(torch.tanh(self.conv(x)))).flatten(1))  # type: ignore[no-any-return]
-
-
-class ConvAutoencoder(nn.Module):
-    """A decoder that is the encoder's transpose: one weight of a convolution and of a transposed one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = C(2, 5, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        code = torch.tanh(self.encoder(x))
-        return F.conv_transpose2d(code, self.encoder.weight, stride=2, padding=1, output_padding=(1, 0))
+C1, CT = nn.Conv1d, nn.ConvTranspose2d
 
 
 CONVOLUTIONS = [
@@ -112,4 +91,92 @@ CONVOLUTIONS = [
     transposed("groups-3", 3, stride=2, padding=1, groups=3, outputs=6),
     Row("conv/transposed-first", lambda: seq(CT(2, 3, 2, stride=2), nn.Tanh(), C(3, 1, 3)), (2, 3, 2)),
     Row("conv/transposed-autoencoder", ConvAutoencoder, (2, 6, 7)),
+    # Padded otherwise than with zeros on both sides.
+    conv("reflect-3x2", (3, 2), padding=(2, 1), padding_mode="reflect"),
+    conv("replicate-stride2-groups", 3, stride=2, padding=(1, 2), padding_mode="replicate", groups=3, outputs=3),
+    conv("circular-same", 4, padding="same", padding_mode="circular"),
+    conv("same-4x3-dilation1x2", (4, 3), padding="same", dilation=(1, 2)),
+    Row("conv/reflect-first", lambda: seq(nn.ReflectionPad2d((1, 2, 0, 1)), C(2, 2, 3), nn.Flatten()), (2, 3, 3)),
 ]  # fmt: skip
+
+
+def along(name: str, *layers: Callable[[], nn.Module], example: tuple[int, ...] = (2, 7), **options: Any) -> Row:
+    """Layers of [N, 3, L] with smooth ones on both sides."""
+    return Row(
+        f"conv1d/{name}",
+        lambda: seq(C1(example[0], 3, 1), nn.Tanh(), *(layer() for layer in layers), nn.Softplus(), nn.Flatten()),
+        example,
+        **options,
+    )
+
+
+#: The same along one axis.
+ALONG_ONE_AXIS = [
+    along("3-pad1", lambda: C1(3, 4, 3, padding=1)),
+    along("2-stride2-dilation3-no-bias", lambda: C1(3, 2, 2, stride=2, dilation=3, padding=1, bias=False)),
+    along("same-2-groups", lambda: C1(3, 6, 2, padding="same", groups=3)),
+    along("circular", lambda: C1(3, 2, 3, padding=2, padding_mode="circular")),
+    along("transposed", lambda: nn.ConvTranspose1d(3, 2, 3, stride=2, padding=1, output_padding=1)),
+    along("max-pool", lambda: nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True), smooth=False),
+    along("avg-pool", lambda: nn.AvgPool1d(3, stride=2, padding=1, count_include_pad=False), example=(2, 8)),
+    along("adaptive-pool", lambda: nn.AdaptiveAvgPool1d(3)),
+    along("norm", lambda: nn.BatchNorm1d(3), shots=4, queries=3, weighted=True),
+    Row("conv1d/norm-of-rows", lambda: seq(L(4, 4), nn.BatchNorm1d(3), nn.Tanh()), (3, 4), shots=4, queries=3),
+    along("norm-eval", lambda: nn.BatchNorm1d(3), training=False),
+    Row(
+        "conv1d/classifier",
+        lambda: seq(
+            C1(1, 4, 5, padding=2), nn.BatchNorm1d(4), nn.ReLU(), nn.MaxPool1d(2), C1(4, 5, 3), nn.ReLU(),
+            nn.AdaptiveAvgPool1d(1), nn.Flatten(), L(5, 3),
+        ),
+        (1, 12),
+        "cross_entropy",
+        smooth=False,
+    ),
+    Row("conv1d/causal", lambda: seq(Causal(2, 1), Causal(2, 2), C1(2, 1, 1)), (2, 6), lr_form="per_tensor"),
+]  # fmt: skip
+
+
+def network(name: str, *layers: Callable[[], nn.Module], head: int, example: tuple[int, ...], **options: Any) -> Row:
+    def build() -> nn.Module:
+        return seq(*(layer() for layer in layers), nn.AdaptiveAvgPool2d(1), nn.Flatten(), L(head, 3))
+
+    return Row(f"network/{name}", build, example, "cross_entropy", shots=4, queries=3, **options)
+
+
+NETWORKS = [
+    network(
+        "mobilenet",
+        lambda: C(1, 3, 3, 2, padding=1, bias=False),
+        lambda: separable(3, 4),
+        lambda: separable(4, 5, stride=2),
+        head=5,
+        example=(1, 7, 8),
+    ),
+    network(
+        "mobilenet-v2",
+        lambda: C(1, 3, 3, padding=1, bias=False),
+        lambda: InvertedResidual(3, 3, 1, nn.SiLU),
+        lambda: InvertedResidual(3, 4, 2, nn.SiLU),
+        head=4,
+        example=(1, 5, 6),
+    ),
+    network(
+        "wide-resnet",
+        lambda: C(1, 2, 3, padding=1, bias=False),
+        lambda: WideBlock(2, 4, 2),
+        lambda: WideBlock(4, 4, 1),
+        lambda: seq(nn.BatchNorm2d(4), nn.ReLU()),
+        head=4,
+        example=(1, 6, 5),
+        smooth=False,
+    ),
+    network(
+        "vgg",
+        lambda: seq(C(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(True), nn.MaxPool2d(2)),
+        lambda: seq(C(3, 4, 3, padding=1), nn.ReLU(True), C(4, 4, 3, padding=1), nn.ReLU(True), nn.MaxPool2d(2)),
+        head=4,
+        example=(1, 8, 9),
+        smooth=False,
+    ),
+]

@@ -81,8 +81,6 @@ FALLBACK = [
     Row(
         "torch/batch-norm-3d", lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh()), (1, 3, 3, 3), native=False
     ),
-    Row("torch/batch-norm-1d-sequence", lambda: seq(L(4, 4), nn.BatchNorm1d(3), nn.Tanh()), (3, 4), native=False),
-    Row("torch/conv1d", lambda: seq(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), L(9, 2)), (2, 5), native=False),
     Row("torch/by-hand", Sign, lr=0.01, native=False),
     Row("torch/own-loss", mlp, loss=cosine_loss, native=False),
     Row("torch/mish", lambda: seq(L(3, 4), nn.Mish(), L(4, 2)), native=False),

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from metafast.model.builder import Builder, Place, batched
 from metafast.model.layers.table import ModuleHandler, lowers, lowers_module
+from metafast.model.layers.windows import image_form
 
 
 @lowers(F.batch_norm)
@@ -21,8 +22,8 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Place:
-    b.rank(input, (1, 3), "[N, C] or [N, C, H, W]")
-    input = b.rows(input) if len(input.shape) == 1 else b.image(input)
+    b.rank(input, (1, 2, 3), "[N, C], [N, C, L] or [N, C, H, W]")
+    input = b.rows(input) if len(input.shape) == 1 else b.image(input, image_form(input.shape))
     if not training and (running_mean is None or running_var is None):
         b.refuse("is in eval mode without running statistics, which has no native form")
     statistics = (None, None) if training else (running_mean, running_var)
@@ -30,7 +31,8 @@ def batch_norm(
         b.refuse(f"has a weight, bias or statistics that do not fit the input {batched(input.shape)}")
     if any(t is not None and t.requires_grad for t in statistics):
         b.refuse("is not native with running statistics that require a gradient")
-    return b.emit("batch_norm", (input,), input.shape, (weight, bias, *statistics), {"eps": eps, "training": training})
+    parameters, settings = (weight, bias, *statistics), {"eps": eps, "training": training}
+    return b.emit("batch_norm", (input,), b.form(input), parameters, settings, shape=input.shape)
 
 
 def _batch_norm(axes: str, ranks: tuple[int, ...]) -> ModuleHandler:
@@ -42,5 +44,5 @@ def _batch_norm(axes: str, ranks: tuple[int, ...]) -> ModuleHandler:
     return handler
 
 
-lowers_module(nn.BatchNorm1d)(_batch_norm("[N, C]", (1,)))
+lowers_module(nn.BatchNorm1d)(_batch_norm("[N, C] or [N, C, L]", (1, 2)))
 lowers_module(nn.BatchNorm2d)(_batch_norm("[N, C, H, W]", (3,)))

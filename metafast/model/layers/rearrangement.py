@@ -20,10 +20,17 @@ _FEW, _MORE = 2, 3
 
 
 def rearranged(
-    b: Builder, function: Callable[..., Any], arguments: Sequence[Any], keywords: dict[str, Any], view: bool, says: str
+    b: Builder,
+    function: Callable[..., Any],
+    arguments: Sequence[Any],
+    keywords: dict[str, Any],
+    view: bool,
+    says: str,
+    form: Callable[[Shape], Shape] = form_of,
 ) -> Any:
-    """What a function makes of its Places by moving, repeating or dropping elements, or putting zeros between them. A
-    result in which nothing moved is its input in another shape, and costs nothing."""
+    """What a function makes of its Places by moving, repeating or dropping elements, or putting zeros between them, as
+    values of the ``form`` for its shape. A result in which nothing moved is its input in another shape, and costs
+    nothing."""
     places: list[Place] = []
 
     def known(argument: Any) -> Any:
@@ -40,8 +47,8 @@ def rearranged(
     arguments, keywords = known(list(arguments)), {name: known(value) for name, value in keywords.items()}
     few, more = (_numbered(b, function, arguments, keywords, places, n) for n in (_FEW, _MORE))
     if isinstance(few, Tensor):
-        return _mapped(b, places, few, more, view, says)
-    return tuple(_mapped(b, places, *pair, view, says) for pair in zip(few, more, strict=True))
+        return _mapped(b, places, few, more, view, says, form)
+    return tuple(_mapped(b, places, *pair, view, says, form) for pair in zip(few, more, strict=True))
 
 
 def _numbered(
@@ -76,7 +83,15 @@ def _numbered(
         b.refuse(f"has no native form with these arguments, or fails in torch: {reason}")
 
 
-def _mapped(b: Builder, places: list[Place], few: Tensor, more: Tensor, view: bool, says: str) -> Place:
+def _mapped(
+    b: Builder,
+    places: list[Place],
+    few: Tensor,
+    more: Tensor,
+    view: bool,
+    says: str,
+    form: Callable[[Shape], Shape],
+) -> Place:
     few, more, merged = _split_rows(few, more)
     one, axis = _one_example(b, places, few, more)
     shared, alone = axis is None, all(place.shared for place in places)
@@ -92,7 +107,7 @@ def _mapped(b: Builder, places: list[Place], few: Tensor, more: Tensor, view: bo
     made = b.emit(
         "sparse_map",
         _at_most_four(b, [b.first(place) for place in places]),
-        form_of(shape),
+        form(shape),
         attributes={"per_example": 1} if alone and not shared else {},
         shape=shape,
         memory=places[0].memory if view and len(places) == 1 else None,
