@@ -399,6 +399,8 @@ IDIOMS: dict[str, Idiom] = {
                                     layers=lambda: nn.ModuleList([L(6, 5), nn.Tanh(), L(5, 2)])), VECTOR),
     "the first layers": Idiom(of(lambda m, x: nn.Softplus()(m.body[:2](x)), body=seq(lambda: L(6, 5), nn.Tanh,
                                                                                        lambda: L(5, 2))), VECTOR),
+    "a shape's type": Idiom(fc(lambda m, x: m.fc(x) if isinstance(x.shape, torch.Size) and x.size() else x), VECTOR),
+    "activation by name": Idiom(fc(lambda m, x: vars(F)["leaky_relu"](m.fc(x), negative_slope=0.2)), VECTOR),
     "exact type": Idiom(fc(lambda m, x: m.fc(x) if type(x) is Tensor and not hasattr(x, "tensors") else x), VECTOR),
     "checkpoint": Idiom(fc(lambda m, x: checkpoint(m.fc, x, use_reentrant=False)), VECTOR),
     "N times points": Idiom(fc(time_distributed), SEQUENCE),

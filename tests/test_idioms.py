@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import interpreter
@@ -127,6 +128,26 @@ def test_a_plan_is_for_one_shape() -> None:
     model = Branching().double()
     for example in ((8,), (2, 8), (3, 8), (8,), (2, 8)):
         ours, theirs = (gradients(model, example, backend) for backend in ("native", "torch"))
+        for a, b in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+class Bent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, self.slope)
+
+
+def test_a_module_that_is_no_submodule_is_watched() -> None:
+    torch.manual_seed(0)
+    model = fc(lambda m, x: m.parts[0](m.fc(x)), 8, 3)().double()
+    model.parts = [Bent()]  # type: ignore[assignment]
+    for slope in (0.5, 2.0, 0.1):
+        model.parts[0].slope = slope
+        ours, theirs = (gradients(model, (8,), backend) for backend in ("native", "torch"))
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 

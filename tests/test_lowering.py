@@ -350,6 +350,15 @@ def test_weights_are_of_the_classes_that_there_are() -> None:
         lower(L(4, 3), VECTOR, loss=Loss("nll", class_weights=(1.0, 2.0)))
 
 
+def test_nothing_is_left_in_place_of_what_code_sees() -> None:
+    before = torch.zeros, torch.ones, dict(globals())
+    lower(model_of(by_type, fc=L(4, 4)), VECTOR)
+    with pytest.raises(Unsupported):
+        lower(model_of(lambda m, x: x if len(x) > 2 else m.fc(x), fc=L(4, 4)), VECTOR)
+    assert (torch.zeros, torch.ones, dict(globals())) == before
+    assert "len" not in before[2] and "type" not in before[2]
+
+
 def test_gradients_may_be_switched_off_while_a_model_is_lowered() -> None:
     with torch.no_grad():
         assert [node.op for node in lower(nn.Sequential(L(4, 3), nn.ReLU()), VECTOR).nodes] == ["linear", "relu"]

@@ -12,6 +12,7 @@ the value of the Place, which every alias sees.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -284,10 +285,13 @@ class Builder:
     def apply(self, handler: Callable[..., Any], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Call a handler; arguments that it does not know are a reason, not an error."""
         try:
-            inspect.signature(handler).bind(self, *arguments, **keywords)
+            _signature(handler).bind(self, *arguments, **keywords)
         except TypeError as error:
             self.refuse(f"is called with arguments that have no native form ({error})")
         return handler(self, *arguments, **keywords)
+
+
+_signature = functools.lru_cache(maxsize=1024)(inspect.signature)
 
 
 def form_of(shape: Shape) -> Shape:

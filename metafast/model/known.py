@@ -102,4 +102,8 @@ def _may_reshape(target: Any) -> bool:
     if target in (operator.getitem, operator.setitem, len, getattr):
         return False
     module = str(getattr(target, "__module__", None) or "torch")
-    return target.__name__.endswith("_") or module.partition(".")[0] not in ("torch", "_operator", "math")
+    return getattr(target, "__name__", "_").endswith("_") or module.partition(".")[0] not in (
+        "torch",
+        "_operator",
+        "math",
+    )

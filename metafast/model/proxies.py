@@ -148,7 +148,12 @@ for _name in ("lt", "le", "gt", "ge", "bool", "int", "float", "hash", "len", "ro
 
 
 class Sizes(tuple[Any, ...]):
-    """A torch.Size that begins with N."""
+    """A torch.Size with N in it."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """What isinstance() asks."""
+        return torch.Size
 
     def numel(self) -> Any:
         return math.prod(self)

@@ -285,7 +285,7 @@ def _for_proxies() -> Iterator[Callable[[dict[str, Any]], None]]:
             scope[name] = BUILTINS[name]
             patched.append((scope, name))
 
-    made = {name: getattr(torch, name) for name in ("zeros", "ones", "empty", "rand", "randn")}
+    made = {name: getattr(torch, name) for name in ("zeros", "ones")}
     try:
         for name, function in made.items():
             setattr(torch, name, takes_sizes(function))
