@@ -9,7 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from metafast import losses
-from models import around, seq
+from models import around, mlp, seq
 
 L, C = nn.Linear, nn.Conv2d
 
@@ -74,3 +74,12 @@ def norm(name: str, build: Callable[[], nn.Module], example: tuple[int, ...] = (
         return seq(L(*example, 5), build(), nn.Tanh(), L(5, 2))
 
     return Row(f"norm/{name}", model, example, shots=4, queries=3, **options)
+
+
+#: The layers of the rows act/..., by the names of primitives.
+POINTWISE: dict[str, Callable[[], nn.Module]] = {}
+
+
+def act(name: str, build: Callable[[], nn.Module], smooth: bool = True, **options: Any) -> Row:
+    POINTWISE[name.replace("-", "_")] = build
+    return Row(f"act/{name}", lambda: mlp(act=build), smooth=smooth, **options)

@@ -6,16 +6,15 @@ says only what is special about it. Models are tiny on purpose: a law over the w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 from torch import nn
 
 from models import Functional, Methods, Residual, Reused, Tied, Twice, TwoHeads, Unused, conv4, frozen, mlp, seq
-from row import C, L, Row, norm, pool
+from row import POINTWISE as POINTWISE
+from row import C, L, Row, act, norm, pool
 from rows_convolutions import ALONG_ONE_AXIS, CONVOLUTIONS, NETWORKS
 from rows_of_losses import LOSSES
 from rows_of_parts import PAIRS, PARTS
+from rows_of_pointwise import POINTWISE_ROWS
 from rows_on_torch import FALLBACK, STATIC
 from rows_recurrent import RECURRENT
 
@@ -107,15 +106,6 @@ NORMS = [
         for affine in (True, False)
     ),
 ]
-
-#: The layers of the rows act/..., by the names of primitives.
-POINTWISE: dict[str, Callable[[], nn.Module]] = {}
-
-
-def act(name: str, build: Callable[[], nn.Module], smooth: bool = True, **options: Any) -> Row:
-    POINTWISE[name.replace("-", "_")] = build
-    return Row(f"act/{name}", lambda: mlp(act=build), smooth=smooth, **options)
-
 
 ACTIVATIONS = [
     act("relu", nn.ReLU, smooth=False),
@@ -289,6 +279,7 @@ ROWS: list[Row] = [
     *NETWORKS,
     *NORMS,
     *ACTIVATIONS,
+    *POINTWISE_ROWS,
     *POOLS,
     *GRAPHS,
     *PARTS,

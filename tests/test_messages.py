@@ -27,17 +27,12 @@ class Of(nn.Module):
 
 #: what a layer computes, and what is said of it
 ARITHMETIC: list[tuple[Callable[[Any, Tensor], Any], str]] = [
-    (lambda m, h: h * 30.0, "the operator * in Of multiplies a tensor computed from the input by the number 30.0"),
-    (lambda m, h: 30.0 * h, "the operator * in Of multiplies the number 30.0 by a tensor computed from the input"),
-    (lambda m, h: h - 0.5, "the operator - in Of subtracts the number 0.5 from a tensor computed from the input"),
     (lambda m, h: h // 2, "the operator // in Of divides a tensor computed from the input by the number 2"),
-    (lambda m, h: 1 + h, "the operator + in Of adds a tensor computed from the input to the number 1"),
-    (lambda m, h: h + 1.5, "the operator + in Of adds the number 1.5 to a tensor computed from the input"),
-    (lambda m, h: h / 2, "the operator / in Of divides a tensor computed from the input by the number 2"),
-    (lambda m, h: h**2, "the operator ** in Of has no native form"),
+    (lambda m, h: 2**h, "the operator ** in Of raises the number 2 to a tensor computed from the input, which has"),
+    (lambda m, h: h**h, "the operator ** in Of raises a tensor computed from the input to a tensor computed from"),
+    (lambda m, h: h * 2j, "the operator * in Of multiplies a tensor computed from the input by 2j"),
+    (lambda m, h: h.erfinv(), "erfinv() in Of has no native form"),
     (lambda m, h: h @ m.fc.weight, "the operator @ in Of has no native form"),
-    (lambda m, h: -h, "the operator - in Of has no native form"),
-    (lambda m, h: h.exp(), "exp() in Of has no native form"),
 ]
 
 

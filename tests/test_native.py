@@ -9,13 +9,20 @@ import torch
 from metafast import _native
 
 #: Bounds in units in the last place; csrc/core/scalar.h states them.
-ULPS = {"exp": 2, "expm1": 2, "tanh": 2.5, "sigmoid": 2.5, "log1p01": 2}
+ULPS = {"exp": 2, "expm1": 2, "tanh": 2.5, "sigmoid": 2.5, "log1p01": 2, "log": 2, "log1p": 2.5, "sin": 2, "cos": 2}
 
 
 def inputs(name: str, dtype: type) -> np.ndarray:
     rng = np.random.default_rng(0)
     if name == "log1p01":
         return np.concatenate([rng.uniform(0, 1, 100_000), np.geomspace(1e-30, 1, 1000)]).astype(dtype)
+    if name in ("log", "log1p"):
+        ends = np.geomspace(1e-30, 1e30, 100_000)
+        near = 1 + np.linspace(-0.5, 0.5, 100_001)
+        return np.concatenate([ends, near, -near / 2]).astype(dtype)[: -100_001 if name == "log" else None]
+    if name in ("sin", "cos"):
+        turns = np.arange(-650_000, 650_000, 13) * (np.pi / 2)  # where they, or their slopes, vanish
+        return np.concatenate([rng.uniform(-100, 100, 200_000), turns, np.geomspace(1e-30, 1e6, 9000)]).astype(dtype)
     reach = {np.float32: 87.0, np.float64: 708.0}[dtype]
     near = np.concatenate([sign * np.geomspace(1e-30, 1, 2000) for sign in (-1, 1)])
     return np.concatenate([rng.uniform(-reach, reach, 100_000), rng.uniform(-3, 3, 100_000), near]).astype(dtype)
@@ -25,7 +32,7 @@ def exact(name: str, x: np.ndarray) -> np.ndarray:
     x = x.astype(np.longdouble)
     if name == "sigmoid":
         return 1 / (1 + np.exp(-x))
-    return {"exp": np.exp, "expm1": np.expm1, "tanh": np.tanh, "log1p01": np.log1p}[name](x)
+    return getattr(np, "log1p" if name == "log1p01" else name)(x)  # type: ignore[no-any-return]
 
 
 def evaluate(name: str, x: np.ndarray) -> np.ndarray:
@@ -54,9 +61,30 @@ def test_elementary_functions_at_the_ends(dtype: type) -> None:
         "expm1": [nan, np.inf, -one, zero],
         "tanh": [nan, one, -one, zero],
         "sigmoid": [nan, one, zero, 0.5],
+        "log": [nan, np.inf, nan, -np.inf],
+        "log1p": [nan, np.inf, nan, zero],
+        "sin": [nan, nan, nan, zero],
+        "cos": [nan, nan, nan, one],
     }.items():
         np.testing.assert_array_equal(evaluate(name, x), np.array(want, dtype), err_msg=name)
     assert np.signbit(evaluate("tanh", np.array([-0.0, 0.0], dtype))).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_logarithms_below_the_normal_numbers_and_of_negative_ones(dtype: type) -> None:
+    x = np.array([np.finfo(dtype).smallest_subnormal, np.finfo(dtype).tiny / 3], dtype)
+    np.testing.assert_allclose(evaluate("log", x), np.log(x.astype(np.longdouble)), rtol=4 * np.finfo(dtype).eps)
+    assert np.isnan(evaluate("log", np.array([-1e-30, -1.0], dtype))).all()
+    assert evaluate("log1p", np.array([-1.0, -2.0], dtype)).tolist()[0] == -np.inf
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sines_beyond_their_stated_range_err_like_the_angle(dtype: type) -> None:
+    x = np.geomspace(1e6, 1e14, 50_000).astype(dtype)
+    for name in ("sin", "cos"):
+        error = np.abs(evaluate(name, x).astype(np.longdouble) - exact(name, x))
+        assert (error <= x.astype(np.longdouble) * 2.0**-53 + 2 * np.finfo(dtype).eps).all(), name
+    assert (np.abs(evaluate("sin", np.array([1e30, -1e38], dtype))) <= 1).all()
 
 
 def linear(values: list[list[int]], inputs: list[int], parameters: list[int]) -> _native.Program:

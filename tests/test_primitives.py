@@ -90,7 +90,13 @@ LAYERS: dict[str, tuple[Layer, Layer]] = {
 LAYERS |= {name: (build, build) for name, build in POINTWISE.items() if name in primitives()}
 
 
+#: Functions of every set of traits that the planner tells apart: any other meets these, and they meet each other.
+TYPICAL = ("relu", "leaky_relu", "tanh", "elu", "silu", "hardtanh", "exp", "log")
+
+
 def pair(first: str, second: str) -> Row | None:
+    if first in POINTWISE and second in POINTWISE and not {first, second} & set(TYPICAL):
+        return None
     flat, image = zip(LAYERS[first], LAYERS[second], strict=True)
     if all(image):
         return _row(f"{first}-{second}", lambda: nn.Conv2d(2, 3, 1), image, 48, (2, 4, 4))

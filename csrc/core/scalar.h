@@ -6,8 +6,8 @@
 // gradients, S = Dual<T> their tangents, and first and second derivatives cannot disagree (docs/maths.md, section 3).
 //
 // Everything here is branch-free so that loops over it vectorise, and compiles for host and device alike.
-// Errors, as tests/test_native.py bounds them: 2 units in the last place for exp, expm1 and log1p01, 2.5 for tanh and
-// sigmoid.
+// Errors, as tests/test_native.py bounds them: 2 units in the last place for exp, expm1, log and log1p01, 2.5 for tanh,
+// sigmoid and log1p, 2 for sin and cos up to |x| = 10^6; beyond that, what a change of x by 2^-53 of itself makes.
 #pragma once
 
 #include <stdint.h>
@@ -43,7 +43,8 @@ struct Bits<float> {
   static constexpr float kRound = 12582912.0f;
   static constexpr float kLog2Hi = 0.693359375f, kLog2Lo = -2.12194440e-4f;
   static constexpr float kLowest = -104.0f, kHighest = 89.0f;  // exp is 0 below, infinite above
-  static constexpr int kExpDegree = 7, kLogTerms = 9;
+  static constexpr int kExpDegree = 7, kLogTerms = 9, kShortLogTerms = 5, kSineTerms = 5;
+  static constexpr float kSmallest = 1.17549435e-38f, kInfinity = __builtin_inff(), kNan = __builtin_nanf("");
 };
 template <>
 struct Bits<double> {
@@ -53,7 +54,8 @@ struct Bits<double> {
   static constexpr double kRound = 6755399441055744.0;
   static constexpr double kLog2Hi = 6.93147180369123816490e-01, kLog2Lo = 1.90821492927058770002e-10;
   static constexpr double kLowest = -746.0, kHighest = 710.0;
-  static constexpr int kExpDegree = 13, kLogTerms = 18;
+  static constexpr int kExpDegree = 13, kLogTerms = 18, kShortLogTerms = 10, kSineTerms = 9;
+  static constexpr double kSmallest = 2.2250738585072014e-308, kInfinity = __builtin_inf(), kNan = __builtin_nan("");
 };
 
 // x = k log 2 + r with |r| <= log(2) / 2. Gives k, and expm1(r) in p.
@@ -142,8 +144,93 @@ MF_HD T log1p01(T u) {
   return T(2) * (s + s * s2 * q);
 }
 
-MF_HD float log(float x) { return __builtin_logf(x); }
-MF_HD double log(double x) { return __builtin_log(x); }
+// x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); log(1 + f) is f less what 2 artanh(f / (2 + f)) lacks of 2 f.
+template <class T>
+MF_HD T log_of_normal(T x, T shift) {
+  using B = Bits<T>;
+  using Int = typename B::Int;
+  const Int offset = __builtin_bit_cast(Int, T(0.70710678118654752440));
+  const auto bits = typename B::Unsigned(__builtin_bit_cast(Int, x) - offset);
+  const Int k = Int(bits) >> B::kMantissa;
+  const auto mask = (typename B::Unsigned(1) << B::kMantissa) - 1;
+  const T f = __builtin_bit_cast(T, typename B::Unsigned((bits & mask) + typename B::Unsigned(offset))) - T(1);
+  const T s = f / (T(2) + f), s2 = s * s, half = T(0.5) * f * f, kf = T(k) + shift;
+  T q = T(0);
+  METAFAST_UNROLL for (int n = B::kShortLogTerms; n >= 1; --n) q = q * s2 + T(2) / T(2 * n + 1);
+  return kf * B::kLog2Hi - ((half - (s * (half + s2 * q) + kf * B::kLog2Lo)) - f);
+}
+
+template <class T>
+MF_HD T log(T x) {
+  using B = Bits<T>;
+  const bool small = x<B::kSmallest, ordinary = x> T(0) && x < B::kInfinity;
+  const T scale = small ? T(int64_t(1) << B::kMantissa) : T(1);
+  const T y = log_of_normal(ordinary ? x * scale : T(1), small ? T(-B::kMantissa) : T(0));
+  const T end = x < T(0) ? B::kNan : x == T(0) ? -B::kInfinity : x;  // infinity and NaN as they are
+  return ordinary ? y : end;
+}
+
+// With what 1 + x loses of x made good.
+template <class T>
+MF_HD T log1p(T x) {
+  const T u = T(1) + x;
+  const bool ordinary = u > T(0) && u < Bits<T>::kInfinity;
+  const T lost = ordinary ? (u > T(2) ? T(1) - (u - x) : x - (u - T(1))) / u : T(0);
+  return u == T(1) ? x : log(u) + lost;
+}
+
+// x = n pi / 2 + r with |r| <= pi / 4. pi / 2 is taken in parts of 33 bits, whose products with n are exact below 2^20.
+struct Quarters {
+  uint32_t n;
+  double r;
+};
+MF_HD Quarters quarters(double x) {
+  const double shifted = x * 0.63661977236758134308 + Bits<double>::kRound, n = shifted - Bits<double>::kRound;
+  const double a = x - n * 1.57079632673412561417e+00, b = a - n * 6.07710050630396597660e-11;
+  const double r = (b - n * 2.02226624871116645580e-21) - n * 8.47842766036889956997e-32;
+  const double held = r < -0.8 ? -0.8 : r > 0.8 ? 0.8 : r;  // where x is out of reach
+  return {uint32_t(__builtin_bit_cast(uint64_t, shifted)), held};
+}
+
+// sin(x + turns pi / 2).
+template <class T>
+MF_HD T sine(T x, uint32_t turns) {
+  const Quarters part = quarters(x);
+  const uint32_t n = part.n + turns;
+  const T r = T(part.r), z = r * r, half = T(0.5) * z, w = T(1) - half;
+  T odd = T(0), even = T(0);
+  METAFAST_UNROLL for (int i = Bits<T>::kSineTerms - 1; i >= 1; --i) {  // Taylor's, by Horner's rule
+    T factorial = T(1);
+    METAFAST_UNROLL for (int j = 2; j <= 2 * i + 1; ++j) factorial *= T(j);
+    odd = odd * z + (i % 2 ? T(-1) : T(1)) / factorial;
+    even = even * z + (i % 2 ? T(1) : T(-1)) / (factorial * T(2 * i + 2));
+  }
+  const T sine = r + r * z * odd, cosine = w + (((T(1) - w) - half) + z * z * even);
+  const T y = n & 1 ? cosine : sine;
+  return n & 2 ? -y : y;
+}
+template <class T>
+MF_HD T sin(T x) {
+  return sine(x, 0);
+}
+template <class T>
+MF_HD T cos(T x) {
+  return sine(x, 1);
+}
+
+// x ** exponent, by multiplications where that is a small whole number.
+MF_HD float any_power(float x, float exponent) { return __builtin_powf(x, exponent); }
+MF_HD double any_power(double x, double exponent) { return __builtin_pow(x, exponent); }
+template <class T>
+MF_HD T power(T x, double exponent) {
+  const double size = exponent < 0 ? -exponent : exponent;
+  const int n = size <= 8 ? int(size) : 0;
+  if (size != n) return any_power(x, T(exponent));
+  T y = T(1);
+  for (int i = 0; i < n; ++i) y *= x;
+  return exponent < 0 ? T(1) / y : y;
+}
+
 MF_HD float erf(float x) { return __builtin_erff(x); }
 MF_HD double erf(double x) { return __builtin_erf(x); }
 MF_HD float sqrt(float x) { return __builtin_sqrtf(x); }
@@ -177,6 +264,18 @@ MF_HD Dual<T> exp(Dual<T> a) {
 template <class T>
 MF_HD Dual<T> log(Dual<T> a) {
   return {log(a.v), a.d / a.v};
+}
+template <class T>
+MF_HD Dual<T> sin(Dual<T> a) {
+  return {sin(a.v), cos(a.v) * a.d};
+}
+template <class T>
+MF_HD Dual<T> cos(Dual<T> a) {
+  return {cos(a.v), -sin(a.v) * a.d};
+}
+template <class T>
+MF_HD Dual<T> power(Dual<T> a, double exponent) {
+  return {power(a.v, exponent), exponent == 0 ? T(0) : T(exponent) * power(a.v, exponent - 1) * a.d};
 }
 template <class T>
 MF_HD Dual<T> tanh(Dual<T> a) {

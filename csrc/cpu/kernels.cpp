@@ -138,8 +138,20 @@ void elementary(int32_t function, const Real* x, Real* y, int64_t n) {
     case 3:
       for (int64_t i = 0; i < n; ++i) y[i] = sigmoid(x[i]);
       break;
-    default:
+    case 4:
       for (int64_t i = 0; i < n; ++i) y[i] = log1p01(x[i]);
+      break;
+    case 5:
+      for (int64_t i = 0; i < n; ++i) y[i] = log(x[i]);
+      break;
+    case 6:
+      for (int64_t i = 0; i < n; ++i) y[i] = log1p(x[i]);
+      break;
+    case 7:
+      for (int64_t i = 0; i < n; ++i) y[i] = sin(x[i]);
+      break;
+    default:
+      for (int64_t i = 0; i < n; ++i) y[i] = cos(x[i]);
       break;
   }
 }

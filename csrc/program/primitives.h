@@ -58,6 +58,7 @@ enum Trait : uint32_t {
   kLinear = 1 << 11,          // the derivatives of a function of two elements are constant between kinks
   kTakesPads = 1 << 12,       // it is finite on the pads of activations, and zero on those of cotangents
   kTakesShared = 1 << 10,     // its inputs may be values without an axis of examples (Value::shared)
+  kUnbounded = 1 << 13,       // may be infinite, or NaN, where its input is finite: its pads are cleared
   kFreesInput = 1 << 9,       // no later pass of it reads its input once the cotangent of that is made
 };
 

@@ -279,6 +279,8 @@ class Builder:
         self, op: str, input: Any, attributes: Mapping[str, float] = MappingProxyType({}), overwrite: bool = False
     ) -> Place:
         """Append a function of one element."""
+        if overwrite and not isinstance(input, Place):
+            self.refuse(f"overwrites {described(input)} in place, which has no native form")
         place = self.place(input)
         return self.emit(op, (place,), self.form(place), (), attributes, overwrite, shape=place.shape)
 

@@ -43,14 +43,13 @@ struct Pointwise {
   }
 };
 
-// Whether the slope is constant between kinks.
 template <class Function>
-constexpr bool kStraight = false;
-#define METAFAST_STRAIGHT(NAME, TEXT, TRAITS, ...) \
-  template <>                                      \
-  constexpr bool kStraight<NAME> = ((TRAITS) & kPiecewiseLinear) != 0;
-METAFAST_POINTWISE(METAFAST_STRAIGHT)
-#undef METAFAST_STRAIGHT
+constexpr uint32_t kTraitsOf = 0;
+#define METAFAST_TRAITS(NAME, TEXT, TRAITS, ...) \
+  template <>                                    \
+  constexpr uint32_t kTraitsOf<NAME> = TRAITS;
+METAFAST_POINTWISE(METAFAST_TRAITS)
+#undef METAFAST_TRAITS
 
 template <class T, class Function>
 struct Activation {
@@ -68,7 +67,10 @@ struct Activation {
   static void forward(const Frame<T>& f, const Node& node) {
     const E* in = x(f, node);
     E* out = elements(f.activation_out(node.output));
-    each_part(f, node, [&](int64_t at, int64_t n) { Loops::forward(Function(node), n, in + at, out + at); });
+    each_part(f, node, [&](int64_t at, int64_t n) {
+      Loops::forward(Function(node), n, in + at, out + at);
+      clear_pads(f, node, at, n, out);
+    });
   }
 
   static void backward(const Frame<T>& f, const Node& node) {
@@ -81,7 +83,7 @@ struct Activation {
 
   static void tangent_backward(const Frame<T>& f, const Node& node) {
     if (!wanted(node.input_mode[0])) return;
-    const E* x_dot = kStraight<Function> ? nullptr : elements(f.activation_dot(node.input[0]));
+    const E* x_dot = kTraitsOf<Function> & kPiecewiseLinear ? nullptr : elements(f.activation_dot(node.input[0]));
     if (!x_dot) return scale(f, node, f.cotangent_dot(node.output), f.cotangent_dot(node.input[0]), keep(node));
     const E *x0 = x(f, node), *y0 = y(f, node), *y_dot = elements(f.activation_dot(node.output));
     const E *dy = elements(f.cotangent(node.output)), *dy_dot = elements(f.cotangent_dot(node.output));
@@ -89,10 +91,18 @@ struct Activation {
     each_part(f, node, [&](int64_t at, int64_t n) {
       Loops::scale_tangent(Function(node), n, x0 + at, y0 + at, x_dot + at, y_dot + at, dy + at, dy_dot + at,
                            dx_dot + at, keep(node));
+      clear_pads(f, node, at, n, dx_dot);
     });
   }
 
  private:
+  // Zeros in the pads of elements at .. at + n.
+  static void clear_pads(const Frame<T>& f, const Node& node, int64_t at, int64_t n, E* out) {
+    const int64_t ld = f.value(node.output).ld * kTasks<T>, channels = f.value(node.output).channels * kTasks<T>;
+    if (!(kTraitsOf<Function> & kUnbounded) || ld == channels) return;
+    for (int64_t row = at / ld * ld; row < at + n; row += ld)
+      for (int64_t i = row + channels < at ? at : row + channels; i < row + ld && i < at + n; ++i) out[i] = E(0);
+  }
   // Calls body(first element, how many).
   template <class Body>
   static void each_part(const Frame<T>& f, const Node& node, Body body) {
@@ -106,6 +116,7 @@ struct Activation {
     E* to = elements(out);
     each_part(f, node, [&](int64_t at, int64_t n) {
       Loops::scale(Function(node), n, x0 + at, y0 + at, from + at, to + at, keep);
+      clear_pads(f, node, at, n, to);
     });
   }
 };

@@ -19,6 +19,13 @@ static __device__ void with_function(const Node& node, Body body) {
   }
 }
 
+// Whether element i of the output is a pad that must be kept at zero.
+template <class T>
+static __device__ bool is_cleared(const Frame<T>& f, const Node& node, uint32_t i) {
+  const Value& v = f.value(node.output);
+  return has(node.op, kUnbounded) && i % uint32_t(v.ld) >= uint32_t(v.channels);
+}
+
 template <class T>
 static __device__ int64_t activation_count(const Frame<T>& f, const Node& node) {
   return f.rows(node.output) * f.value(node.output).ld;
@@ -30,7 +37,8 @@ struct ActivationForward : PhaseDefaults {
     const T* x = f.activation(node.input[0]);
     T* y = f.activation_out(node.output);
     with_function(node, [&](auto function) {
-      block.for_each(activation_count(f, node), [&](uint32_t i) { y[i] = function.value(x[i]); });
+      block.for_each(activation_count(f, node),
+                     [&](uint32_t i) { y[i] = is_cleared(f, node, i) ? T(0) : function.value(x[i]); });
     });
   }
 };
@@ -41,8 +49,10 @@ struct ActivationBackward : PhaseDefaults {
     const T *x = f.activation(node.input[0]), *y = f.activation(node.output), *dy = f.cotangent(node.output);
     T* dx = f.cotangent(node.input[0]);
     with_function(node, [&](auto function) {
-      block.for_each(activation_count(f, node),
-                     [&](uint32_t i) { put(dx + i, function.slope(x[i], y[i]) * dy[i], node.input_mode[0]); });
+      block.for_each(activation_count(f, node), [&](uint32_t i) {
+        const T value = is_cleared(f, node, i) ? T(0) : function.slope(x[i], y[i]) * dy[i];
+        put(dx + i, value, node.input_mode[0]);
+      });
     });
   }
 };
@@ -53,7 +63,9 @@ struct ActivationTangentForward : PhaseDefaults {
     const T *x = f.activation(node.input[0]), *y = f.activation(node.output), *x_dot = f.activation_dot(node.input[0]);
     T* y_dot = f.activation_dot(node.output);
     with_function(node, [&](auto function) {
-      block.for_each(activation_count(f, node), [&](uint32_t i) { y_dot[i] = function.slope(x[i], y[i]) * x_dot[i]; });
+      block.for_each(activation_count(f, node), [&](uint32_t i) {
+        y_dot[i] = is_cleared(f, node, i) ? T(0) : function.slope(x[i], y[i]) * x_dot[i];
+      });
     });
   }
 };
@@ -73,7 +85,7 @@ struct ActivationTangentBackward : PhaseDefaults {
         else
           slope.v = function.slope(x[i], y[i]);
         const T value = x_dot ? slope.v * dy_dot[i] + slope.d * dy[i] : slope.v * dy_dot[i];
-        put(dx_dot + i, value, node.input_mode[0]);
+        put(dx_dot + i, is_cleared(f, node, i) ? T(0) : value, node.input_mode[0]);
       });
     });
   }

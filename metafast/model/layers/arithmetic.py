@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from functools import partial
@@ -12,13 +13,46 @@ import torch
 from metafast.model.builder import Batch, Builder, Place, described
 from metafast.model.layers.pairs import is_tensor, pair
 from metafast.model.layers.shapes import clone
-from metafast.model.layers.table import lowers
+from metafast.model.layers.table import POINTWISE, lowers
+
+POINTWISE |= {"affine", "pow", "square", "sqrt", "rsqrt", "reciprocal"}
 
 
-def _with_number(b: Builder, op: str, tensor: Any, number: float, turned: bool, overwrite: bool) -> Place:
-    """``op`` of a tensor and a number, ``turned`` where the number comes first."""
-    first, second = (number, tensor) if turned else (tensor, number)
-    return b.refuse(f"{_WORDS[op].format(described(first), described(second))}, which has no native form")
+#: Powers with nodes of their own.
+_POWERS = {2: "square", 0.5: "sqrt", -0.5: "rsqrt", -1: "reciprocal"}
+
+
+def affine(b: Builder, x: Any, scale: float, shift: float = -0.0, overwrite: bool = False) -> Place:
+    """scale * x + shift. To add -0.0 leaves every number as it is, the sign of a zero too."""
+    return b.elementwise("affine", x, {"scale": scale, "shift": shift}, overwrite)
+
+
+def _with_number(b: Builder, op: str, x: Any, c: float, turned: bool, overwrite: bool) -> Place:
+    """``op`` of a tensor and a number, ``turned`` where the number comes first: then nothing is overwritten."""
+    if op == "multiply":
+        return affine(b, x, c, overwrite=overwrite and not turned)
+    if turned:
+        return _of_number(b, op, c, x)
+    if op == "add":
+        return affine(b, x, 1, c, overwrite)
+    if op == "subtract":
+        return affine(b, x, 1, -c, overwrite)
+    if op == "divide":
+        return affine(b, x, 1 / c if c else math.copysign(math.inf, c), overwrite=overwrite)
+    if c == 1:
+        return affine(b, x, 1, overwrite=overwrite)
+    if c in _POWERS:
+        return b.elementwise(_POWERS[c], x, overwrite=overwrite)
+    return b.elementwise("pow", x, {"exponent": c}, overwrite)
+
+
+def _of_number(b: Builder, op: str, c: float, x: Any) -> Place:
+    if op in ("add", "subtract"):
+        return affine(b, x, 1 if op == "add" else -1, c)
+    if op == "raise":
+        return b.refuse(f"{_WORDS[op].format(described(c), described(x))}, which has no native form")
+    inverse = b.elementwise("reciprocal", x)
+    return inverse if c == 1 else affine(b, inverse, c)
 
 
 _WORDS = {
@@ -26,12 +60,13 @@ _WORDS = {
     "subtract": "subtracts {1} from {0}",
     "multiply": "multiplies {0} by {1}",
     "divide": "divides {0} by {1}",
+    "raise": "raises {0} to {1}",
 }
 
 
 def arithmetic(b: Builder, op: str, left: Any, right: Any, overwrite: bool = False) -> Any:
     """``op`` of two tensors, or of a tensor and a number."""
-    if is_tensor(left) and is_tensor(right):
+    if is_tensor(left) and is_tensor(right) and op != "raise":
         return pair(b, op, left, right, overwrite)
     for tensor, number, turned in ((left, right, False), (right, left, True)):
         if is_tensor(tensor) and isinstance(number, (int, float)):
@@ -43,7 +78,7 @@ def _operators(op: str, function: Callable[[Any, Any], Any], changing: Callable[
     """Register Python's operator, and the one that writes over its left operand, for tensors and for sizes."""
 
     def handler(b: Builder, left: Any, right: Any, overwrite: bool = False) -> Any:
-        if isinstance(left, int) and isinstance(right, int):
+        if isinstance(left, (int, float)) and isinstance(right, (int, float)):
             return function(left, right)
         if isinstance(left, (Batch, int)) and isinstance(right, (Batch, int)) and op == "multiply":
             return _times(b, left, right)
@@ -66,6 +101,7 @@ _operators("add", operator.add, operator.iadd)
 _operators("subtract", operator.sub, operator.isub)
 _operators("multiply", operator.mul, operator.imul)
 _operators("divide", operator.truediv, operator.itruediv)
+_operators("raise", operator.pow, operator.ipow)
 
 
 @lowers(operator.floordiv, operator.ifloordiv)
@@ -78,11 +114,11 @@ def floordiv(b: Builder, left: Any, right: Any) -> Any:
 
 
 def _scaled(op: str, *names: Any, in_place: str) -> None:
-    """Register functions with ``alpha``, of which no other value than 1 is native."""
+    """Register functions with ``alpha``, a factor of the second operand."""
 
     def handler(b: Builder, input: Any, other: Any, *, alpha: float = 1, overwrite: bool = False) -> Any:
         if alpha != 1:
-            b.refuse(f"is not native with alpha={alpha}")
+            other = affine(b, other, alpha) if is_tensor(other) else alpha * other
         return arithmetic(b, op, input, other, overwrite)
 
     lowers(*names)(handler)
@@ -102,4 +138,30 @@ def _unscaled(op: str, *names: Any, in_place: str) -> None:
 
 
 _unscaled("multiply", torch.mul, "mul", torch.multiply, "multiply", in_place="mul_")
-_unscaled("divide", torch.div, "div", torch.true_divide, torch.divide, in_place="div_")
+_unscaled("divide", torch.true_divide, "true_divide", in_place="true_divide_")
+_unscaled("raise", torch.pow, "pow", in_place="pow_")
+
+
+@lowers(torch.div, torch.divide, "div", "divide")
+def divide(b: Builder, input: Any, other: Any, *, rounding_mode: Any = None, overwrite: bool = False) -> Any:
+    if rounding_mode is not None:
+        b.refuse(f"rounds ({rounding_mode!r}), which has no native form")
+    return arithmetic(b, "divide", input, other, overwrite)
+
+
+lowers("div_", "divide_")(partial(divide, overwrite=True))
+
+
+@lowers(torch.rsub)
+def rsub(b: Builder, input: Any, other: Any, *, alpha: float = 1) -> Any:
+    if isinstance(other, (int, float)):
+        return affine(b, input, -alpha, other)
+    return arithmetic(b, "subtract", other, input if alpha == 1 else affine(b, input, alpha))
+
+
+@lowers(operator.neg, torch.neg, torch.negative, "neg", "negative")
+def negative(b: Builder, input: Any, *, overwrite: bool = False) -> Any:
+    return -input if isinstance(input, (int, float)) else affine(b, input, -1, overwrite=overwrite)
+
+
+lowers(torch.neg_, "neg_", "negative_")(partial(negative, overwrite=True))

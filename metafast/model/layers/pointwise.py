@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metafast.model.builder import Builder, Place
+from metafast.model.builder import Builder, Place, described
 from metafast.model.layers.table import POINTWISE, Handler, lowers, lowers_module
 
 
@@ -32,6 +33,15 @@ _pointwise("tanh", torch.tanh, "tanh", in_place=(torch.tanh_, "tanh_"), module=n
 _pointwise("sigmoid", torch.sigmoid, "sigmoid", in_place=(torch.sigmoid_, "sigmoid_"), module=nn.Sigmoid)
 _pointwise("silu", F.silu, module=nn.SiLU)
 _pointwise("softsign", F.softsign, module=nn.Softsign)
+_pointwise("selu", F.selu, torch.selu, in_place=(torch.selu_,), module=nn.SELU)
+_pointwise("mish", F.mish, module=nn.Mish)
+_pointwise("hardswish", F.hardswish, module=nn.Hardswish)
+_pointwise("log_sigmoid", F.logsigmoid, module=nn.LogSigmoid)
+for _name in ("abs", "cos", "exp", "expm1", "log", "log1p", "reciprocal", "rsqrt", "sin", "sqrt", "square"):
+    _methods = getattr(torch, f"{_name}_"), f"{_name}_"
+    _pointwise(_name, getattr(torch, _name), _name, in_place=_methods)
+_pointwise("abs", torch.absolute, "absolute", in_place=("absolute_",))
+POINTWISE |= {"celu", "clamp", "hardtanh", "threshold"}  # with settings
 POINTWISE |= {"gelu", "gelu_tanh", "leaky_relu", "elu", "softplus"}  # with settings
 
 
@@ -55,6 +65,55 @@ def softplus(b: Builder, input: Place, beta: float = 1.0, threshold: float = 20.
     return b.elementwise("softplus", input, {"beta": beta, "threshold": threshold})
 
 
+@lowers(F.celu, torch.celu)
+def celu(b: Builder, input: Place, alpha: float = 1.0, inplace: bool = False) -> Place:
+    if alpha == 0:
+        b.refuse("is called with alpha=0, of which torch makes no function")
+    return b.elementwise("celu", input, {"alpha": alpha}, inplace)
+
+
+@lowers(F.hardtanh)
+def hardtanh(b: Builder, input: Place, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Place:
+    return b.elementwise("hardtanh", input, {"low": min_val, "high": max_val}, inplace)
+
+
+@lowers(F.relu6)
+def relu6(b: Builder, input: Place, inplace: bool = False) -> Place:
+    return hardtanh(b, input, 0.0, 6.0, inplace)
+
+
+@lowers(F.hardsigmoid)
+def hardsigmoid(b: Builder, input: Place, inplace: bool = False) -> Place:
+    """relu6(x + 3) / 6, whose kinks lie where torch has them to the bit."""
+    raised = b.elementwise("affine", input, {"scale": 1, "shift": 3}, inplace)
+    return b.elementwise("affine", relu6(b, raised, inplace), {"scale": 1 / 6, "shift": 0}, inplace)
+
+
+@lowers(F.threshold, torch.threshold)
+def threshold(b: Builder, input: Place, threshold: float, value: float, inplace: bool = False) -> Place:
+    return b.elementwise("threshold", input, {"limit": threshold, "otherwise": value}, inplace)
+
+
+@lowers(torch.clamp, torch.clip, "clamp", "clip")
+def clamp(b: Builder, input: Place, min: Any = None, max: Any = None, *, overwrite: bool = False) -> Place:
+    bounds = {name: bound for name, bound in (("low", min), ("high", max)) if bound is not None}
+    for bound in bounds.values():
+        if not isinstance(bound, (int, float)) or math.isnan(bound):
+            b.refuse(f"has {described(bound)} for a bound; native are plain numbers")
+    if not bounds:
+        b.refuse("has no bound, which torch refuses")
+    return b.elementwise("clamp", input, bounds, overwrite)
+
+
+lowers(torch.clamp_, torch.clip_, "clamp_", "clip_")(partial(clamp, overwrite=True))
+lowers(torch.clamp_min, "clamp_min")(lambda b, input, min: clamp(b, input, min))
+lowers(torch.clamp_max, "clamp_max")(lambda b, input, max: clamp(b, input, max=max))
+lowers(torch.clamp_min_, "clamp_min_")(lambda b, input, min: clamp(b, input, min, overwrite=True))
+lowers(torch.clamp_max_, "clamp_max_")(lambda b, input, max: clamp(b, input, max=max, overwrite=True))
+lowers_module(nn.CELU)(lambda b, m, x: celu(b, x, m.alpha, m.inplace))
+lowers_module(nn.Hardtanh, nn.ReLU6)(lambda b, m, x: hardtanh(b, x, m.min_val, m.max_val, m.inplace))
+lowers_module(nn.Hardsigmoid)(lambda b, m, x: hardsigmoid(b, x, m.inplace))
+lowers_module(nn.Threshold)(lambda b, m, x: threshold(b, x, m.threshold, m.value, m.inplace))
 lowers_module(nn.GELU)(lambda b, m, x: gelu(b, x, m.approximate))
 lowers_module(nn.LeakyReLU)(lambda b, m, x: leaky_relu(b, x, m.negative_slope, m.inplace))
 lowers_module(nn.ELU)(lambda b, m, x: elu(b, x, m.alpha, m.inplace))
