@@ -136,6 +136,8 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (pool(lambda x: x.flatten()), IMAGE, "", "Of returns a tensor of 84 N rows"),
     (pool(lambda x: x.view(2, -1)), IMAGE, "", "view() in Of joins the axis of the examples with another"),
     (pool(lambda x: x.view(-1, 42)), IMAGE, "", "Of returns a tensor of 2 N rows"),
+    (pool(lambda x: x.mean(2, keepdim=True).squeeze()), IMAGE, "", "squeeze() in Of removes the axis of the examples"),
+    (pool(lambda x: x.squeeze(-4)), IMAGE, "", "squeeze() in Of removes the axis of the examples where N is 1"),
     (pool(lambda x: x.transpose(0, 1)), IMAGE, "", "for examples in axis 1"),
     (pool(lambda x: x[0]), IMAGE, "", "the operator [] in Of mixes examples"),
     (pool(lambda x: x.flip(0)), IMAGE, "", "flip() in Of mixes examples"),

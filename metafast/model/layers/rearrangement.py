@@ -176,9 +176,24 @@ def _moves(*names: Any, view: bool = True, says: str = "") -> None:
         KNOW_MERGED.add(name)
 
 
+KNOW_MERGED |= {torch.squeeze, "squeeze"}
+
+
+@lowers(torch.squeeze, "squeeze")
+def squeeze(b: Builder, input: Any, dim: Any = None) -> Any:
+    place = b.place(input)
+    rank = len(place.shape) + (not (place.shared or place.merged))
+    given = range(rank) if dim is None else dim if isinstance(dim, (tuple, list)) else (dim,)
+    if not (place.shared or place.merged) and any(axis in (place.axis, place.axis - rank) for axis in given):
+        b.refuse(
+            "removes the axis of the examples where N is 1, which has no native form; name other axes, squeeze(-1)"
+        )
+    return rearranged(b, torch.squeeze, (place,) if dim is None else (place, dim), {}, True, "squeeze")
+
+
 _moves(torch.reshape, "reshape", "view", "view_as", "reshape_as", torch.flatten, "flatten")
 _moves(torch.permute, "permute", torch.transpose, "transpose", torch.swapaxes, "swapaxes", torch.movedim, "movedim")
-_moves(torch.unsqueeze, "unsqueeze", torch.squeeze, "squeeze", torch.unflatten, "unflatten")
+_moves(torch.unsqueeze, "unsqueeze", torch.unflatten, "unflatten")
 _moves(torch.narrow, "narrow", torch.select, "select", torch.unbind, "unbind")
 _moves(torch.chunk, "chunk", torch.split, "split", torch.tensor_split, "tensor_split")
 _moves("expand", "expand_as", torch.broadcast_to, "broadcast_to", "unfold", "t", torch.t)
