@@ -78,6 +78,7 @@ LOSSES = [
     Row("loss/cross-entropy-pixels-sum", pixels, (2, 3, 4), loss=nn.CrossEntropyLoss(reduction="sum"), lr=0.01),
     Row("loss/soft-labels-pixels-weighted", pixels, (2, 3, 4), loss="cross_entropy", soft=True, weighted=True),
     Row("loss/cross-entropy-positions", lambda: L(5, 4), (3, 5), loss=nn.CrossEntropyLoss(ignore_index=2)),
+    Row("loss/cross-entropy-conv1d", lambda: nn.Conv1d(2, 3, 3), (2, 6), loss=nn.CrossEntropyLoss(ignore_index=1)),
     Row("loss/cross-entropy-tokens", Tagger, (6, 4), loss=nn.CrossEntropyLoss(ignore_index=2), weighted=True),
     Row("loss/nll-pixels", pixels, (2, 3, 4), loss=weighing(nn.NLLLoss, ignore_index=1), weighted=True),
     Row("loss/nll", lambda: mlp(outputs=4), loss=nn.NLLLoss()),
