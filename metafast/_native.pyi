@@ -32,9 +32,9 @@ class Session:
 
     Inputs, None where absent (then always), in this order: parameters; vectors; of each hyper-parameter of the rule its
     table and its values per element; x, y and weights of the support set, then of the query set (nothing for a set that
-    is not there); cotangents of the task losses, of the logits, of the adapted parameters. Outputs: support losses,
-    task losses, loss, logits; adapted parameters; gradients of the parameters, of each hyper-parameter's table and
-    values per element; of x, y and weights of the sets.
+    is not there); cotangents of the task losses, of the logits, of the adapted parameters; on the CPU, the seed of
+    random nodes. Outputs: support losses, task losses, loss, logits; adapted parameters; gradients of the parameters,
+    of each hyper-parameter's table and values per element; of x, y and weights of the sets.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ def sgd_step(groups: list[dict[str, Any]], state: dict[Tensor, Any], threads: in
 def device_obstacle(program: Program) -> str: ...
 def elementary(name: str, is_double: bool, x: int, y: int, n: int) -> None: ...
 def primitives() -> dict[str, bool]: ...
+def philox(counter: Sequence[int], key: int) -> list[int]: ...
 def build_info() -> _BuildInfo: ...
 
 # Losses by name: settings with their defaults, whether targets may be classes, and numbers.

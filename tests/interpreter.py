@@ -188,6 +188,14 @@ def _sparse_map(
     return _sparse(node.table, node.factors, torch.cat([v.flatten(1) for v in inputs], -1), shape)
 
 
+def _dropout(node: Node, inputs: list[Tensor], parameters: object, a: Named, shape: object) -> Tensor:
+    """By torch's generator, ``each`` elements at a time."""
+    x = inputs[0]
+    return x * F.dropout(torch.ones_like(x.reshape(-1, int(a["each"]))[:, :1]), a["p"]).expand(
+        -1, int(a["each"])
+    ).reshape(x.shape)
+
+
 NODES: dict[str, Callable[..., Tensor]] = {
     "linear": _linear,
     "conv2d": _conv2d,
@@ -229,6 +237,7 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "max_pool2d": _max_pool2d,
     "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
+    "dropout": _dropout,
     "flatten": lambda node, inputs, parameters, a, shape: inputs[0].reshape(inputs[0].shape[0], -1),
     "sparse_map": _sparse_map,
     "parameter": _sparse_map,

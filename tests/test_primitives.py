@@ -72,6 +72,7 @@ LAYERS: dict[str, tuple[Layer, Layer]] = {
     "max_pool2d": (None, lambda: nn.MaxPool2d(3, stride=1, padding=1)),
     "avg_pool2d": (None, lambda: nn.AvgPool2d(3, stride=1, padding=1)),
     "adaptive_avg_pool2d": (None, lambda: nn.AdaptiveAvgPool2d(4)),
+    "dropout": (lambda: nn.Dropout(1e-10), lambda: nn.Dropout2d(1e-10)),  # keeps all; tests/test_dropout.py draws
     "flatten": (nn.Flatten, None),
     "add": (Sum, Sum),
     **{

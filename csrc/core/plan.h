@@ -108,6 +108,13 @@ struct SparseTables {
   int64_t term_count;
 };
 
+// Of a node that draws random numbers: which of the model's it is; how many elements, one behind another in the user's order,
+// have one draw; and the numbers of 32 bits below this let them through.
+struct RandomPlan {
+  uint32_t number, each;
+  uint64_t kept;
+};
+
 struct Node {
   Op op;
   int32_t input[kNodeInputs], output;
@@ -121,6 +128,7 @@ struct Node {
   ConvTables conv;
   const PoolWindow* windows;
   SparseTables map;
+  RandomPlan random;
   // The tangent pass recomputes the cotangent of the input; a linear layer's transposes its weight.
   bool recomputes_cotangent, recomputes_transpose;
   bool after_relu;    // the first input has zeros

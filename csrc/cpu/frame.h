@@ -11,6 +11,7 @@
 
 #include <stddef.h>
 
+#include "core/philox.h"
 #include "core/scalar.h"
 #include "cpu/kernels/gemm.h"
 #include "cpu/kernels/pack.h"
@@ -46,6 +47,7 @@ struct Frame {
   FirstProduct<T> first, first_dot;
   const Job<Element<T>>* job;  // for what is read and written as the user has it
   int64_t task;
+  RandomKey random;
   const T* vector;             // tangent of the parameters, or null
   T *gradient, *gradient_dot;  // of the learnt parameters; null where only those of the values are wanted
   T* transient;                // what need not last

@@ -246,14 +246,15 @@ struct Machine : TaskData<T> {
     }
   }
 
-  Frame<T> frame(const BatchPlan* batch, T* tape, const T* theta) const {
+  Frame<T> frame(const BatchPlan* batch, T* tape, int32_t step) const {
     Frame<T> f{};
     f.plan = batch;
     f.job = &job;
     f.task = task;
+    f.random = {job.seed, uint32_t(task), uint32_t(step)};
     f.tape = tape;
     f.initial = initial;
-    f.theta = theta;
+    f.theta = theta_at(step);
     f.scratch = share.scratch_of(share.thread);
     f.share = share;
     return f;
@@ -261,7 +262,7 @@ struct Machine : TaskData<T> {
 
   Frame<T> support_frame(int32_t k) const {
     const int64_t tape = job.kept.tape_slot(k) * job.layout.tape_stride;
-    Frame<T> f = frame(job.support_plan, base + job.layout.tapes + tape, theta_at(k));
+    Frame<T> f = frame(job.support_plan, base + job.layout.tapes + tape, k);
     f.transient = base + job.layout.transient + k * job.layout.transient_stride;
     bind_set(f, job.support, k);
     f.gradient = gradient_of(k);
@@ -318,7 +319,7 @@ struct Machine : TaskData<T> {
   }
 
   void query_pass() const {
-    Frame<T> f = frame(job.query_plan, base + job.layout.query_tape, theta_at(job.steps));
+    Frame<T> f = frame(job.query_plan, base + job.layout.query_tape, job.steps);
     bind_set(f, job.query, 0);
     f.gradient = lambda;
     if (has_first()) {

@@ -127,6 +127,7 @@ class Runs {
   // Takes over the addresses of a call.
   void prepare(T* workspace) {
     bind();
+    job_.seed = call_.seed ? *at<const uint64_t>(call_.seed) : 0;
     base_ = workspace;
     job_.scratch = base_ + work_at_;
     job_.places = job_.scratch + job_.scratch_stride * tasks_.width * call_.threads;

@@ -32,6 +32,7 @@
 //     CUDA, code uses __device__, __syncwarp and __shfl_xor_sync (through shim.h on the CPU) and nothing else.
 #pragma once
 
+#include "core/philox.h"
 #include "core/scalar.h"
 #include "cuda/job.h"
 #include "cuda/launch.h"
@@ -77,6 +78,7 @@ struct Frame {
   const T* vector;             // tangent of the parameters
   T *gradient, *gradient_dot;  // of the learnt parameters
   T* scratch;
+  RandomKey random;
 
   MF_HD int64_t examples() const { return plan->examples; }
   MF_HD const Value& value(int v) const { return plan->values[v]; }

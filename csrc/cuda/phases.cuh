@@ -7,6 +7,7 @@
 #include "cuda/primitives/batch_norm_relu_pool.cuh"
 #include "cuda/primitives/conv2d.cuh"
 #include "cuda/primitives/conv2d_staged.cuh"
+#include "cuda/primitives/dropout.cuh"
 #include "cuda/primitives/grouped_conv2d.cuh"
 #include "cuda/primitives/linear.cuh"
 #include "cuda/primitives/pair.cuh"

@@ -39,6 +39,8 @@
   X(kMaxPoolBackward, MaxPoolBackward)                       \
   X(kSparseMapForward, SparseMapForward)                     \
   X(kSparseMapBackward, SparseMapBackward)                   \
+  X(kDropoutForward, DropoutForward)                         \
+  X(kDropoutBackward, DropoutBackward)                       \
   X(kConvForwardStaged, ConvForwardStaged)                   \
   X(kConvWeightGradientStaged, ConvWeightGradientStaged)     \
   X(kConvInputGradientStaged, ConvInputGradientStaged)       \

@@ -7,6 +7,7 @@
 #include "cuda/primitives/activation.h"
 #include "cuda/primitives/batch_norm.h"
 #include "cuda/primitives/conv2d.h"
+#include "cuda/primitives/dropout.h"
 #include "cuda/primitives/grouped_conv2d.h"
 #include "cuda/primitives/linear.h"
 #include "cuda/primitives/pair.h"

@@ -255,6 +255,7 @@ class DeviceSession final : public Session {
     job.instruction_count = int32_t(schedule_.list.size());
     static_cast<CallShape&>(job) = shape_;
     job.tasks = call.tasks;
+    job.seed = call.seed ? *at<const uint64_t>(call.seed) : 0;
     job.chunk_tasks = std::min(chunk_, call.tasks);
     job.query_has_targets = shape_.query_has_targets, job.has_query = bool(call.query);
     job.sets[0] = examples_of<T>(call.support, program_, call.steps);

@@ -56,6 +56,7 @@ struct Task {
     f.tangent_tape = i.tangent ? at(l.tangent_tape) : nullptr;
     f.vector = at(l.vector);
     f.gradient_dot = at(l.gradient_dot);
+    f.random = {job.seed, uint32_t(task), uint32_t(i.which == Which::kQuery ? job.steps : i.k)};
     if (i.which == Which::kQuery) {
       f.tape = at(l.query_tape);
       f.theta = theta_at(job.steps);

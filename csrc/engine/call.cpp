@@ -24,6 +24,7 @@ void check(const Call& call, const Program& program) {
                     none_or(call.adapted_cotangent.size(), adapted) && (call.sweep || call.gradients.empty()) &&
                     (!call.is_hessian_vector() || !call.vectors.empty());
   if (!fits) throw std::invalid_argument("native call: inconsistent sizes");
+  if (program.is_random() && !call.seed) throw std::invalid_argument("native call: random nodes without a seed");
   for (const auto* set : {&call.support, &call.query})
     if (*set && (*set)->y && program.loss() != LossKind::kNone &&
         !has(program.loss(), (*set)->y_is_class ? kTakesClasses : kTakesReals))
@@ -59,6 +60,7 @@ std::vector<Address*> Call::inputs() {
     if (*set) all.insert(all.end(), {&(*set)->x, &(*set)->y, &(*set)->w});
   all.insert(all.end(), {&loss_cotangent, &logits_cotangent});
   for (Address& a : adapted_cotangent) all.push_back(&a);
+  all.push_back(&seed);
   return all;
 }
 

@@ -76,6 +76,7 @@ struct Call {
   std::vector<HyperTensors> hypers;  // of all links, one after the other
   Address loss_cotangent, logits_cotangent;
   std::vector<Address> adapted_cotangent;
+  Address seed;  // of random nodes: one number of 64 bits, on the CPU
 
   Address support_loss, task_loss, loss, logits;
   std::vector<Address> adapted;

@@ -140,6 +140,7 @@ struct CallShape {
 template <class T>
 struct CallTensors : CallShape {
   int64_t tasks;
+  uint64_t seed;  // of random nodes
   bool has_query;
   const ParameterPlan* parameters;
   const ParameterSource<T>* sources;

@@ -45,6 +45,10 @@ bool Program::packable() const {
   return std::all_of(values_.begin(), values_.end(), flat) && std::all_of(nodes_.begin(), nodes_.end(), allowed);
 }
 
+bool Program::is_random() const {
+  return std::any_of(nodes_.begin(), nodes_.end(), [](const Node& node) { return has(node.op, kRandom); });
+}
+
 // Makes one Plan, in stages of which each reads what those before it have left there.
 class Program::Planner {
  public:

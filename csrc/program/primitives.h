@@ -22,6 +22,7 @@
   X(AvgPool2d, "avg_pool2d", 1, 0, kForgetsOutput)                                                        \
   X(AdaptiveAvgPool2d, "adaptive_avg_pool2d", 1, 0, kForgetsOutput)                                       \
   X(Flatten, "flatten", 1, 0, kForgetsOutput)                                                             \
+  X(Dropout, "dropout", 1, 0, kForgetsOutput | kRandom)                                                   \
   X(SparseMap, "sparse_map", -kNodeInputs, 0, kPackable | kReadsUnpadded | kForgetsOutput | kTakesShared) \
   X(ParameterValue, "parameter", 0, 1, kPackable | kForgetsOutput | kTakesShared)
 
@@ -60,6 +61,7 @@ enum Trait : uint32_t {
   kTakesShared = 1 << 10,     // its inputs may be values without an axis of examples (Value::shared)
   kUnbounded = 1 << 13,       // may be infinite, or NaN, where its input is finite: its pads are cleared
   kFreesInput = 1 << 9,       // no later pass of it reads its input once the cotangent of that is made
+  kRandom = 1 << 13,          // draws random numbers, by its number, the call's seed, the task and the step
 };
 
 constexpr uint32_t traits(Op op) {

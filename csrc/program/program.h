@@ -59,6 +59,7 @@ class Program {
                                    FirstLinearForm first, bool packed) const;
   // Whether all of it is arithmetic on the elements of vectors, which packs of tasks can do (cpu/kernels/pack.h).
   bool packable() const;
+  bool is_random() const;  // some node draws random numbers
   // The same for csrc/cuda: without the nodes and the space that only the CPU's algorithms have a use for.
   std::shared_ptr<const Plan> device_plan(int64_t examples, int lanes, Scope gradient, Scope tangent,
                                           bool input_gradient) const;

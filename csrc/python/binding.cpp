@@ -3,7 +3,9 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 
+#include "core/philox.h"
 #include "cpu/dispatch.h"
 #include "cpu/session.h"
 #include "cpu/threads/wrap_around.h"
@@ -276,6 +278,13 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
   m.def("sgd_step", &sgd_step, py::arg("groups"), py::arg("state"), py::arg("threads"));
   m.def("device_obstacle", &device_obstacle, py::arg("program"));
   m.def("elementary", &elementary, py::arg("name"), py::arg("is_double"), py::arg("x"), py::arg("y"), py::arg("n"));
+  m.def(
+      "philox",
+      [](const std::array<uint32_t, 4>& counter, uint64_t key) {
+        const METAFAST_ISA::Philox drawn(counter[0], counter[1], counter[2], counter[3], key);
+        return std::vector<uint32_t>(drawn.word, drawn.word + 4);
+      },
+      py::arg("counter"), py::arg("key"));
   m.def("build_info", &build_info);
 #ifdef METAFAST_EMULATED
   bind_faults(m);

@@ -53,7 +53,7 @@ class Handle:
     """A native Program, the sessions prepared for it, and what a call needs to know of ``program`` without computing it
     anew."""
 
-    __slots__ = ("adapted", "learnt", "native", "ndims", "output", "program", "sessions", "shapes", "unused")
+    __slots__ = ("adapted", "learnt", "native", "ndims", "output", "program", "random", "sessions", "shapes", "unused")
 
     def __init__(self, program: Program) -> None:
         key = id(program)
@@ -62,6 +62,7 @@ class Handle:
         self.shapes = [p.shape for p in program.parameters]
         self.ndims = [len(shape) for shape in self.shapes]
         self.adapted, self.learnt = program.adapted, program.learnt
+        self.random = program.random
         self.unused = program.unused
         self.output = program.output_shape
         self.sessions: dict[Hashable, Prepared] = {}
@@ -88,6 +89,12 @@ class Cotangents:
 
 
 NOTHING = Cotangents()
+
+
+def draw_seed(program: Program) -> Tensor | None:
+    """One number from torch's own generator on the CPU, by which all random nodes of a call draw; None without such
+    nodes, which leaves the generator as it is."""
+    return torch.empty((), dtype=torch.int64).random_() if handle(program).random else None
 
 
 class Workspace:
@@ -156,7 +163,7 @@ class Kind(NamedTuple):
         return self.sweep is not None or self.vectors
 
 
-def _key(call: Call, kind: Kind, data: Hashable, without_seed: tuple[bool, ...]) -> tuple[Any, ...]:
+def _key(call: Call, kind: Kind, data: Hashable, absent: tuple[bool, ...]) -> tuple[Any, ...]:
     """Calls with the same key are run by one session."""
     loop, sweep = kind.loop, kind.sweep
     return (
@@ -173,7 +180,7 @@ def _key(call: Call, kind: Kind, data: Hashable, without_seed: tuple[bool, ...])
         tuple([tuple([(a, t.shape) for a, t in hyper.elementwise]) for hyper in call.hypers]),
         data,
         kind.cotangents.loss,
-        without_seed,
+        absent,
         None if sweep is None else (tuple(sweep.hypers), sweep.support, sweep.query),
     )
 
@@ -361,7 +368,8 @@ def _inputs(
     call: Call,
     vectors: Sequence[Tensor] | None,
     data: Sequence[Tensor | None],
-    seeds: Sequence[Tensor | None],
+    cotangents: Sequence[Tensor | None],
+    seed: Tensor | None,
 ) -> list[Tensor | None]:
     """All that a call reads, in the order of Session's tensors."""
     inputs: list[Tensor | None] = [*call.parameters, *(vectors or ())]
@@ -370,7 +378,8 @@ def _inputs(
         if hyper.elementwise:
             inputs += _spread(hyper, len(known.adapted))
     inputs += data
-    inputs += seeds
+    inputs += cotangents
+    inputs.append(seed)
     return inputs
 
 
@@ -384,18 +393,19 @@ def run(
     cotangents: Cotangents = NOTHING,
     gradients_per_task: bool = False,
     vectors: Sequence[Tensor] | None = None,
+    seed: Tensor | None = None,
 ) -> Result:
     """Unroll, query and, if ``sweep`` is given, the reverse sweep; or with ``vectors`` Hessian-vector products on the
     support set. Without a ``loop`` there are no inner steps. ``sweep`` says which gradients are wanted besides those of
-    the learnt parameters."""
+    the learnt parameters. ``seed`` is what random nodes draw by, where it is not to be another one."""
     transforms.refuse_natively()
     known = handle(program)
     data = _data(call)
-    seeds = (cotangents.task_loss, cotangents.logits, *(cotangents.adapted or ()))
-    inputs = _inputs(known, call, vectors, data, seeds)
+    given = (cotangents.task_loss, cotangents.logits, *(cotangents.adapted or ()))
+    inputs = _inputs(known, call, vectors, data, given, draw_seed(program) if seed is None else seed)
     own = tuple([t.dim() != n for t, n in zip(call.parameters, known.ndims, strict=True)])
     kind = Kind(loop, own, want_adapted, sweep, cotangents, gradients_per_task, vectors is not None)
-    key = _key(call, kind, metadata(data), tuple([t is None for t in seeds]))
+    key = _key(call, kind, metadata(data), tuple([t is None for t in given]))
 
     def prepared(on: device.Target | None) -> Prepared:
         found = known.sessions.get((key, on))

@@ -83,8 +83,11 @@ class AutogradNode:
     ready: native.Prepared | None = None  # the session that serves tensors like those
     others: tuple[None, ...] = ()  # of a ready session, which makes gradients of the parameters alone
     eager: Call | None = None  # gradients, from forward to setup_context
+    seed: Tensor | None = None  # of random nodes, from unroll to setup_context
 
-    def run(self, call: Call, sweep: Wanted | None, cotangents: Cotangents = NOTHING) -> native.Result:
+    def run(
+        self, call: Call, sweep: Wanted | None, cotangents: Cotangents = NOTHING, seed: Tensor | None = None
+    ) -> native.Result:
         return native.run(
             self.program,
             call,
@@ -92,6 +95,7 @@ class AutogradNode:
             want_adapted=self.want_adapted and sweep is None,
             sweep=sweep,
             cotangents=cotangents,
+            seed=seed,
         )
 
     def be_ready(self, prepared: native.Prepared) -> None:
@@ -101,13 +105,13 @@ class AutogradNode:
 
     def run_ready(self, tensors: Sequence[Any]) -> tuple[Tensor | None, ...]:
         assert self.ready is not None
-        support_loss, task_loss, loss, logits, *made = native.Run(self.ready, [*tensors, None, None]).again()
+        support_loss, task_loss, loss, logits, *made = native.Run(self.ready, [*tensors, None, None, self.seed]).again()
         self.eager = PARAMETERS_ONLY._replace(parameters=made[: self.ready.gradients - 4])
         return loss, task_loss, logits, support_loss
 
     def run_eagerly(self, call: Call) -> tuple[Tensor | None, ...]:
         """The outputs; the gradients of the loss are left in ``eager``."""
-        result = self.run(call, self.wanted(self.needs), Cotangents(loss=1.0 / call.first.x.shape[0]))
+        result = self.run(call, self.wanted(self.needs), Cotangents(loss=1.0 / call.first.x.shape[0]), self.seed)
         self.made, self.eager = result.run, result.gradients
         return result.loss, result.task_loss, result.logits, result.support_loss
 
@@ -149,13 +153,14 @@ class _Unroll(Function):
         given = call.structure.call(tensors)
         if given.query is not None and given.query.y is not None and not call.want_adapted:
             return call.run_eagerly(given)
-        result = call.run(given, None)
+        result = call.run(given, None, seed=call.seed)
         return (result.loss, result.task_loss, result.logits, result.support_loss, *(result.adapted or ()))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
         call = ctx.call = inputs[0]
         ctx.eager, call.eager = call.eager, None
+        ctx.seed, call.seed = call.seed, None
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(output[3])
         ctx.save_for_backward(*inputs[1:])
@@ -173,7 +178,7 @@ class _Unroll(Function):
             gradients, ctx.eager = ctx.eager, None
         if gradients is None:
             with torch.no_grad():
-                gradients = _deferred(call, tensors, ctx.needs_input_grad[1:], cotangents)
+                gradients = _deferred(call, tensors, ctx.needs_input_grad[1:], cotangents, ctx.seed)
         elif loss is not None and (loss.is_cuda or loss.item() != 1.0):  # without waiting for a GPU
             for gradient in call.as_inputs(gradients):  # no adapted parameter has a cotangent here
                 if gradient is not None:
@@ -182,7 +187,11 @@ class _Unroll(Function):
 
 
 def _deferred(
-    call: AutogradNode, tensors: Sequence[Tensor | None], needs: Sequence[bool], cotangents: Sequence[Tensor | None]
+    call: AutogradNode,
+    tensors: Sequence[Tensor | None],
+    needs: Sequence[bool],
+    cotangents: Sequence[Tensor | None],
+    random: Tensor | None,
 ) -> Call:
     """The sweep for cotangents on any outputs, from the inputs alone."""
     loss, task_loss, logits, _, *adapted = cotangents
@@ -192,7 +201,7 @@ def _deferred(
         tasks = given.first.x.shape[0]
         mean = (loss / tasks).expand(tasks)
         seed.task_loss = mean if task_loss is None else task_loss + mean
-    gradients = call.run(given, call.wanted(needs), seed).gradients
+    gradients = call.run(given, call.wanted(needs), seed, random).gradients
     assert gradients is not None
     return gradients
 
@@ -207,7 +216,7 @@ def unroll(program: Program, call: Call, loop: InnerLoop | None, *, want_adapted
     node = AutogradNode(program, call.structure(), loop, want_adapted)
     tensors = call.leaves()
     if torch.is_grad_enabled() and any(needs := _requires(*tensors)):
-        node.needs = needs
+        node.needs, node.seed = needs, native.draw_seed(program)
         loss, task_loss, logits, support_loss, *adapted = _apply(_Unroll, node, *tensors)
     else:
         result = node.run(call, None)
@@ -221,6 +230,7 @@ def unroll(program: Program, call: Call, loop: InnerLoop | None, *, want_adapted
 def unroll_again(node: AutogradNode, *tensors: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Loss, task losses, logits and support losses of :func:`unroll` for other tensors like those that made ``node``,
     which is ``ready``, the parameters alone requiring a gradient."""
+    node.seed = native.draw_seed(node.program)
     outputs: tuple[Tensor, Tensor, Tensor, Tensor] = _apply(_Unroll, node, *tensors)
     return outputs
 
@@ -259,14 +269,14 @@ class _Gradient(Function):
     """Loss and gradient of every task; its backward is a Hessian-vector product with the gradient's cotangent."""
 
     @staticmethod
-    def forward(program: Program, count: int, *tensors: Any) -> tuple[Tensor, ...]:
-        return _loss_and_gradient(program, tensors[:count], Batch(*tensors[count:]))
+    def forward(program: Program, count: int, seed: Tensor | None, *tensors: Any) -> tuple[Tensor, ...]:
+        return _loss_and_gradient(program, tensors[:count], Batch(*tensors[count:]), seed)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.program, ctx.count = inputs[:2]
+        ctx.program, ctx.count, ctx.seed = inputs[:3]
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[2:])
+        ctx.save_for_backward(*inputs[3:])
 
     @staticmethod
     @transforms.backward
@@ -282,9 +292,10 @@ class _Gradient(Function):
             gradients = native.run(
                 program,
                 Call(tensors[:count], (), batch, None),
-                sweep=Call((), (), Batch(*ctx.needs_input_grad[2 + count :]), None),
+                sweep=Call((), (), Batch(*ctx.needs_input_grad[3 + count :]), None),
                 cotangents=Cotangents(0.0, loss),
                 vectors=filled,
+                seed=ctx.seed,
             ).gradients
             assert gradients is not None
             made: list[Tensor | None] = [None] * count
@@ -292,16 +303,19 @@ class _Gradient(Function):
             for i, gradient in zip(program.learnt, gradients.parameters, strict=True):
                 made[i] = None if i in unused else gradient
         assert gradients.support is not None
-        return (None, None, *_once([*made, *gradients.support], (loss, *vectors, *tensors)))
+        return (None, None, None, *_once([*made, *gradients.support], (loss, *vectors, *tensors)))
 
 
-def _loss_and_gradient(program: Program, parameters: Sequence[Tensor], batch: Batch) -> tuple[Tensor, ...]:
+def _loss_and_gradient(
+    program: Program, parameters: Sequence[Tensor], batch: Batch, seed: Tensor | None = None
+) -> tuple[Tensor, ...]:
     result = native.run(
         program,
         Call(parameters, (), None, batch),
         sweep=PARAMETERS_ONLY,
         cotangents=Cotangents(loss=1.0),
         gradients_per_task=True,
+        seed=seed,
     )
     assert result.task_loss is not None and result.gradients is not None
     return (result.task_loss, *result.gradients.parameters)
@@ -311,7 +325,7 @@ def gradient(program: Program, parameters: Sequence[Tensor], batch: Batch) -> tu
     """Loss [T] and its gradients [T, *shape] in ``program.learnt`` for every task; differentiable once."""
     tensors = (*parameters, *batch)
     if torch.is_grad_enabled() and any(_requires(*tensors)):
-        loss, *gradients = _apply(_Gradient, program, len(parameters), *tensors)
+        loss, *gradients = _apply(_Gradient, program, len(parameters), native.draw_seed(program), *tensors)
     else:
         loss, *gradients = _loss_and_gradient(program, parameters, batch)
     return loss, tuple(gradients)

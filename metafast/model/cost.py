@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from metafast.model.layers import POINTWISE
 from metafast.model.layers.pairs import PAIRS
-from metafast.model.program import ABSENT, Node, Parameter, Shape
+from metafast.model.program import ABSENT, RANDOM, Node, Parameter, Shape
 
 
 def flops(node: Node, values: Sequence[Shape], parameters: Sequence[Parameter]) -> int:
@@ -40,6 +40,6 @@ def _per_element(node: Node, values: Sequence[Shape], parameters: Sequence[Param
     if node.op == "sparse_map":
         each = len(node.table) // math.prod(values[node.output])
         return 2 * each - 1 if node.factors else each - 1
-    if node.op in POINTWISE | PAIRS:
+    if node.op in RANDOM or node.op in POINTWISE | PAIRS:
         return 1
     raise NotImplementedError(f"the cost of {node.op!r} is not known; add it to metafast.model.cost")

@@ -1,9 +1,9 @@
 """Where a model can be cut: a static prefix, which the inner loop does not move, and the rest.
 
-A value is static if neither it nor anything it is computed from reads an adapted parameter. With a fixed support set it
-is the same at every inner step. A cut is one static value through which all goes: behind it, nothing else of what
-stands before it is read. Cuts of a Program are found among its values (:func:`split`), those of a model without native
-form among the nodes of its traced graph (:func:`candidates`, :class:`Part`).
+A value is static if neither it nor anything it is computed from reads an adapted parameter or draws random numbers.
+With a fixed support set it is the same at every inner step. A cut is one static value through which all goes: behind
+it, nothing else of what stands before it is read. Cuts of a Program are found among its values (:func:`split`), those
+of a model without native form among the nodes of its traced graph (:func:`candidates`, :class:`Part`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from metafast.model import cost
 from metafast.model.builder import Batch, called
-from metafast.model.program import ABSENT, Node, Parameter, Program, shared_values
+from metafast.model.program import ABSENT, RANDOM, Node, Parameter, Program, shared_values
 
 # ---- Programs --------------------------------------------------------------------------------------------------------
 
@@ -68,7 +68,7 @@ def static_values(
     moving: set[int] = set()
     for node in nodes:
         reads = [parameters[i].role for i in node.parameters if i != ABSENT]
-        if "adapted" in reads or not moving.isdisjoint(node.inputs):
+        if node.op in RANDOM or "adapted" in reads or not moving.isdisjoint(node.inputs):
             moving.add(node.output)
     for cut in reversed([node.output for node in nodes if node.output not in moving | shared_values(nodes) | {output}]):
         before = _ancestors(nodes, cut)

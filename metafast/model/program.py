@@ -53,6 +53,7 @@ class Node:
                                                              count_include_pad
     adaptive_avg_pool2d                                      (its output shape says everything)
     flatten
+    dropout                                                  p, number, each
     add, subtract, multiply, divide, maximum, minimum        (two inputs, which broadcast)
     sparse_map     (one to four inputs)                      per_example; its ``table`` says everything else
     parameter      weight                                    its ``table`` says which elements
@@ -62,6 +63,9 @@ class Node:
     many elements of the inputs, which are numbered one input behind the other, or -1 for none; ``factors`` are their
     factors, 1 where it is empty. The output is the sum. ``parameter`` is the same of a parameter. ``says`` is what
     torch calls it.
+
+    A ``dropout`` is ``number`` so-and-so of the model's random nodes, which keeps its draws apart from theirs; ``each``
+    so many elements, one behind another in row-major order, are dropped together.
     """
 
     op: str
@@ -73,6 +77,10 @@ class Node:
     table: tuple[int, ...] = ()
     factors: tuple[float, ...] = ()
     says: str = ""
+
+
+#: Nodes that draw random numbers.
+RANDOM = frozenset({"dropout"})
 
 
 def shared_values(nodes: Iterable[Node]) -> frozenset[int]:
@@ -128,6 +136,11 @@ class Program:
     def adapted(self) -> tuple[int, ...]:
         """Indices of the parameters that the inner loop moves, in order."""
         return tuple(i for i, p in enumerate(self.parameters) if p.role == "adapted")
+
+    @cached_property
+    def random(self) -> bool:
+        """Whether a node draws random numbers."""
+        return any(node.op in RANDOM for node in self.nodes)
 
     @cached_property
     def learnt(self) -> tuple[int, ...]:

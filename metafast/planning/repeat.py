@@ -24,8 +24,9 @@ from metafast.tracking.metadata import metadata
 
 _plain = operator.itemgetter("adapt_params", "backend", "strict", "steps", "rule", "estimator", "memory", "reduction")
 
-#: A session's inputs end with x, y and weights of both sets and two cotangents, which a meta-gradient leaves out.
-_DATA = slice(-8, -2)
+#: A session's inputs end with x, y and weights of both sets, two cotangents, which a meta-gradient leaves out, and the
+#: seed of random nodes.
+_DATA = slice(-9, -3)
 
 
 def _settings(learner: nn.Module) -> tuple[Any, ...]:
@@ -83,7 +84,7 @@ class Repeated:
 class Repeat(Repeated):
     """What a learner's ``call`` came to, and ``node`` if it stands in a graph."""
 
-    __slots__ = ("gradients", "lr", "node", "receivers", "settings", "shared")
+    __slots__ = ("gradients", "lr", "node", "receivers", "seed", "settings", "shared")
 
     def __init__(
         self,
@@ -96,10 +97,12 @@ class Repeat(Repeated):
     ) -> None:
         support, query = call.support, call.query
         assert support is not None and query is not None
-        places = [-1] * (len(run.inputs) - 8) + [*range(6), -1, -1]
+        seed = run.inputs[-1]
+        places = [-1] * (len(run.inputs) - 9) + [*range(6), -1, -1, -1 if seed is None else 6]
         super().__init__(plan, run, known, places, [("support", support, 1), ("query", query, 4)])
         self.lr, self.settings, self.shared = learner.__dict__["lr"], _settings(learner), run.inputs[: _DATA.start]
         self.receivers, self.gradients = plan.receivers, run.prepared.gradients
+        self.seed = () if seed is None else (torch.zeros_like(seed),)  # what one is like
         self.node = None
         if node is not None and not any_requires_grad((*support, *query)):
             self.node = node
@@ -119,14 +122,14 @@ class Repeat(Repeated):
         constant = all(type(value) is float for value in (learner.__dict__.get("lr"), *others)) and not rule.learn
         if not (constant and len(read) == 6 and all(a is b for a, b in zip(read, (*support, *query), strict=True))):
             return None
-        known = metadata((*support, *query))
+        known = metadata((*support, *query, *[seed for seed in run.inputs[-1:] if seed is not None]))
         return cls(learner, plan, run, call, known, node) if isinstance(known, bytes) else None
 
     def gradient(self, learner: nn.Module, support: Any, query: Any) -> list[Any] | None:
         """Support losses, task losses, loss, logits and the gradients for other data, or None where this may not be the
         same call."""
         data = self._data(learner, support, query)
-        made = None if data is None else self._call.run(data)
+        made = None if data is None else self._run(data)
         return None if made is None else made[: self.gradients]
 
     def accumulated(self, learner: nn.Module, support: Any, query: Any, scale: Tensor | None) -> list[Any] | None:
@@ -134,7 +137,7 @@ class Repeat(Repeated):
         if not is_plain(self.receivers):
             return None
         data = self._data(learner, support, query)
-        if data is None or any_requires_grad(data) or (made := self._call.run(data)) is None:
+        if data is None or any_requires_grad(data) or (made := self._run(data)) is None:
             return None
         accumulate(self.receivers, made[4 : self.gradients], scale)
         return made[:4]
@@ -144,9 +147,18 @@ class Repeat(Repeated):
         if self.node is None or not torch.is_grad_enabled():
             return None
         data = self._data(learner, support, query)
-        if data is None or any_requires_grad(data) or not self._call.fits(data):
+        if data is None or any_requires_grad(data) or not self._call.fits((*data, *self.seed)):
             return None
         return ops.unroll_again(self.node, *self.shared, *data)
+
+    def _run(self, data: tuple[Any, ...]) -> list[Any] | None:
+        if not self.seed:
+            return self._call.run(data)
+        before = torch.get_rng_state()
+        made = self._call.run((*data, torch.empty_like(*self.seed).random_()))
+        if made is None:  # the long way draws
+            torch.set_rng_state(before)
+        return made
 
     def _data(self, learner: nn.Module, support: Any, query: Any) -> tuple[Any, ...] | None:
         """x, y and weights of both sets, if the learner is as it was."""
@@ -185,8 +197,8 @@ class RepeatedHvp(Repeated):
     @classmethod
     def of(cls, plan: Plan, run: native.Run, params: Any, batch: Batch, v: Any) -> RepeatedHvp | None:
         """None on a GPU, and where something is no plain tensor or had to be converted, or a vector repeated for every
-        task."""
-        if batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
+        task, or random numbers are drawn."""
+        if plan.program.random or batch.x.device.type != "cpu" or type(params) is not dict or type(v) is not dict:
             return None
         tensors = (*params.values(), *v.values(), *batch)
         known = metadata(tensors)

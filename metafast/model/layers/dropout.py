@@ -2,22 +2,63 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from metafast.model.builder import Builder, Place
+from metafast.model.builder import Builder, Place, described
 from metafast.model.layers.table import lowers, lowers_module
+from metafast.model.program import RANDOM
 
 
-@lowers(torch.dropout, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d)
+def _drop(b: Builder, input: Place, p: float, training: bool, inplace: bool, each: int) -> Place:
+    """``each`` so many elements in torch's order are dropped together."""
+    place = b.place(input)
+    if not training or p == 0:
+        return place
+    if not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        b.refuse(f"takes {described(p)} for a probability; native is a number from 0 to 1")
+    if place.shared:
+        b.refuse("drops parameters, which has no native form")
+    number = sum(node.op in RANDOM for node in b.nodes)
+    attributes = {"p": p, "number": number, "each": each}
+    return b.emit("dropout", (place,), b.form(place), (), attributes, inplace, shape=place.shape)
+
+
+@lowers(F.dropout)
 def dropout(b: Builder, input: Place, p: float = 0.5, training: bool = True, inplace: bool = False) -> Place:
+    return _drop(b, input, p, training, inplace, 1)
+
+
+@lowers(torch.dropout)
+def _plain(b: Builder, input: Place, p: float, train: bool) -> Place:
+    return _drop(b, input, p, train, False, 1)
+
+
+@lowers(F.dropout1d)
+def dropout1d(b: Builder, input: Place, p: float = 0.5, training: bool = True, inplace: bool = False) -> Place:
+    """Of [N, C, L] channels. [N, C] is to torch one example of N channels."""
+    b.rank(input, (1, 2), "[N, C] or [N, C, L]")
+    return _drop(b, input, p, training, inplace, math.prod(input.shape[-1:]))
+
+
+@lowers(F.dropout2d)
+def dropout2d(b: Builder, input: Place, p: float = 0.5, training: bool = True, inplace: bool = False) -> Place:
+    """Of [N, C, ...] channels, however many axes follow."""
+    b.rank(input, (1, 2, 3, 4, 5), "[N, C, ...]")
+    return _drop(b, input, p, training, inplace, math.prod(input.shape[1:]))
+
+
+@lowers(F.dropout3d)
+def dropout3d(b: Builder, input: Place, p: float = 0.5, training: bool = True, inplace: bool = False) -> Place:
+    """Of [N, C, D, H, W] channels. With fewer axes it is to torch one example of N channels."""
     b.read(input)
-    if training and p != 0:
-        b.refuse(f"is random in training mode (p={p}); after eval() it is native")
-    return input
+    return _drop(b, input, p, training, inplace, math.prod(input.shape[1 if len(input.shape) == 4 else 0 :]))
 
 
-@lowers_module(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-def _dropout(b: Builder, m: nn.Dropout, x: Place) -> Place:
-    return dropout(b, x, m.p, m.training)
+lowers_module(nn.Dropout)(lambda b, m, x: dropout(b, x, m.p, m.training, m.inplace))
+lowers_module(nn.Dropout1d)(lambda b, m, x: dropout1d(b, x, m.p, m.training, m.inplace))
+lowers_module(nn.Dropout2d)(lambda b, m, x: dropout2d(b, x, m.p, m.training, m.inplace))
+lowers_module(nn.Dropout3d)(lambda b, m, x: dropout3d(b, x, m.p, m.training, m.inplace))
