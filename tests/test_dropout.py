@@ -241,6 +241,20 @@ def test_what_is_dropped_together_is_what_torch_drops_together(name: str) -> Non
     assert {*ours.unique().tolist()} == {*theirs.unique().tolist()} == {0.0, float(torch.tensor(1.0) / 0.6)}
 
 
+def test_alpha_dropout_has_the_values_of_torchs() -> None:
+    """One where an element is dropped; where it is kept, a multiple and a summand of it that two elements tell."""
+    x = torch.randn(2, 3, 400, dtype=torch.float64)
+    torch.manual_seed(SEED)
+    kept = passed(nn.Dropout(0.3), x) != 0
+    torch.manual_seed(SEED)
+    ours = passed(nn.AlphaDropout(0.3), x)
+    theirs = F.alpha_dropout(x, 0.3, True)
+    dropped = theirs.flatten().mode().values
+    (first, second), (f, s) = (t[theirs != dropped][:2] for t in (x, theirs))
+    slope = (f - s) / (first - second)
+    torch.testing.assert_close(ours, torch.where(kept, slope * (x - first) + f, dropped), rtol=1e-9, atol=1e-9)
+
+
 def bits(seed: int, task: int, step: int, number: int, count: int) -> Tensor:
     """Whether each draw of a native call is kept, as plus and minus one."""
     given = masks.Given(0.5, False, number)

@@ -49,7 +49,7 @@ def test_text_is_a_table() -> None:
 
 
 def test_every_layer_without_a_native_form_is_named() -> None:
-    model = nn.Sequential(nn.Linear(4, 6), nn.GroupNorm(2, 6), nn.Hardtanh(), nn.Linear(6, 2), nn.AlphaDropout())
+    model = nn.Sequential(nn.Linear(4, 6), nn.GroupNorm(2, 6), nn.Hardtanh(), nn.Linear(6, 2), nn.FeatureAlphaDropout())
     told = explain(model, torch.zeros(2, 3, 4), loss=nn.MultiLabelSoftMarginLoss())
     assert not told.native
     assert [row.native for row in told.rows] == [True, False, False, True, False]
@@ -57,7 +57,7 @@ def test_every_layer_without_a_native_form_is_named() -> None:
     for expected in (
         "'1': GroupNorm has",
         "'2': Hardtanh has",
-        "'4': AlphaDropout has",
+        "'4': FeatureAlphaDropout has",
         "MultiLabelSoftMarginLoss has no native form",
     ):
         assert expected in told.reason and expected.split(": ")[-1] in str(told)

@@ -57,8 +57,7 @@ struct Dropout {
         const T* row = factors + r * v.channels;
         for (int64_t c = 0; c < v.channels; ++c) put(y + c, x[c] * row[c], mode);
       } else {
-        for (int64_t c = 0; c < v.channels; ++c)
-          put(y + c, x[c] * factors[uint32_t(flattened(v, r, c)) / each], mode);
+        for (int64_t c = 0; c < v.channels; ++c) put(y + c, x[c] * factors[uint32_t(flattened(v, r, c)) / each], mode);
       }
       for (int64_t c = v.channels; c < v.ld; ++c) put(y + c, T(0), mode);
     }

@@ -58,6 +58,23 @@ def dropout3d(b: Builder, input: Place, p: float = 0.5, training: bool = True, i
     return _drop(b, input, p, training, inplace, math.prod(input.shape[1 if len(input.shape) == 4 else 0 :]))
 
 
+#: Minus the lowest value of SELU, as torch's own code has it.
+_ALPHA = 1.7580993408473766
+
+
+@lowers(F.alpha_dropout)
+def alpha_dropout(b: Builder, input: Place, p: float = 0.5, training: bool = False, inplace: bool = False) -> Place:
+    """a x + c where an element is kept, else -a alpha + c: what is kept of x + alpha, with a factor and a summand."""
+    if not training or p in (0, 1):
+        return _drop(b, input, p, training, inplace, 1)
+    if inplace:
+        b.refuse("is not native in place")
+    kept = _drop(b, b.elementwise("affine", input, {"scale": 1, "shift": _ALPHA}), p, True, False, 1)
+    a = 1 / math.sqrt((_ALPHA**2 * p + 1) * (1 - p))
+    return b.elementwise("affine", kept, {"scale": a * (1 - p), "shift": _ALPHA * a * (p - 1)})
+
+
+lowers_module(nn.AlphaDropout)(lambda b, m, x: alpha_dropout(b, x, m.p, m.training, m.inplace))
 lowers_module(nn.Dropout)(lambda b, m, x: dropout(b, x, m.p, m.training, m.inplace))
 lowers_module(nn.Dropout1d)(lambda b, m, x: dropout1d(b, x, m.p, m.training, m.inplace))
 lowers_module(nn.Dropout2d)(lambda b, m, x: dropout2d(b, x, m.p, m.training, m.inplace))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metafast.model.builder import Builder, Place
+from metafast.model.layers.dropout import dropout
 from metafast.model.layers.maps import linear
 from metafast.model.layers.pairs import pair
 from metafast.model.layers.rearrangement import rearranged
@@ -75,8 +76,6 @@ def _direction(
 def _recurrent(b: Builder, m: nn.RNNBase, input: Place, hx: Any, step: Step, states: int) -> tuple[Place, Any]:
     if m.proj_size:
         b.refuse("is not native with proj_size")
-    if m.dropout and m.training and m.num_layers > 1:
-        b.refuse(f"is random in training mode (dropout={m.dropout}); after eval() it is native")
     x = b.first(input) if not m.batch_first and input.axis == 1 else input
     if len(x.shape) != 2 or (not m.batch_first and input.axis != 1):
         b.refuse(f"is native for sequences {'[N, L, C]' if m.batch_first else '[L, N, C]'} with the axis N of examples")
@@ -93,6 +92,8 @@ def _recurrent(b: Builder, m: nn.RNNBase, input: Place, hx: Any, step: Step, sta
             outputs.append(output)
             last.append(state)
         x = _joined(b, outputs, 2, torch.cat) if m.bidirectional else outputs[0]
+        if layer < m.num_layers - 1:
+            x = dropout(b, x, m.dropout, m.training)
     stacked = []
     for i in range(states):
         whole = _joined(b, [state[i] for state in last], 1, torch.stack)
