@@ -255,6 +255,22 @@ def test_alpha_dropout_has_the_values_of_torchs() -> None:
     torch.testing.assert_close(ours, torch.where(kept, slope * (x - first) + f, dropped), rtol=1e-9, atol=1e-9)
 
 
+def test_dropout_of_recurrent_layers_stands_between_them() -> None:
+    both = nn.GRU(2, 3, num_layers=2, dropout=0.5, batch_first=True)
+    one, two = nn.GRU(2, 3, batch_first=True), nn.GRU(3, 3, batch_first=True)
+    for layer, number in ((one, 0), (two, 1)):
+        layer.load_state_dict({f"{n[:-1]}0": p for n, p in both.state_dict().items() if n.endswith(str(number))})
+    whole = of(lambda m, x: m.rnn(x)[0], rnn=lambda: both)()
+    parts = of(
+        lambda m, x: m.two(m.drop(m.one(x)[0]))[0], one=lambda: one, drop=lambda: nn.Dropout(0.5), two=lambda: two
+    )()
+    x, found = torch.randn(2, 3, 4, 2), []
+    for model in (whole, parts):
+        torch.manual_seed(SEED)
+        found.append(mf.MAML(model, loss="mse", strict=True).predict(dict(model.named_parameters()), x))
+    assert torch.equal(*found)
+
+
 def bits(seed: int, task: int, step: int, number: int, count: int) -> Tensor:
     """Whether each draw of a native call is kept, as plus and minus one."""
     given = masks.Given(0.5, False, number)
