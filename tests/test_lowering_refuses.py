@@ -131,7 +131,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (lambda: nn.MaxPool2d(9), IMAGE, "", "MaxPool2d fails in torch"),
     (of(lambda m, x: x * F.dropout(m.own), own=lambda: nn.Parameter(torch.ones(4))), VECTOR, "",
      "dropout() in Of drops parameters"),
-    (of(lambda m, x: F.dropout(x, torch.rand(()))), VECTOR, "", "for a probability; native is a number from 0 to 1"),
+    (of(lambda m, x: F.dropout(x, 1.5)), VECTOR, "", "takes the number 1.5 for a probability"),
     (of(lambda m, x: F.dropout1d(x)), IMAGE, "", "dropout1d() in Of is native for inputs [N, C] or [N, C, L]"),
     (lambda: nn.Flatten(0), IMAGE, "", "Flatten returns a tensor of 84 N rows"),
     (pool(lambda x: x.flatten(4)), IMAGE, "", "flatten() in Of has no native form with these arguments, or fails in"),
