@@ -81,6 +81,14 @@ CONVOLUTIONS = [
         "cross_entropy",
         lr_form="per_element",
     ),
+    Row(  # of whole vectors, which are products of their own
+        "conv/groups-2-of-32",
+        lambda: seq(
+            C(1, 32, 1), nn.Tanh(), C(32, 32, 3, padding=(1, 0), groups=2), nn.Tanh(),
+            CT(32, 32, 2, stride=2, groups=2), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), L(128, 2),
+        ),
+        (1, 3, 4),
+    ),
     Row("conv/groups-tied", TiedDepthwise, (3, 4, 5), adapt_params="conv.*"),
     transposed("2x2-stride2", 2, stride=2),
     transposed("3x3-stride2-pad1-more1", 3, stride=2, padding=1, output_padding=1),
@@ -156,10 +164,11 @@ NETWORKS = [
     network(
         "mobilenet-v2",
         lambda: C(1, 3, 3, padding=1, bias=False),
-        lambda: InvertedResidual(3, 3, 1, nn.SiLU),
-        lambda: InvertedResidual(3, 4, 2, nn.SiLU),
+        lambda: InvertedResidual(3, 3, 1, nn.ReLU6),
+        lambda: InvertedResidual(3, 4, 2, nn.ReLU6),
         head=4,
         example=(1, 5, 6),
+        smooth=False,
     ),
     network(
         "wide-resnet",

@@ -87,6 +87,7 @@ def test_only_the_program_decides_bits(row: Row, monkeypatch: pytest.MonkeyPatch
 
 #: Few, because under the thread sanitizer, which they are for, each takes seconds; together every kind of phase.
 THREADED = ("linear/sequence", "loss/cross-entropy-weighted", "act/gelu", "option/lr-per_element", "norm/2d")
+THREADED += ("conv/transposed-groups-3",)
 THREADED += ("conv/3x3-stride2-pad1", "conv/3x3-same", "pool/max-2", "pool/avg-2", "graph/residual", "graph/conv4")
 
 

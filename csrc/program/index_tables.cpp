@@ -26,7 +26,7 @@ void size_conv_buffers(Node& node, const Value& in) {
   c.adjoint_left = reach_w - node.pad[1];
 }
 
-void make_conv_tables(Program::Plan& b, Node& node, const Value& in, const Value& out) {
+void make_conv_tables(Program::Plan& b, Node& node, const Value& in, const Value& out, int64_t groups) {
   size_conv_buffers(node, in);
   ConvTables& c = node.conv;
   // Enough pixels for tiles of full height, few enough images to stay in cache.
@@ -57,9 +57,9 @@ void make_conv_tables(Program::Plan& b, Node& node, const Value& in, const Value
     return keep(std::move(table));
   };
   c.pixel = pixels(out.height, out.width, node.stride[0], node.stride[1], c.padded_height, c.padded_width, in.ld);
-  c.tap = taps(c.padded_width, in.channels, in.ld);
+  c.tap = taps(c.padded_width, in.channels / groups, in.ld);
   c.adjoint_pixel = pixels(in.height, in.width, 1, 1, c.adjoint_height, c.adjoint_width, out.ld);
-  c.adjoint_tap = taps(c.adjoint_width, out.channels, out.ld);
+  c.adjoint_tap = taps(c.adjoint_width, out.channels / groups, out.ld);
 }
 
 void make_pool_windows(Program::Plan& b, Node& node) {

@@ -30,7 +30,7 @@
 #define METAFAST_FORMS(X)                                                                                           \
   X(BatchNormReluPool, kSubtractsMean | kForgetsOutput | kFreesInput) /* of three nodes */                          \
   X(WinogradConv2d, kBilinear | kForgetsOutput)                       /* where it pays */                           \
-  X(GroupedConv2d, kBilinear | kReadsUnpadded | kForgetsOutput)       /* of more groups than one */                 \
+  X(GroupedConv2d, kBilinear | kReadsUnpadded | kForgetsOutput)       /* in groups, by elements */                  \
   X(GroupedConvTranspose2d, kBilinear | kForgetsOutput)               /* likewise */                                \
   X(OneOutputLinear, kPackable | kBilinear | kForgetsOutput)          /* its weight is one row */                   \
   X(FirstLinear, kBilinear | kForgetsOutput)                          /* on the input, kept as a product with it */ \

@@ -1,5 +1,6 @@
 // Two-dimensional convolution as the indirect product of cpu/kernels/gemm.h, for any kernel, stride, padding and dilation. The
-// planner gives most 3x3 ones to winograd_conv2d.h, and those in groups to grouped_conv2d.h.
+// planner gives most 3x3 ones to winograd_conv2d.h, and those in groups to grouped_conv2d.h, unless every group is whole
+// vectors: then it is a product of its own.
 //
 // A group of images is copied into a zero-padded buffer that stays in cache; index tables made by the planner point
 // into it. Forward and weight gradient share the tables, with rows and columns exchanged. The adjoint is the
@@ -38,24 +39,37 @@ struct ConvProducts {
   static void along(const Frame<T>& f, const Node& node, const ConvShape& n, const T* x, const T* w, T* y, Start start,
                     const T* bias) {
     for_groups(f, node, n, x, [&](int64_t i, int64_t images, const T* data) {
-      multiply<T>(f.share, {data, n.tables.pixel, n.tables.tap, 0, 0}, w, n.small.ld, y + i * n.small.rows * n.small.ld,
-                  n.small.ld, images * n.small.rows, n.small.ld, n.taps * n.large.channels, start, bias);
+      for (int64_t group = 0; group < n.groups; ++group) {
+        const int64_t at = group * n.small_of_group;
+        multiply<T>(f.share, {data + group * n.large_of_group, n.tables.pixel, n.tables.tap, 0, 0}, w + at, n.small.ld,
+                    y + i * n.small.rows * n.small.ld + at, n.small.ld, images * n.small.rows, n.small_columns(),
+                    n.taps * n.large_of_group, start, bias ? bias + at : nullptr);
+      }
     });
   }
 
   static void weight_gradient(const Frame<T>& f, const Node& node, const ConvShape& n, const T* x, const T* dy, T* dw,
                               Start start) {
     for_groups(f, node, n, x, [&](int64_t i, int64_t images, const T* data) {
-      multiply<T>(f.share, {data, n.tables.tap, n.tables.pixel, 0, 0}, dy + i * n.small.rows * n.small.ld, n.small.ld,
-                  dw, n.small.ld, n.taps * n.large.channels, n.small.ld, images * n.small.rows, start);
+      for (int64_t group = 0; group < n.groups; ++group) {
+        const int64_t at = group * n.small_of_group;
+        multiply<T>(f.share, {data + group * n.large_of_group, n.tables.tap, n.tables.pixel, 0, 0},
+                    dy + i * n.small.rows * n.small.ld + at, n.small.ld, dw + at, n.small.ld, n.taps * n.large_of_group,
+                    n.small_columns(), images * n.small.rows, start);
+      }
       start = Start::kAccumulate;
     });
   }
 
   static void flip(const ConvShape& n, const T* w, T* flipped) {
+    const int64_t ld = n.large.ld_cotangent;
     for (int64_t tap = 0; tap < n.taps; ++tap)
-      transpose(w + tap * n.large.channels * n.small.ld, n.small.ld, n.large.channels, n.small.channels,
-                flipped + (n.taps - 1 - tap) * n.small.channels * n.large.ld_cotangent, n.large.ld_cotangent);
+      for (int64_t group = 0; group < n.groups; ++group) {
+        const T* from = w + tap * n.large_of_group * n.small.ld + group * n.small_of_group;
+        T* to = flipped + (n.taps - 1 - tap) * n.small_of_group * ld + group * n.large_of_group;
+        transpose_rows<T>(Rows<const T>{from, n.small.ld}, n.large_of_group, n.small_of_group, Rows<T>{to, ld},
+                          n.large_columns());
+      }
   }
 
   static int64_t room_against(const ConvShape& n) {
@@ -70,9 +84,12 @@ struct ConvProducts {
       const int64_t images = n.examples - i < n.tables.group ? n.examples - i : n.tables.group;
       for (int64_t j = 0; j < images; ++j)
         spread(node, n, dy + (i + j) * n.small.rows * n.small.ld, f.scratch + j * buffer);
-      multiply<T>(f.share, {f.scratch, n.tables.adjoint_pixel, n.tables.adjoint_tap, 0, 0}, flipped,
-                  n.large.ld_cotangent, dx + i * n.large.rows * n.large.ld_cotangent, n.large.ld_cotangent,
-                  images * n.large.rows, n.large.ld_cotangent, n.taps * n.small.channels, start, bias);
+      for (int64_t group = 0; group < n.groups; ++group) {
+        const int64_t at = group * n.large_of_group, ld = n.large.ld_cotangent;
+        multiply<T>(f.share, {f.scratch + group * n.small_of_group, n.tables.adjoint_pixel, n.tables.adjoint_tap, 0, 0},
+                    flipped + at, ld, dx + i * n.large.rows * ld + at, ld, images * n.large.rows, n.large_columns(),
+                    n.taps * n.small_of_group, start, bias ? bias + at : nullptr);
+      }
     }
   }
 

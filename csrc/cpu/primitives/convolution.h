@@ -22,7 +22,7 @@ struct ConvShape {
   const Value &large, &small;
   const ConvTables& tables;
   int64_t taps, examples;
-  int64_t large_of_group, small_of_group;  // channels
+  int64_t large_of_group, groups, small_of_group;  // channels, and how often
 
   template <class T>
   ConvShape(const Frame<T>& f, const Node& node, int large_value, int small_value)
@@ -32,7 +32,12 @@ struct ConvShape {
         taps(int64_t(node.kernel[0]) * node.kernel[1]),
         examples(f.examples()),
         large_of_group(f.parameter_plan(node.parameter[0]).inputs),
-        small_of_group(int64_t(small.channels) * large_of_group / large.channels) {}
+        groups(large.channels / large_of_group),
+        small_of_group(small.channels / groups) {}
+
+  // A group's columns of a product: of a single one with the pads.
+  int64_t large_columns() const { return groups == 1 ? large.ld_cotangent : large_of_group; }
+  int64_t small_columns() const { return groups == 1 ? small.ld : small_of_group; }
 };
 
 template <class T, class Maps>

@@ -1,4 +1,4 @@
-// Convolution in groups: a channel of the result is made of the few channels of its group.
+// Convolution in small groups: a channel of the result is made of the few channels of its group.
 //
 // Channels are innermost, so where every channel is a group of its own (a depthwise convolution) each tap is a product of
 // vectors of channels, element by element. Larger groups are a sum of such: for the k-th channel of every group, a plane

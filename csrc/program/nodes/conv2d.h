@@ -35,24 +35,31 @@ struct ConvFit {
 
   static int64_t groups(const NodePlan& p, const Value& large) { return large.channels / p.weight().inputs; }
 
-  // Buffers, tables where there is one group, and the elements of W as the adjoint takes it.
+  // Whether groups are done element by element, and not as products: on the CPU those that are not whole vectors.
+  static bool by_elements(const NodePlan& p, const Value& large, const Value& small) {
+    const int64_t n = groups(p, large);
+    return n > 1 && (p.for_device || large.channels / n % p.lanes != 0 || small.channels / n % p.lanes != 0);
+  }
+
+  // Buffers, tables for products, and the elements of W as the adjoint takes it.
   static int64_t plan(const NodePlan& p, const Value& large, const Value& small) {
     Node& node = p.node;
-    const bool grouped = groups(p, large) > 1;
-    if (grouped)
+    const int64_t n = groups(p, large);
+    const bool by_elements = ConvFit::by_elements(p, large, small);
+    if (by_elements)
       size_conv_buffers(node, large);
     else
-      make_conv_tables(p.plan, node, large, small);
+      make_conv_tables(p.plan, node, large, small, n);
     const ConvTables& c = node.conv;
     const int64_t padded = int64_t(c.padded_height) * c.padded_width;
-    p.scratch(grouped ? padded * small.ld_cotangent : c.group * padded * large.ld);
-    return int64_t(node.kernel[0]) * node.kernel[1] * (small.channels / groups(p, large)) * large.ld_cotangent;
+    p.scratch(by_elements ? padded * small.ld_cotangent : c.group * padded * large.ld);
+    return int64_t(node.kernel[0]) * node.kernel[1] * (small.channels / n) * large.ld_cotangent;
   }
   // The buffers of the adjoint, and what stands behind them.
   static void plan_adjoint(const NodePlan& p, const Value& large, const Value& small, int64_t behind) {
     const ConvTables& c = p.node.conv;
     const int64_t size = int64_t(c.adjoint_height) * c.adjoint_width;
-    p.scratch((groups(p, large) > 1 ? size * large.ld_cotangent : c.group * size * small.ld) + behind);
+    p.scratch((by_elements(p, large, small) ? size * large.ld_cotangent : c.group * size * small.ld) + behind);
   }
 };
 
@@ -62,10 +69,9 @@ struct Conv2dNode {
   static void plan(const NodePlan& p) {
     Node& node = p.node;
     const Value &in = p.in(), &out = p.out();
-    const bool grouped = ConvFit::groups(p, in) > 1;
-    if (grouped) node.op = Op::kGroupedConv2d;
+    if (ConvFit::by_elements(p, in, out)) node.op = Op::kGroupedConv2d;
     if (p.for_device) return;
-    if (!grouped && prefers_winograd(p)) {
+    if (ConvFit::groups(p, in) == 1 && prefers_winograd(p)) {
       node.op = Op::kWinogradConv2d;
       const int64_t transformed = 16 * (int64_t(in.channels) * out.ld + int64_t(out.channels) * in.ld_cotangent);
       node.saved = p.tape(transformed);
@@ -97,7 +103,7 @@ struct ConvTranspose2dNode {
   static bool fits(const NodeCheck& c) { return ConvFit::fits(c, c.out(), c.in(), true); }
 
   static void plan(const NodePlan& p) {
-    if (ConvFit::groups(p, p.out()) > 1) p.node.op = Op::kGroupedConvTranspose2d;
+    if (ConvFit::by_elements(p, p.out(), p.in())) p.node.op = Op::kGroupedConvTranspose2d;
     if (p.for_device) return;
     const int64_t flipped = ConvFit::plan(p, p.out(), p.in());
     ConvFit::plan_adjoint(p, p.out(), p.in(), flipped);
