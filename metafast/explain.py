@@ -139,7 +139,7 @@ def explain(
     move all of it. Nothing is computed, unless a part that is not moved has no native form: it runs once, on zeros.
 
     Args:
-        shape: that of the support inputs xs, [T, N, *example]; or xs itself.
+        shape: that of the support inputs xs, [T, N, *example]; or xs itself, which also says whether it is integers.
         loss: as for :class:`metafast.MAML`; None looks at the model only.
         adapt_params: as for :class:`metafast.MAML`; counts the parameters by their role.
         steps, queries: of the meta-step whose cost is estimated (default: one step, as many queries as examples).
@@ -153,6 +153,7 @@ def explain(
     model = transforms.original(model)
     transforms.refuse_scripted(model)
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
+    given = shape.dtype if isinstance(shape, Tensor) else None
     known = None if loss is None else losses.resolve(loss)[0]
     foreign_loss = "" if loss is None or known else losses.why_not_native(loss)
     walk = _Walk(examples, dtype)
@@ -160,7 +161,7 @@ def explain(
     counts: dict[str, int] = {}
     try:
         with SWAPPING:
-            build = functools.partial(Builder, model, tuple(example), predicate(adapt_params), dtype)
+            build = functools.partial(Builder, model, tuple(example), predicate(adapt_params), dtype, given)
             builder = build()
             for parameter in builder.parameters:
                 counts[parameter.role] = counts.get(parameter.role, 0) + parameter.numel
@@ -173,7 +174,7 @@ def explain(
         if all(row.native for row in walk.rows):
             walk.rows.append(Row(unsupported.where, "?", None, 0, 0, 0, unsupported.reason))
     if not foreign_loss and not all(row.native for row in walk.rows) and len(counts) > 1:
-        x = torch.zeros(max(examples, 2), *example, dtype=dtype)
+        x = torch.zeros(max(examples, 2), *example, dtype=given or dtype)
         cut = walk.mark_by_torch(model, adapt_params, known or Loss("mse"), x)
     reasons = [f"{called(row.layer)}: {row.reason}" for row in walk.rows if not row.native]
     return Explanation(
@@ -203,7 +204,7 @@ class _Walk:
         self.made: list[tuple[int, int]] = []  # by row: the value, and the number of the call
         self.calls = 0
         self.examples = examples
-        self.itemsize = dtype.itemsize
+        self.dtype = dtype
 
     def __call__(self, b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         self.calls += 1
@@ -232,7 +233,7 @@ class _Walk:
         adapted = predicate(adapt_params)
         try:
             whole = describe(model, loss, adapted, x)
-            found = engines.composed(model, whole, adapted, x, x.dtype, False)
+            found = engines.composed(model, whole, adapted, x, self.dtype, False)
         except (RuntimeError, ValueError, TypeError):
             return None
         if found is None or not (found[0].by_torch or found[0].whole is reference):
@@ -270,7 +271,7 @@ class _Walk:
         elements = math.prod(shape)
         weights = sum(b.parameters[i].numel for i in node.parameters[:2] if i != ABSENT)
         flops = self.examples * cost.flops(node, b.values, b.parameters)
-        size = 0 if node.op == "flatten" else self.examples * elements * self.itemsize
+        size = 0 if node.op == "flatten" else self.examples * elements * self.dtype.itemsize
         return Row(node.where, node.says or node.op, shape, weights, flops, size, "")
 
 

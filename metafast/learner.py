@@ -323,11 +323,11 @@ class MAML(nn.Module):
         """
         arguments.axes("x", arguments.tensor("x", x))
         plan = self._plans().plan("x", x)
-        arguments.inputs("x", x, plan.dtype, plan.device)
+        plan.check_inputs("x", x)
         plan.check_norms("x", x, 1)
         given = plan.parameters("params", params, x.shape[0])
         plan.refuse_constants("params", given)
-        result: Tensor = plan.engine.predict(plan.program, plan.replaced(given), x)
+        result: Tensor = plan.engine.predict(plan.program, plan.replaced(given), plan.taken("x", x))
         return result
 
     def _plans(self) -> Planner:

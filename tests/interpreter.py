@@ -196,6 +196,14 @@ def _dropout(node: Node, inputs: list[Tensor], parameters: object, a: Named, sha
     ).reshape(x.shape)
 
 
+def _embedding(
+    node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: Sequence[int]
+) -> Tensor:
+    table = parameters[0] if parameters else torch.eye(shape[-1], dtype=inputs[0].dtype)
+    assert table is not None
+    return table[inputs[0].long()].reshape(len(inputs[0]), *shape)
+
+
 NODES: dict[str, Callable[..., Tensor]] = {
     "linear": _linear,
     "conv2d": _conv2d,
@@ -241,6 +249,7 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "flatten": lambda node, inputs, parameters, a, shape: inputs[0].reshape(inputs[0].shape[0], -1),
     "sparse_map": _sparse_map,
     "parameter": _sparse_map,
+    "embedding": _embedding,
     "add": lambda node, inputs, parameters, a, shape: inputs[0] + inputs[1],
     "subtract": lambda node, inputs, parameters, a, shape: inputs[0] - inputs[1],
     "multiply": lambda node, inputs, parameters, a, shape: inputs[0] * inputs[1],

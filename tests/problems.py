@@ -57,11 +57,16 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
                 buffer += 1  # batches tracked
             else:
                 buffer += 0.3 * normal(*buffer.shape).abs() if name.endswith("var") else 0.3 * normal(*buffer.shape)
-        output = model.to("cpu").eval()(torch.zeros(2, *row.example)).shape[1:]
+        output = (
+            model.to("cpu")
+            .eval()(torch.zeros(2, *row.example, dtype=torch.int64 if row.vocabulary else None))
+            .shape[1:]
+        )
     model = model.train(row.training).to(device, dtype)
 
     def batch(*lead: int) -> tuple[Tensor, ...]:
-        x = normal(*lead, *row.example)
+        size = (*lead, *row.example)
+        x = torch.randint(row.vocabulary, size, generator=random) if row.vocabulary else normal(*size)
         if row.zeros:
             x[..., 0, :] = 0 if x.dim() > len(lead) else x[..., 0, :]
             x[x.abs() < 0.3] = 0
@@ -102,4 +107,5 @@ def lowered(row: Row) -> Program:
     """What the native engine knows of a row."""
     loss, _ = losses.resolve(row.loss, row.reduction)
     adapts = arguments.predicate(row.adapt_params)
-    return lowering.lower(make(row).model, row.example, adapted=adapts, loss=loss, dtype=torch.float64)
+    given = torch.int64 if row.vocabulary else None
+    return lowering.lower(make(row).model, row.example, adapted=adapts, loss=loss, dtype=torch.float64, given=given)

@@ -38,6 +38,7 @@ class Row:
     native: bool = True  # False: no native form; the torch backend must still be right
     static: bool = False  # what stands before some layer is not moved by the inner loop, and may run once
     by_torch: bool = False  # and has no native form, so that torch runs it
+    vocabulary: int = 0  # inputs are integers smaller than this; 0: they are real
 
     def __str__(self) -> str:
         return self.name

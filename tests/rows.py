@@ -12,6 +12,7 @@ from models import Functional, Methods, Residual, Reused, Tied, Twice, TwoHeads,
 from row import POINTWISE as POINTWISE
 from row import C, L, Row, act, norm, pool
 from rows_convolutions import ALONG_ONE_AXIS, CONVOLUTIONS, NETWORKS
+from rows_inputs import INPUTS
 from rows_of_losses import LOSSES
 from rows_of_parts import PAIRS, PARTS
 from rows_of_pointwise import POINTWISE_ROWS
@@ -285,6 +286,7 @@ ROWS: list[Row] = [
     *PARTS,
     *PAIRS,
     *RECURRENT,
+    *INPUTS,
     *LOSSES,
     *OPTIONS,
     *STATIC,

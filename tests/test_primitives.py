@@ -87,6 +87,7 @@ LAYERS: dict[str, tuple[Layer, Layer]] = {
     },
     "sparse_map": (Flip, Flip),
     "parameter": (lambda: Replaced(1), lambda: Replaced(1, 4, 4)),
+    "embedding": (None, None),  # of integers, which no layer writes
 }
 LAYERS |= {name: (build, build) for name, build in POINTWISE.items() if name in primitives()}
 

@@ -43,11 +43,13 @@ struct Value {
 };
 
 // A parameter of shape [outputs, inputs, taps] with the user, [taps][inputs][ld] inside. A vector has inputs = taps = 1, and
-// so, on the CPU, has the weight [1, n] of linear layers behind others.
+// so, on the CPU, has the weight [1, n] of linear layers behind others. A table has the shape [inputs, outputs] with the
+// user: inside, too, each of its rows is in one piece.
 struct ParameterPlan {
   int64_t offset;
   int64_t size;  // taps * inputs * ld
   int32_t outputs, inputs, taps, ld;
+  bool table;
   bool read_once = false;  // on packs: by one linear layer
   // Hessian-vector products read it, and its vector, where the user has them; write their own where the user wants it.
   bool in_user_layout = false, gradient_in_user_layout = false;

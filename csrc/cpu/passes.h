@@ -8,6 +8,7 @@
 #include "cpu/primitives/batch_norm_relu_pool.h"
 #include "cpu/primitives/conv2d.h"
 #include "cpu/primitives/dropout.h"
+#include "cpu/primitives/embedding.h"
 #include "cpu/primitives/first_linear.h"
 #include "cpu/primitives/grouped_conv2d.h"
 #include "cpu/primitives/linear.h"

@@ -8,6 +8,7 @@
 #include "cuda/primitives/conv2d.cuh"
 #include "cuda/primitives/conv2d_staged.cuh"
 #include "cuda/primitives/dropout.cuh"
+#include "cuda/primitives/embedding.cuh"
 #include "cuda/primitives/grouped_conv2d.cuh"
 #include "cuda/primitives/linear.cuh"
 #include "cuda/primitives/pair.cuh"

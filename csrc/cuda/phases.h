@@ -41,6 +41,9 @@
   X(kSparseMapBackward, SparseMapBackward)                   \
   X(kDropoutForward, DropoutForward)                         \
   X(kDropoutBackward, DropoutBackward)                       \
+  X(kEmbeddingForward, EmbeddingForward)                     \
+  X(kEmbeddingClear, EmbeddingClear)                         \
+  X(kEmbeddingBackward, EmbeddingBackward)                   \
   X(kConvForwardStaged, ConvForwardStaged)                   \
   X(kConvWeightGradientStaged, ConvWeightGradientStaged)     \
   X(kConvInputGradientStaged, ConvInputGradientStaged)       \

@@ -8,6 +8,7 @@
 #include "cuda/primitives/batch_norm.h"
 #include "cuda/primitives/conv2d.h"
 #include "cuda/primitives/dropout.h"
+#include "cuda/primitives/embedding.h"
 #include "cuda/primitives/grouped_conv2d.h"
 #include "cuda/primitives/linear.h"
 #include "cuda/primitives/pair.h"

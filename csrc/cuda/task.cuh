@@ -77,6 +77,7 @@ constexpr uint32_t kPad = ~uint32_t(0);
 MF_HD uint32_t user_index(const ParameterPlan& p, uint32_t inside) {
   const uint32_t ld = uint32_t(p.ld), inputs = uint32_t(p.inputs);
   const uint32_t output = inside % ld, rest = inside / ld;
+  if (p.table) return output < uint32_t(p.outputs) ? rest * uint32_t(p.outputs) + output : kPad;
   return output < uint32_t(p.outputs) ? (output * inputs + rest % inputs) * uint32_t(p.taps) + rest / inputs : kPad;
 }
 

@@ -27,6 +27,8 @@ struct NodeCheck {
   int learnt_count;
   // Says how a parameter, if there is one, is laid out: [outputs, inputs, taps].
   std::function<void(int parameter, int64_t outputs, int64_t inputs, int64_t taps)> use;
+  // The same of a table, of which nodes read rows: [rows, outputs].
+  std::function<void(int parameter, int64_t rows, int64_t outputs)> use_table;
 
   const Shape& in(int i = 0) const { return values[size_t(node.input[i])]; }
   const Shape& out() const { return values[size_t(node.output)]; }

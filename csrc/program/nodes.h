@@ -4,6 +4,7 @@
 #include "program/nodes/batch_norm.h"
 #include "program/nodes/conv2d.h"
 #include "program/nodes/dropout.h"
+#include "program/nodes/embedding.h"
 #include "program/nodes/linear.h"
 #include "program/nodes/pair.h"
 #include "program/nodes/pointwise.h"

@@ -23,7 +23,7 @@ std::vector<ParameterPlan> Program::parameter_plans(int lanes, bool rows) const 
     const bool row = rows && p.row;
     const int32_t outputs = row ? p.inputs : p.outputs, inputs = row ? 1 : p.inputs;
     const int64_t ld = round_up(outputs, lanes), size = ld * inputs * p.taps;
-    plans.push_back({offset, size, outputs, inputs, p.taps, int32_t(ld)});
+    plans.push_back({offset, size, outputs, inputs, p.taps, int32_t(ld), p.table});
     offset += size;
   }
   return plans;

@@ -24,7 +24,8 @@
   X(Flatten, "flatten", 1, 0, kForgetsOutput)                                                             \
   X(Dropout, "dropout", 1, 0, kForgetsOutput | kRandom)                                                   \
   X(SparseMap, "sparse_map", -kNodeInputs, 0, kPackable | kReadsUnpadded | kForgetsOutput | kTakesShared) \
-  X(ParameterValue, "parameter", 0, 1, kPackable | kForgetsOutput | kTakesShared)
+  X(ParameterValue, "parameter", 0, 1, kPackable | kForgetsOutput | kTakesShared)                         \
+  X(Embedding, "embedding", 1, 1, kReadsUnpadded | kForgetsOutput)
 
 // Other forms of those above, chosen by the planner and unknown to Python. X(member of Op and primitive of the CPU, traits)
 #define METAFAST_FORMS(X)                                                                                           \

@@ -34,7 +34,7 @@ Program::Program(std::vector<Shape> values, const std::vector<std::pair<Shape, R
         stored_at_[i] = int(parameters_.size());
         const int64_t n = product(parameters[i].first);
         require(n > 0 && n < (int64_t(1) << 31), "parameter " + std::to_string(i) + " is empty or too large");
-        parameters_.push_back({n, int32_t(n), 1, 1, false, false});
+        parameters_.push_back({n, int32_t(n), 1, 1, false, false, false});
         parameter_shapes_.push_back(parameters[i].first);
       }
     if (role == Role::kAdapted) adapted_count_ = int(parameters_.size());
@@ -76,13 +76,14 @@ void Program::set_loss(const std::string& name, const std::map<std::string, doub
   }
 }
 
-void Program::use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where) {
+void Program::use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, bool table,
+                            const std::string& where) {
   if (parameter < 0) return;
   ParameterInfo& info = parameters_[size_t(parameter)];
   require(info.numel == outputs * inputs * taps, where + ": a parameter has the wrong size");
-  require(!info.used || (info.outputs == outputs && info.inputs == inputs && info.taps == taps),
+  require(!info.used || (info.outputs == outputs && info.inputs == inputs && info.taps == taps && info.table == table),
           where + ": a tied parameter is used in two different layouts");
-  info = {info.numel, int32_t(outputs), int32_t(inputs), int32_t(taps), true, false};
+  info = {info.numel, int32_t(outputs), int32_t(inputs), int32_t(taps), true, false, table};
 }
 
 void Program::add_node(const NodeDescription& d) {
@@ -112,14 +113,18 @@ void Program::add_node(const NodeDescription& d) {
     if (d.parameters[i] >= 0) node.parameter[i] = stored_at_[size_t(d.parameters[i])];
   }
   const auto use = [&](int parameter, int64_t outputs, int64_t inputs, int64_t taps) {
-    use_parameter(parameter, outputs, inputs, taps, d.op);
+    use_parameter(parameter, outputs, inputs, taps, false, d.op);
+  };
+  const auto use_table = [&](int parameter, int64_t rows, int64_t outputs) {
+    use_parameter(parameter, outputs, rows, 1, true, d.op);
   };
   shared_[size_t(d.output)] = d.attributes.count("per_example") == 0;
   for (int i : d.inputs) shared_[size_t(d.output)] = shared_[size_t(d.output)] && shared_[size_t(i)];
   require(!std::any_of(d.inputs.begin(), d.inputs.end(), [&](int i) { return shared_[size_t(i)]; }) ||
               has(node.op, kTakesShared),
           d.op + ": reads a value without an axis of examples");
-  require(fits({d, node, values_, parameter_shapes_, learnt_count_, use}), d.op + ": shapes do not fit together");
+  require(fits({d, node, values_, parameter_shapes_, learnt_count_, use, use_table}),
+          d.op + ": shapes do not fit together");
   if (!d.table.empty()) descriptions_[d.output] = d;
   nodes_.push_back(node);
 }

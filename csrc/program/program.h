@@ -87,6 +87,7 @@ class Program {
     int64_t numel;
     int32_t outputs, inputs, taps;
     bool used, row;  // by some node; as the one row of linear layers' weights, behind other layers
+    bool table;      // of which nodes read rows
   };
   using Key = std::tuple<int64_t, int, Scope, Scope, bool, FirstLinearForm, bool, bool>;
   class Planner;  // program/planner.cpp
@@ -97,7 +98,7 @@ class Program {
   void drop_leading_flatten();
   void fuse_norm_pools();
   void find_rows();
-  void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, const std::string& where);
+  void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, bool table, const std::string& where);
   std::shared_ptr<const Plan> find_plan(const Key& key) const;
 
   std::vector<Shape> values_;

@@ -22,7 +22,8 @@ Layout layout_of(const Value& v, int64_t ld) {
 }
 
 Layout layout_of(const ParameterPlan& p) {
-  const int64_t inputs = p.inputs, taps = p.taps, ld = p.ld;
+  const int64_t inputs = p.inputs, outputs = p.outputs, taps = p.taps, ld = p.ld;
+  if (p.table) return {[=](int64_t i) { return i / outputs * ld + i % outputs; }, p.numel(), p.size};
   const auto at = [=](int64_t i) {
     const int64_t tap = i % taps, input = i / taps % inputs, output = i / (taps * inputs);
     return (tap * inputs + input) * ld + output;

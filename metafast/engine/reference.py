@@ -145,8 +145,14 @@ def describe(
             with swapped(places, copies), draws.private(drawn.append), operations, written_out, without_checkpoints():
                 output = call(module, x)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            kind = ValueError if x.is_floating_point() else TypeError
-            raise kind(f"{_where(module, error)} raised {type(error).__name__}: {error}; {given}") from error
+            raised = f"{_where(module, error)} raised {type(error).__name__}: {error}; {given}"
+            if x.is_floating_point():
+                raise ValueError(raised) from error
+            if isinstance(error, IndexError):
+                raise IndexError(raised) from error
+            kind = next((p.dtype for p in own.values()), torch.get_default_dtype())
+            fits = f"{name} has dtype {x.dtype}; expected {kind}, or what the model reads"
+            raise TypeError(f"{fits}: {raised}") from error
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != x.shape[0]:
         got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise ValueError(f"{type(module).__name__} returned {got}; expected one tensor [N, *output]; {given}")

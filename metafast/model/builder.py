@@ -69,12 +69,13 @@ class Place:
     shared: bool = False
     axis: int = 0
     merged: bool = False
+    integers: torch.dtype | None = None  # what torch's tensor holds, if no numbers of the parameters' type
 
     def __post_init__(self) -> None:
         self.memory.append(self)
 
     def meta(self) -> Tensor:
-        return torch.empty((2, *self.shape), device="meta")
+        return torch.empty((2, *self.shape), device="meta", dtype=self.integers)
 
 
 class Builder:
@@ -82,22 +83,30 @@ class Builder:
     buffers join them when a node reads one."""
 
     def __init__(
-        self, model: nn.Module, example_shape: Shape, adapted: Callable[[str], bool], dtype: torch.dtype
+        self,
+        model: nn.Module,
+        example_shape: Shape,
+        adapted: Callable[[str], bool],
+        dtype: torch.dtype,
+        given: torch.dtype | None = None,
     ) -> None:
+        """``dtype`` is that of the parameters, and of the input unless that is ``given`` as integers."""
         self.values: list[Shape] = [example_shape if len(example_shape) == 3 else form_of(example_shape)]
         self.nodes: list[Node] = []
         self.parameters: list[Parameter] = []
         self.tensors: list[Tensor] = []
-        self.input = Place(0, example_shape)
+        self.input = Place(0, example_shape, integers=None if given == dtype else given)
         self.where = ""  # the module that the node being built belongs to
         self.subject = ""  # its type, or what is called in it: reasons go on from here
         self.dtype = dtype
         self._parameter_places: dict[int, Place] = {}
+        self._tables: dict[int, bool] = {}  # of parameters that nodes read: whether as tables
         self._indices: dict[int, int] = {}  # id of a tensor -> its place among the parameters
         self._types = {name: type(module).__name__ for name, module in model.named_modules()}
         self._buffers = {id(buffer): name for name, buffer in model.named_buffers()}
-        if dtype not in (torch.float32, torch.float64):
-            raise Unsupported("", f"inputs of {dtype} have no native form, only float32 and float64")
+        held = self.input.integers
+        if dtype not in (torch.float32, torch.float64) or (held and (held.is_floating_point or held.is_complex)):
+            raise Unsupported("", f"inputs of {held or dtype} have no native form, only float32 and float64")
         self._check_size(self.values[0])
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -148,7 +157,11 @@ class Builder:
 
     def first(self, place: Place) -> Place:
         """``place`` as if its examples stood first, for what works on each of them by itself."""
-        return Place(place.value, place.shape, place.memory, place.shared)
+        return Place(place.value, place.shape, place.memory, place.shared, integers=place.integers)
+
+    def real(self, place: Place) -> Place:
+        """Integers as numbers of the parameters' type, which is how they stand."""
+        return Place(self.read(place), place.shape, shared=place.shared) if place.integers else place
 
     def form(self, place: Any) -> Shape:
         return self.values[self.read(place)]
@@ -199,6 +212,8 @@ class Builder:
         self.read(place)
         if place.shared:
             self.refuse("returns a tensor that is not computed from the input, which has no native form")
+        if place.integers:
+            self.refuse("returns integers, which has no native form")
         return self.rows(place) if len(place.shape) <= 1 else place
 
     def index(self, tensor: Any) -> int:
@@ -261,6 +276,9 @@ class Builder:
         indices = tuple(map(self.index, parameters))
         if overwrite and self.input in inputs[0].memory:
             self.refuse("overwrites the model's input in place, which has no native form")
+        moves = op in ("sparse_map", "flatten") and not factors and len(table) in (0, math.prod(form))
+        integers = self._integers(op, inputs, moves)
+        self._lay_out(op, indices)
         value = len(self.values)
         self._check_size(form)
         settings = tuple((name, float(number)) for name, number in attributes.items())
@@ -268,12 +286,34 @@ class Builder:
         self.nodes.append(Node(op, read, value, indices, settings, self.where, tuple(table), tuple(factors), says))
         if not overwrite:
             shared = all(place.shared for place in inputs) and "per_example" not in attributes
-            return Place(value, form if shape is None else shape, [] if memory is None else memory, shared)
+            return Place(
+                value, form if shape is None else shape, [] if memory is None else memory, shared, integers=integers
+            )
         target = inputs[0]
         for place in target.memory:
             place.value = None
         target.value = value
         return target
+
+    def _integers(self, op: str, inputs: tuple[Place, ...], moves: bool) -> torch.dtype | None:
+        """The type of integers that a node writes, if it does. Only what ``moves`` elements does; embeddings read some.
+        Elsewhere torch counts as integers do, or makes other numbers of them."""
+        kinds = {place.integers for place in inputs}
+        if kinds <= {None} or op == "embedding":
+            return None
+        if not moves or len(kinds) > 1:
+            name = next(str(place.integers) for place in inputs if place.integers)
+            self.refuse(f"works on {name}; native are embeddings of integers, one_hot(), and casts to {self.dtype}")
+        return kinds.pop()
+
+    def _lay_out(self, op: str, indices: tuple[int, ...]) -> None:
+        """The engine stores a table by its rows, and other weights transposed."""
+        for index in indices:
+            if index == ABSENT or op == "parameter":
+                continue
+            if self._tables.setdefault(index, op == "embedding") != (op == "embedding"):
+                name = self.parameters[index].name
+                self.refuse(f"shares the parameter {name!r} between an embedding and a layer that is none")
 
     def elementwise(
         self, op: str, input: Any, attributes: Mapping[str, float] = MappingProxyType({}), overwrite: bool = False
@@ -331,7 +371,8 @@ def _blank(argument: Any) -> Any:
     threads must not start here: they would hang in a forked child.) Not on the meta device, whose first use imports
     torch's whole compiler."""
     if isinstance(argument, Place):
-        return torch.empty(argument.shape if argument.shared else (0, *argument.shape))
+        shape = argument.shape if argument.shared else (0, *argument.shape)
+        return torch.empty(shape, dtype=argument.integers)
     if isinstance(argument, Tensor):
         return torch.empty(argument.shape)
     return argument

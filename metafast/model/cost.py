@@ -35,7 +35,7 @@ def _per_element(node: Node, values: Sequence[Shape], parameters: Sequence[Param
         return int(settings["kernel_h"] * settings["kernel_w"])
     if node.op == "adaptive_avg_pool2d":
         return -(-math.prod(values[node.inputs[0]]) // math.prod(values[node.output]))
-    if node.op in ("flatten", "parameter"):
+    if node.op in ("flatten", "parameter", "embedding"):
         return 0
     if node.op == "sparse_map":
         each = len(node.table) // math.prod(values[node.output])

@@ -33,16 +33,18 @@ def lower(
     adapted: Adapted = lambda name: True,
     loss: Loss | None = None,
     dtype: torch.dtype = torch.float32,
+    given: torch.dtype | None = None,
     reads: Reads | None = None,
 ) -> Program:
     """The Program of ``model`` on inputs [N, *example_shape], for every number N of examples.
 
     ``adapted(name)`` says which parameters the inner loop moves; one with ``requires_grad=False`` is a constant. All
-    parameters must have the type ``dtype`` of the input, float32 or float64. A BatchNorm in training mode uses the
+    parameters must have the type ``dtype``, float32 or float64, and so has the input, unless it is ``given`` as
+    integers. A BatchNorm in training mode uses the
     statistics of its batch and leaves its buffers alone. ``reads`` notes what the model's code depends on. Nothing is
     computed. Raises :class:`Unsupported`.
     """
-    graph, builder, values = trace(model, partial(Builder, model, tuple(example_shape), adapted, dtype), reads)
+    graph, builder, values = trace(model, partial(Builder, model, tuple(example_shape), adapted, dtype, given), reads)
     assert builder is not None
     return _program(builder, interpret(graph, model, builder, known=values), loss)
 

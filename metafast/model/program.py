@@ -57,12 +57,14 @@ class Node:
     add, subtract, multiply, divide, maximum, minimum        (two inputs, which broadcast)
     sparse_map     (one to four inputs)                      per_example; its ``table`` says everything else
     parameter      weight                                    its ``table`` says which elements
+    embedding      table?                                    padding_idx, whose row has no gradient
     ============== ========================================= =======================================================
 
     A ``sparse_map`` is a static linear map. ``table`` has, for each element of the output in row-major order, equally
     many elements of the inputs, which are numbered one input behind the other, or -1 for none; ``factors`` are their
     factors, 1 where it is empty. The output is the sum. ``parameter`` is the same of a parameter. ``says`` is what
-    torch calls it.
+    torch calls it. An ``embedding`` writes rows of a parameter, whose numbers its input holds; without one, rows of the
+    identity.
 
     A ``dropout`` is ``number`` so-and-so of the model's random nodes, which keeps its draws apart from theirs; ``each``
     so many elements, one behind another in row-major order, are dropped together.

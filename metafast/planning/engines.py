@@ -49,7 +49,7 @@ def composed(
         return None
     reads = Reads(model)
     try:
-        graph = trace(model, lambda: _builder(model, x), reads).graph
+        graph = trace(model, lambda: _builder(model, x, dtype), reads).graph
     except lowering.Unsupported:
         return None
     with Undone(model):
@@ -61,9 +61,9 @@ def composed(
     return None if made is None else (made, reads)
 
 
-def _builder(model: nn.Module, x: Tensor) -> Builder | None:
+def _builder(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Builder | None:
     try:
-        return Builder(model, tuple(x.shape[1:]), lambda name: True, x.dtype)
+        return Builder(model, tuple(x.shape[1:]), lambda name: True, dtype, x.dtype)
     except lowering.Unsupported:
         return None
 

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
-import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -30,24 +28,15 @@ from metafast.engine.static import Composed
 from metafast.model import lowering
 from metafast.model.builder import called
 from metafast.model.program import Node, Parameter, Program, Shape
-from metafast.planning import engines, shared
+from metafast.planning import engines, indices, shared
 from metafast.planning.accumulation import Receivers
+from metafast.planning.warned import CANCELLING, PADDED, warn_once
 from metafast.tracking.metadata import metadata
 from metafast.tracking.reads import Reads, Undone
 from metafast.tracking.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from metafast.planning.repeat import RepeatedHvp
-
-CANCELLING = (
-    "{} nearly cancel: in some task their sum, by which reduction='weighted_mean' divides its loss, is less than a "
-    "thousandth of the sum of their magnitudes. reduction='mean' divides by the number of examples instead, "
-    "reduction='sum' by nothing"
-)
-PADDED = (
-    "{} are zero for some examples of a task, as for padding, but {} normalises by the statistics of its batch, which "
-    "count padded examples as well: pad no tasks, call eval(), or use a norm of each example by itself"
-)
 
 
 @dataclass(eq=False)
@@ -60,6 +49,7 @@ class Plan:
     out: Shape  # of one example
     dtype: torch.dtype
     device: torch.device
+    given: torch.dtype  # of x: another one where that holds integers
     tensors: tuple[Tensor, ...]  # the model's own, for program.parameters
     names: tuple[str, ...]  # of the model's parameters
     adapted: tuple[Parameter, ...]
@@ -158,18 +148,43 @@ class Plan:
                     f"{name} x has shape {list(x.shape)}, support x {list(like.shape)}; expected the same number of "
                     "tasks T and the same shape of one example"
                 )
-            arguments.inputs(f"{name} x", x, self.dtype, self.device)
+            self.check_inputs(f"{name} x", x)
             self.check_norms(f"{name} x", x, 2 if stepwise else 1)
             arguments.examples(name, batch, self.loss, self.out, self.dtype, self.device, stepwise)
             self.accepted.add(key)
+        if self.converts:
+            batch = batch._replace(x=self.taken(f"{name} x", x))
         if y is not None and self.loss is not None and not y.is_floating_point():
             if y.dtype != torch.int64:
-                batch = Batch(x, y.long(), w)
+                batch = batch._replace(y=y.long())
             if _may_look_at(y):  # where not, a label out of range gives its task NaN
                 arguments.labels(f"{name} y", y, self.out[0], self.loss.ignored)
         if w is not None and _may_look_at(w):
             self.check_weights(f"{name} weights", w)
         return batch
+
+    def check_inputs(self, name: str, x: Tensor) -> None:
+        """Device and dtype of x."""
+        arguments.inputs(name, x, self.dtype, self.device)
+        if self.native and x.dtype != self.given:
+            raise TypeError(f"{name} has dtype {x.dtype}; expected {self.given}, as the model was given before")
+
+    @property
+    def converts(self) -> bool:
+        """Whether integers are made numbers of the model's type before the engine reads them."""
+        return self.native and not self.given.is_floating_point
+
+    @cached_property
+    def _limits(self) -> indices.Limits:
+        return indices.Limits(self.program)
+
+    def taken(self, name: str, x: Tensor) -> Tensor:
+        """x as the engine reads it; integers that choose rows of tables are looked at."""
+        if not self.converts:
+            return x
+        if _may_look_at(x):  # where not, an index out of range gives its task NaN
+            self._limits.check(name, x)
+        return x.to(self.dtype)
 
     def check_weights(self, name: str, w: Tensor) -> None:
         """Warn once about weights that do not do what is likely meant by them."""
@@ -315,12 +330,7 @@ class Planner:
                     name, x, dtype, undone
                 )  # what torch cannot run is another error
                 self._check_choice(engine, why, unsupported)
-        if isinstance(program, Program):
-            if not x.is_floating_point():
-                raise TypeError(f"{name} has dtype {x.dtype}; expected {dtype}, that of the model's parameters")
-            out = program.output_shape
-        else:
-            out = program.out
+        out = program.output_shape if isinstance(program, Program) else program.out
         tensors = named | dict(self.model.named_buffers())
         return Plan(
             engine,
@@ -329,6 +339,7 @@ class Planner:
             tuple(out),
             dtype,
             device,
+            x.dtype,
             tensors=tuple(tensors[p.name] for p in program.parameters),
             names=tuple(named),
             adapted=tuple(program.parameters[i] for i in program.adapted),
@@ -375,7 +386,9 @@ class Planner:
             raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
         engines.check_kind(device)
         example = tuple(x.shape[1:])
-        program = lowering.lower(self.model, example, adapted=self.adapts, loss=self.loss, dtype=dtype, reads=reads)
+        program = lowering.lower(
+            self.model, example, adapted=self.adapts, loss=self.loss, dtype=dtype, given=x.dtype, reads=reads
+        )
         return engines.native(program, x, self.unrolls), program
 
     def _check_statistics(self) -> None:
@@ -394,12 +407,6 @@ class Planner:
         warn_once(self.warned, message)
 
 
-def warn_once(warned: set[str], message: str) -> None:
-    if message not in warned:
-        warned.add(message)
-        warnings.warn(f"metafast: {message}", stacklevel=_users_level())
-
-
 def _may_look_at(tensor: Tensor) -> bool:
     """Whether values may be checked: on a GPU the host would have to wait for them."""
     return tensor.device.type == "cpu" or os.environ.get("METAFAST_CHECK", "0") != "0"
@@ -407,15 +414,6 @@ def _may_look_at(tensor: Tensor) -> bool:
 
 def _uses_batch_statistics(node: Node) -> bool:
     return node.op == "batch_norm" and bool(dict(node.attributes)["training"])
-
-
-def _users_level() -> int:
-    """How far up the stack the user's own line is: the first outside this package and outside torch."""
-    ours = (os.path.dirname(os.path.dirname(__file__)), os.path.dirname(torch.__file__))  # the packages
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 def one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:

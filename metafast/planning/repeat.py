@@ -50,7 +50,7 @@ class Repeated:
         sets: the names of sets of examples, and where among the tensors their y and weights are.
     """
 
-    __slots__ = ("_borrowed", "_call")
+    __slots__ = ("_borrowed", "_call", "_converts", "_plan")
 
     def __init__(
         self, plan: Plan, run: native.Run, known: bytes, places: Sequence[int], sets: Sequence[tuple[str, Batch, int]]
@@ -66,6 +66,7 @@ class Repeated:
             if batch.w is not None:
                 checks.append((y + 1, 0, functools.partial(plan.check_weights, f"{name} weights")))
         is_unchanged, session = plan.snapshot.is_unchanged, run.prepared.session
+        self._plan, self._converts = plan, plan.converts
         #: What C++ uses without owning it, so that the garbage collector sees circles through here.
         self._borrowed = (plan, session, own, checks, is_unchanged)
         self._call = _native.RepeatedCall(
@@ -79,6 +80,15 @@ class Repeated:
             threads=get_num_threads,
             workspace=native.Workspace.of_thread,
         )
+
+    def _taken(self, name: str, data: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """x, y and weights with x as the engine reads it; None where this is another kind of x."""
+        if not self._converts:
+            return data
+        x, example = data[0], self._plan.example
+        if type(x) is not Tensor or x.dtype != self._plan.given or x.shape[x.dim() - len(example) :] != example:
+            return None
+        return (self._plan.taken(name, x), *data[1:])
 
 
 class Repeat(Repeated):
@@ -167,7 +177,8 @@ class Repeat(Repeated):
             return None
         if learner.__dict__.get("lr") is not self.lr or _settings(learner) != self.settings:
             return None
-        return first + second
+        first, second = self._taken("support x", first), self._taken("query x", second)
+        return None if first is None or second is None else first + second
 
 
 def _of_batch(given: Any) -> tuple[Any, ...] | None:
@@ -191,7 +202,8 @@ class RepeatedHvp(Repeated):
             return None
         if (tuple(params), tuple(v)) != self.names:
             return None
-        made = self._call.run((*params.values(), *v.values(), *data))
+        data = self._taken("batch x", data)
+        made = None if data is None else self._call.run((*params.values(), *v.values(), *data))
         return None if made is None else {name: made[place] for name, place in self.written}
 
     @classmethod

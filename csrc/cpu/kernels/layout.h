@@ -20,15 +20,22 @@ struct TapRows {
   T* operator()(int64_t row) const { return data + (row % p.taps * p.inputs + row / p.taps) * p.ld; }
 };
 
+// Where the user has what stands in row (input, tap) of `rows`, at an output.
+static int64_t user_index(const ParameterPlan& p, int64_t rows, int64_t row, int64_t output) {
+  return p.table ? row * p.outputs + output : output * rows + row;
+}
+
 template <class T, int kStep = 1>
 static void parameter_in(const ParameterPlan& p, const T* user, T* out) {
   const int64_t rows = int64_t(p.inputs) * p.taps;
   if constexpr (kStep > 1) {
     for (int64_t o = 0; o < p.outputs; ++o)
-      for (int64_t i = 0; i < rows; ++i) out[(i * p.outputs + o) * kStep] = user[o * rows + i];
-  } else if (rows == 1) {
-    memcpy(out, user, size_t(p.outputs) * sizeof(T));
-    memset(out + p.outputs, 0, size_t(p.ld - p.outputs) * sizeof(T));
+      for (int64_t i = 0; i < rows; ++i) out[(i * p.outputs + o) * kStep] = user[user_index(p, rows, i, o)];
+  } else if (rows == 1 || p.table) {
+    for (int64_t i = 0; i < rows; ++i, user += p.outputs, out += p.ld) {
+      memcpy(out, user, size_t(p.outputs) * sizeof(T));
+      memset(out + p.outputs, 0, size_t(p.ld - p.outputs) * sizeof(T));
+    }
   } else if (p.taps == 1) {
     transpose(user, rows, p.outputs, rows, out, p.ld);
   } else {
@@ -41,9 +48,9 @@ static void parameter_out(const ParameterPlan& p, const T* in, T* user) {
   const int64_t rows = int64_t(p.inputs) * p.taps;
   if constexpr (kStep > 1) {
     for (int64_t o = 0; o < p.outputs; ++o)
-      for (int64_t i = 0; i < rows; ++i) user[o * rows + i] = in[(i * p.outputs + o) * kStep];
-  } else if (rows == 1) {
-    memcpy(user, in, size_t(p.outputs) * sizeof(T));
+      for (int64_t i = 0; i < rows; ++i) user[user_index(p, rows, i, o)] = in[(i * p.outputs + o) * kStep];
+  } else if (rows == 1 || p.table) {
+    for (int64_t i = 0; i < rows; ++i, user += p.outputs, in += p.ld) memcpy(user, in, size_t(p.outputs) * sizeof(T));
   } else if (p.taps == 1) {
     transpose(in, p.ld, rows, p.outputs, user, rows);
   } else {

@@ -12,9 +12,11 @@ from metafast.model.builder import Builder, Place, described
 from metafast.model.layers.shapes import ATTRIBUTES, clone, contiguous
 from metafast.model.layers.table import lowers
 
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 def _dtype(b: Builder, input: Place | Tensor) -> torch.dtype:
-    return b.dtype if isinstance(input, Place) else input.dtype
+    return (input.integers or b.dtype) if isinstance(input, Place) else input.dtype
 
 
 def _device(b: Builder, input: Place | Tensor) -> torch.device:
@@ -61,8 +63,14 @@ def _fact(b: Builder, input: Any, name: str) -> Any:
 
 
 def unchanged(b: Builder, input: Any, dtype: Any = None, device: Any = None) -> Any:
-    """The input itself, as torch has it of a cast to what a tensor is."""
+    """The input itself, as torch has it of a cast to what a tensor is. Integers stand as numbers of the parameters'
+    type, and may be cast to that or to integers of more bits."""
     mine: torch.dtype = _fact(b, input, "dtype")
+    if isinstance(input, Place) and input.integers and dtype not in (None, mine):
+        wider = dtype in _INTEGERS and torch.promote_types(mine, dtype) == dtype
+        if dtype == b.dtype or wider:
+            input, mine = b.real(input), dtype
+            input.integers = dtype if wider else None
     if dtype not in (None, mine):
         b.refuse(f"casts {described(input)} to {dtype}; native is {mine}, that of the parameters, throughout")
     if device is not None:
@@ -117,6 +125,16 @@ def to_float(b: Builder, input: Any, memory_format: Any = None) -> Any:
 @lowers("double")
 def to_double(b: Builder, input: Any, memory_format: Any = None) -> Any:
     return unchanged(b, input, torch.float64)
+
+
+@lowers("long")
+def to_long(b: Builder, input: Any, memory_format: Any = None) -> Any:
+    return unchanged(b, input, torch.int64)
+
+
+@lowers("int")
+def to_int(b: Builder, input: Any, memory_format: Any = None) -> Any:
+    return unchanged(b, input, torch.int32)
 
 
 @lowers("cpu")

@@ -15,14 +15,14 @@ from metafast.model.layers.table import lowers
 
 @lowers("new_zeros")
 def new_zeros(b: Builder, input: Any, *size: Any, dtype: Any = None, device: Any = None) -> Place:
-    unchanged(b, input, dtype, device)
+    input = unchanged(b, input, dtype, device)
     made: Place = rearranged(b, Tensor.new_zeros, (input, *size), {}, False, "zeros")
     return made
 
 
 @lowers(torch.zeros_like)
 def zeros_like(b: Builder, input: Any, *, dtype: Any = None, device: Any = None, memory_format: Any = None) -> Place:
-    unchanged(b, input, dtype, device)
+    input = unchanged(b, input, dtype, device)
     made: Place = rearranged(b, torch.zeros_like, (input,), {}, False, "zeros")
     return made
 

@@ -25,6 +25,8 @@ def pair(b: Builder, op: str, left: Any, right: Any, overwrite: bool = False) ->
     """``op`` of two tensors. Parameters and buffers are values that all examples share."""
     first, second = b.place(left), b.place(right)
     b.read(first), b.read(second)
+    if not (first.integers and second.integers):  # torch makes integers numbers of the other's type
+        first, second = b.real(first), b.real(second)
     shape, shapes = _broadcast(b, first, second)
     if overwrite and (shape != first.shape or first.shared != (first.shared and second.shared)):
         b.refuse(f"writes a result of shape {batched(shape)} over {batched(first.shape)}, which has no native form")
@@ -64,7 +66,8 @@ def _operand(b: Builder, place: Place, own: Shape, shape: Shape, image: bool) ->
     if math.prod(rows) not in (1, math.prod(whole)):
         spread = (own[0], *shape[1:]) if image else (*shape[:-1], own[-1])
         size = spread if place.shared else (-1, *spread)
-        place = rearranged(b, Tensor.expand, [Place(place.value, own, [], place.shared), *size], {}, False, "expand")
+        alone = Place(place.value, own, shared=place.shared, integers=place.integers)
+        place = rearranged(b, Tensor.expand, [alone, *size], {}, False, "expand")
         own = spread
     one = math.prod(own[1:] if image else own[:-1]) == 1
     form = (own[:1] if image else own[-1:] or (1,)) if one else own if image else form_of(own)

@@ -103,7 +103,7 @@ def _mapped(
         memory = first.memory if view else []
         if len(shape) == 1 and b.form(first) != shape and not shared and not axis:
             first = b.emit("flatten", (first,), shape, memory=memory)
-        return Place(first.value, shape, memory, shared, axis or 0, merged)
+        return Place(first.value, shape, memory, shared, axis or 0, merged, first.integers)
     made = b.emit(
         "sparse_map",
         _at_most_four(b, [b.first(place) for place in places]),
@@ -114,7 +114,7 @@ def _mapped(
         table=table.tolist(),
         says=says,
     )
-    return Place(made.value, shape, made.memory, shared, axis or 0, merged) if axis or merged else made
+    return Place(made.value, shape, made.memory, shared, axis or 0, merged, made.integers) if axis or merged else made
 
 
 def _one_example(b: Builder, places: list[Place], few: Tensor, more: Tensor) -> tuple[Tensor, int | None]:

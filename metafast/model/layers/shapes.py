@@ -71,13 +71,13 @@ def getitem(b: Builder, input: Any, item: Any) -> Any:
 
 @lowers(torch.clone, "clone")
 def clone(b: Builder, input: Place, *, memory_format: Any = torch.preserve_format) -> Place:
-    return Place(b.read(input), input.shape, shared=input.shared)
+    return Place(b.read(input), input.shape, shared=input.shared, integers=input.integers)
 
 
 @lowers("contiguous")
 def contiguous(b: Builder, input: Place, memory_format: Any = torch.contiguous_format) -> Place:
     # torch copies or not: shared memory forbids what would tell
-    return Place(b.read(input), input.shape, input.memory, input.shared)
+    return Place(b.read(input), input.shape, input.memory, input.shared, integers=input.integers)
 
 
 lowers_module(nn.Identity)(lambda b, m, x: x)
