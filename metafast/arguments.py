@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metafast import losses
-from metafast.call import Batch
+from metafast.call import Batch, each_of, tensors_of
 from metafast.estimators import Checkpoint
 from metafast.model.program import Loss, Parameter, Shape
 from metafast.tracking.metadata import holds_classes, rows_add_up
@@ -86,6 +86,13 @@ def tensor(name: str, value: Any) -> Tensor:
     raise TypeError(f"{name} must be a torch.Tensor; it is a {it_is}{_remedy(value)}")
 
 
+def input_(name: str, x: Any) -> Any:
+    """One tensor, or a tuple of several."""
+    if isinstance(x, tuple) and any(isinstance(part, Tensor) for part in x):
+        return tuple([tensor(f"{name}[{i}]", part) for i, part in enumerate(x)])
+    return tensor(name, x)
+
+
 def _remedy(value: Any) -> str:
     """How to make a tensor of it."""
     if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):
@@ -121,19 +128,29 @@ def batch(name: str, value: Any) -> Batch:
     x, y, *rest = value
     w = rest[0] if rest else None
     if not (isinstance(x, Tensor) and isinstance(y, Tensor) and (w is None or isinstance(w, Tensor))):
-        tensor(f"{name} x", x)
+        input_(f"{name} x", x)
         tensor(f"{name} y", y)
-        tensor(f"{name} weights", w)
+        if w is not None:
+            tensor(f"{name} weights", w)
     return Batch(x, y, w)
 
 
 _AXES = {False: "tasks, examples", True: "tasks, steps, examples"}
 
 
-def axes(name: str, x: Tensor, stepwise: bool = False) -> None:
-    """x has its leading axes, and none of them is empty."""
+def axes(name: str, x: Tensor | tuple[Tensor, ...], stepwise: bool = False) -> None:
+    """x has its leading axes, and none of them is empty; several tensors have the same."""
     lead = "T, K, N" if stepwise else "T, N"
     count = 3 if stepwise else 2
+    if isinstance(x, tuple):
+        for i, part in enumerate(x):
+            axes(f"{name}[{i}]", part, stepwise)
+            if part.shape[:count] != x[0].shape[:count]:
+                raise ValueError(
+                    f"{name}[{i}] has shape {list(part.shape)}; expected [{lead}, ...] with [{lead}] = "
+                    f"{list(x[0].shape[:count])} as {name}[0] has"
+                )
+        return
     if x.ndim < count:
         raise ValueError(f"{name} has shape {list(x.shape)}; expected [{lead}, ...]: {_AXES[stepwise]}, ...")
     if 0 in (x.shape[0], x.shape[count - 1]):
@@ -141,8 +158,10 @@ def axes(name: str, x: Tensor, stepwise: bool = False) -> None:
         raise ValueError(f"{name} has shape {list(x.shape)}: {empty}; expected [{lead}, ...] with T >= 1 and N >= 1")
 
 
-def first_of(tensor: Tensor, stepwise: bool = False) -> Tensor:
+def first_of(tensor: Any, stepwise: bool = False) -> Any:
     """What the first task has of x, y or weights, [N, ...]; where there is no step that could have any, zeros."""
+    if isinstance(tensor, tuple):
+        return each_of(tensor, lambda part: first_of(part, stepwise))
     if not stepwise:
         return tensor[0]
     return tensor[0, 0] if tensor.shape[1] else tensor.new_zeros(tensor.shape[2:])
@@ -152,7 +171,7 @@ def examples(
     name: str, batch: Batch, loss: Loss | None, out: Shape, dtype: torch.dtype, device: torch.device, stepwise: bool
 ) -> None:
     """Targets and weights fit x and the model's output: everything but the values."""
-    x, y, w = batch
+    x, y, w = tensors_of(batch.x)[0], batch.y, batch.w
     lead = tuple(x.shape[: 3 if stepwise else 2])
     axes_ = "[T, K, N" if stepwise else "[T, N"
     if y is not None:
@@ -243,8 +262,15 @@ def same_device(name: str, value: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} is on {value.device}; the model's parameters are on {device}")
 
 
-def inputs(name: str, x: Tensor, dtype: torch.dtype, device: torch.device) -> None:
-    """Device and dtype of x. Integers pass here: some models embed them."""
+def inputs(name: str, x: Tensor | tuple[Tensor, ...], dtype: torch.dtype, device: torch.device) -> None:
+    """Device and dtype of x. Integers pass here: some models embed them; among several tensors, truth values too."""
+    if isinstance(x, tuple):
+        for i, part in enumerate(x):
+            if part.dtype == torch.bool:
+                same_device(f"{name}[{i}]", part, device)
+            else:
+                inputs(f"{name}[{i}]", part, dtype, device)
+        return
     same_device(name, x, device)
     if (x.is_floating_point() or x.is_complex()) and x.dtype != dtype:
         raise TypeError(f"{name} has dtype {x.dtype}; expected {dtype}, that of the model's parameters")

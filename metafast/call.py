@@ -6,7 +6,7 @@ and nobody else counts places in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,9 +22,19 @@ class Batch(NamedTuple):
     """Examples of T tasks. A support set may hold another minibatch for each of K steps: then every tensor has a
     second axis K after T."""
 
-    x: Tensor  # [T, N, *example]
+    x: Tensor  # [T, N, *example]; as the user gives it, perhaps a tuple of several
     y: Tensor | None  # [T, N] classes, or [T, N, *output] real targets
     w: Tensor | None  # [T, N] per-example weights
+
+
+def tensors_of(x: Any) -> tuple[Tensor, ...]:
+    """One tensor, or several, of inputs."""
+    return x if isinstance(x, tuple) else (x,)
+
+
+def each_of(x: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """``function`` of one tensor, or of each of several."""
+    return tuple([function(tensor) for tensor in x]) if isinstance(x, tuple) else function(x)
 
 
 class Hyper(NamedTuple):

@@ -20,6 +20,7 @@ from metafast.model import cost
 from metafast.model.builder import Batch, Builder, Place, Unsupported, batched, called
 from metafast.model.cut import layer_of, static_values
 from metafast.model.dispatch import evaluate
+from metafast.model.inputs import Inputs
 from metafast.model.lowering import check_output, interpret
 from metafast.model.program import ABSENT, Loss, Node, Program, Shape
 from metafast.model.tracing import trace
@@ -128,7 +129,7 @@ class Explanation:
 
 def explain(
     model: nn.Module,
-    shape: Sequence[int] | Tensor,
+    shape: Sequence[int] | Tensor | tuple[Sequence[int] | Tensor, ...],
     loss: Any = None,
     adapt_params: AdaptParams = None,
     *,
@@ -139,21 +140,25 @@ def explain(
     move all of it. Nothing is computed, unless a part that is not moved has no native form: it runs once, on zeros.
 
     Args:
-        shape: that of the support inputs xs, [T, N, *example]; or xs itself, which also says whether it is integers.
+        shape: that of the support inputs xs, [T, N, *example]; or xs itself, which also says whether it is integers;
+            or a tuple of either, for several inputs.
         loss: as for :class:`metafast.MAML`; None looks at the model only.
         adapt_params: as for :class:`metafast.MAML`; counts the parameters by their role.
         steps, queries: of the meta-step whose cost is estimated (default: one step, as many queries as examples).
 
     Raises ValueError if ``shape`` has no axes T and N.
     """
-    sizes = tuple(shape.shape if isinstance(shape, Tensor) else shape)
-    if len(sizes) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(f"shape is {list(sizes)}; expected that of the support inputs, [T, N, *example], all positive")
-    tasks, examples, *example = sizes
+    several = isinstance(shape, tuple) and any(isinstance(each, (tuple, list, Tensor)) for each in shape)
+    given = [_given(each) for each in (shape if several else (shape,))]
+    tasks, examples, *example = given[0][0]
     model = transforms.original(model)
     transforms.refuse_scripted(model)
     dtype = next((p.dtype for p in model.parameters()), torch.float32)
-    given = shape.dtype if isinstance(shape, Tensor) else None
+    held = given[0][1]
+    inputs = None
+    if several:
+        inputs = Inputs(tuple((tuple(sizes[2:]), kind or dtype) for sizes, kind in given))
+        example, held = [sum(inputs.sizes)], None
     known = None if loss is None else losses.resolve(loss)[0]
     foreign_loss = "" if loss is None or known else losses.why_not_native(loss)
     walk = _Walk(examples, dtype)
@@ -161,11 +166,11 @@ def explain(
     counts: dict[str, int] = {}
     try:
         with SWAPPING:
-            build = functools.partial(Builder, model, tuple(example), predicate(adapt_params), dtype, given)
+            build = functools.partial(Builder, model, tuple(example), predicate(adapt_params), dtype, held)
             builder = build()
             for parameter in builder.parameters:
                 counts[parameter.role] = counts.get(parameter.role, 0) + parameter.numel
-            output = interpret(trace(model, build).graph, model, builder, walk)
+            output = interpret(trace(model, build, inputs=inputs).graph, model, builder, walk)
         if known is not None:
             check_output(known, output.shape)
         if all(row.native for row in walk.rows):
@@ -174,8 +179,8 @@ def explain(
         if all(row.native for row in walk.rows):
             walk.rows.append(Row(unsupported.where, "?", None, 0, 0, 0, unsupported.reason))
     if not foreign_loss and not all(row.native for row in walk.rows) and len(counts) > 1:
-        x = torch.zeros(max(examples, 2), *example, dtype=given or dtype)
-        cut = walk.mark_by_torch(model, adapt_params, known or Loss("mse"), x)
+        x = torch.zeros(max(examples, 2), *example, dtype=held or dtype)
+        cut = walk.mark_by_torch(model, adapt_params, known or Loss("mse"), x, inputs)
     reasons = [f"{called(row.layer)}: {row.reason}" for row in walk.rows if not row.native]
     return Explanation(
         rows=tuple(walk.rows),
@@ -190,6 +195,14 @@ def explain(
         reason="; ".join([*reasons, foreign_loss] if foreign_loss else reasons),
         cut=cut,
     )
+
+
+def _given(shape: Any) -> tuple[tuple[int, ...], torch.dtype | None]:
+    """The shape of one of the inputs, and its type, if that is known."""
+    sizes = tuple(shape.shape if isinstance(shape, Tensor) else shape)
+    if len(sizes) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise ValueError(f"shape is {list(sizes)}; expected that of the support inputs, [T, N, *example], all positive")
+    return sizes, shape.dtype if isinstance(shape, Tensor) else None
 
 
 class _Unknown:
@@ -227,12 +240,14 @@ class _Walk:
         self._mark([value in found[1] for value, _ in self.made])
         return layer_of(nodes[-1])
 
-    def mark_by_torch(self, model: nn.Module, adapt_params: AdaptParams, loss: Loss, x: Tensor) -> str | None:
+    def mark_by_torch(
+        self, model: nn.Module, adapt_params: AdaptParams, loss: Loss, x: Tensor, inputs: Inputs | None
+    ) -> str | None:
         """Mark what torch runs once, before an inner loop that is native or not; the layer up to which that is, or
         None."""
         adapted = predicate(adapt_params)
         try:
-            whole = describe(model, loss, adapted, x)
+            whole = describe(model, loss, adapted, x, inputs=inputs)
             found = engines.composed(model, whole, adapted, x, self.dtype, False)
         except (RuntimeError, ValueError, TypeError):
             return None

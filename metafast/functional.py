@@ -31,8 +31,8 @@ def grad(
         model: the module whose parameters ``params`` replace.
         params: name -> [T, *shape], or [*shape] shared by all tasks. A parameter that is not named keeps the model's
             own value and gets no gradient here.
-        batch: ``(x, y)`` or ``(x, y, weights)``: x [T, N, *example]; y [T, N] classes or [T, N, *output]; weights
-            [T, N].
+        batch: ``(x, y)`` or ``(x, y, weights)``: x [T, N, *example], or a tuple of such; y [T, N] classes or
+            [T, N, *output]; weights [T, N].
         loss: as :class:`metafast.MAML` takes it.
         backend, strict, reduction: as :class:`metafast.MAML` takes them.
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metafast import arguments, losses, transforms
-from metafast.call import Batch
+from metafast.call import Batch, each_of, tensors_of
 from metafast.engine.higher_order import twice_differentiable
 from metafast.engine.reference import call
 from metafast.learner import MAML
@@ -124,7 +124,7 @@ class Loop:
     @twice_differentiable()
     def loss_and_gradients(self, support: Batch, query: Batch, leaves: Tensors) -> tuple[Tensor, Tensors]:
         """The meta-loss and its gradient for each of ``leaves``: parameters by name, learning rates and data."""
-        tasks = support.x.shape[0]
+        tasks = tensors_of(support.x)[0].shape[0]
         losses_ = []
         total = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
 
@@ -201,7 +201,7 @@ class Loop:
 
     def _loss(self, theta: Tensors, batch: Batch, t: int, k: int | None = None) -> tuple[Tensors, Tensor]:
         """The parameters that the model holds while it and the loss run, equal to theta, and L at them."""
-        x, y, w = (b if b is None else b[t] if k is None else b[t, k] for b in batch)
+        x, y, w = (b if b is None else each_of(b, lambda of: of[t] if k is None else of[t, k]) for b in batch)
         assert x is not None and y is not None
         held = self.held.put_copies({**self.state, **theta})
         with transforms.as_written(self.learner.model):

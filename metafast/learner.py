@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metafast import arguments, estimators, transforms
-from metafast.call import Batch, Call, Hyper, InnerLoop
+from metafast.call import Batch, Call, Hyper, InnerLoop, tensors_of
 from metafast.engine.reference import SWAPPING
 from metafast.estimators import Checkpoint, Exact, FirstOrder
 from metafast.estimators.estimator import Estimator
@@ -55,10 +55,10 @@ class MAML(nn.Module):
     into its own parameters and buffers ends with the call: the model is left as it is.
 
     Args:
-        model: any module from [N, *example] to one tensor [N, *output]; what ``torch.compile(module)`` returns stands
-            for the module. ``requires_grad=False`` parameters are neither adapted nor meta-learnt. BatchNorm in
-            training mode uses the statistics of the task's own batch and leaves its buffers alone; in eval mode it
-            uses the buffers.
+        model: any module from [N, *example], or several such tensors, to one tensor [N, *output]; what
+            ``torch.compile(module)`` returns stands for the module. ``requires_grad=False`` parameters are neither
+            adapted nor meta-learnt. BatchNorm in training mode uses the statistics of the task's own batch and leaves
+            its buffers alone; in eval mode it uses the buffers.
         lr: inner step size; its forms are those of :class:`metafast.SGD`.
         steps: inner steps K >= 0.
         loss: a name that :mod:`metafast.losses` lists, such as ``"cross_entropy"`` or ``"mse"``; the torch.nn module
@@ -192,9 +192,11 @@ class MAML(nn.Module):
         """One meta-step.
 
         Args:
-            support: ``(xs, ys)`` or ``(xs, ys, weights)``: xs [T, N, *example]; ys [T, N] integer classes, or
-                [T, N, *output] of the parameters' dtype, exactly the output's shape; weights [T, N], whose
-                part in the task's loss ``reduction`` says (any values; all zero gives NaN where their sum divides).
+            support: ``(xs, ys)`` or ``(xs, ys, weights)``: xs [T, N, *example], integers too where the model reads
+                such; or a tuple of tensors [T, N, ...], with which the model is called as ``model(*xs)``, each of the
+                parameters' dtype, integers or a mask of truth values. ys [T, N] integer classes, or [T, N, *output] of
+                the parameters' dtype, exactly the output's shape; weights [T, N], whose part in the task's loss
+                ``reduction`` says (any values; all zero gives NaN where their sum divides).
             query: the same for the query set, with its own number of examples.
             steps, lr: take the place of the learner's for this call.
             stepwise: the support set holds another minibatch for each step: its tensors have an axis of ``steps``
@@ -313,21 +315,22 @@ class MAML(nn.Module):
         return {p.name: value for p, value in zip(plan.adapted, result.adapted, strict=True)}
 
     @transforms.entry(f"{THIS}.predict")
-    def predict(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """The model's outputs [T, N, *output] at ``params`` for x [T, N, *example]; differentiable.
+    def predict(self, params: Mapping[str, Tensor], x: Tensor | tuple[Tensor, ...]) -> Tensor:
+        """The model's outputs [T, N, *output] at ``params`` for x [T, N, *example], or a tuple of such; differentiable.
 
         Args:
             params: name -> [T, *shape], or [*shape] shared by all tasks, as from :meth:`adapt`; a parameter that is
                 not named keeps the model's own value.
             x: inputs of every task.
         """
-        arguments.axes("x", arguments.tensor("x", x))
+        arguments.axes("x", arguments.input_("x", x))
         plan = self._plans().plan("x", x)
-        plan.check_inputs("x", x)
-        plan.check_norms("x", x, 1)
-        given = plan.parameters("params", params, x.shape[0])
+        plan.reading.check("x", x)
+        first = tensors_of(x)[0]
+        plan.check_norms("x", first, 1)
+        given = plan.parameters("params", params, first.shape[0])
         plan.refuse_constants("params", given)
-        result: Tensor = plan.engine.predict(plan.program, plan.replaced(given), plan.taken("x", x))
+        result: Tensor = plan.engine.predict(plan.program, plan.replaced(given), plan.reading.taken("x", x))
         return result
 
     def _plans(self) -> Planner:
@@ -374,9 +377,10 @@ class MAML(nn.Module):
 
     def _prepare(self, train: Batch, loop: InnerLoop) -> tuple[Plan, Batch]:
         arguments.axes("support x", train.x, loop.stepwise)
-        if loop.stepwise and train.x.shape[1] != loop.steps:
+        shape = tensors_of(train.x)[0].shape
+        if loop.stepwise and shape[1] != loop.steps:
             raise ValueError(
-                f"support x has shape {list(train.x.shape)}; expected [T, K, N, ...] with K = steps = {loop.steps}, "
+                f"support x has shape {list(shape)}; expected [T, K, N, ...] with K = steps = {loop.steps}, "
                 "as stepwise=True asks"
             )
         plan = self._plans().plan("support x", train.x, loop.stepwise)

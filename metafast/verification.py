@@ -32,7 +32,8 @@ class Report:
     front of a BatchNorm) is not judged by the rounding it consists of; s is 0 for the loss.
 
     Quantities are ``loss``, the meta-gradient of every parameter under its name (``loss weight`` for one of a loss that
-    is a module), and the gradients of ``lr``, ``xs``, ``xq`` and of targets and weights where they are floating.
+    is a module), and the gradients of ``lr``, ``xs``, ``xq`` and of targets and weights where they are floating;
+    ``xs[0]`` is the first of several inputs.
     """
 
     engine: str  # "native", or "torch" and why, or both where torch runs the static prefix
@@ -173,8 +174,17 @@ class _Case:
             for kind, b in (("s", self.support), ("q", self.query))
             for part, t in zip("xyw", b, strict=True)
         }
+        several = {name for name, t in named.items() if isinstance(t, tuple)}
+        for name in several:
+            named |= {f"{name}[{i}]": t for i, t in enumerate(named.pop(name))}  # type: ignore[arg-type]
         leaves = _leaves({name: t for name, t in named.items() if t is not None}, dtype)
-        support, query = (Batch(*(leaves.get(f"{part}{kind}") for part in "xyw")) for kind in "sq")  # type: ignore[arg-type]
+
+        def leaf(name: str) -> Any:
+            if name not in several:
+                return leaves.get(name)
+            return tuple(t for key, t in leaves.items() if key.startswith(f"{name}["))
+
+        support, query = (Batch(*(leaf(f"{part}{kind}") for part in "xyw")) for kind in "sq")
         return support, query, {name: t for name, t in leaves.items() if t.requires_grad}
 
 
@@ -226,7 +236,7 @@ def _refuse_recognition(case: _Case) -> None:
         return
 
     def loss_with(state: Tensors, batch: Batch) -> Tensor:
-        x, y = (arguments.first_of(t, case.stepwise) for t in batch[:2] if t is not None)
+        x, y = (arguments.first_of(t, case.stepwise) for t in batch[:2])
         with case.held.restored():
             case.held.put_copies(state)
             return function(call(case.maml.model, x), y).detach()

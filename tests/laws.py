@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -113,8 +114,13 @@ def passes_gradcheck(case: Case) -> None:
     def function(*values: Tensor) -> tuple[Tensor, ...]:
         given = dict(zip(leaves, values, strict=True))
 
-        def batch(tensors: tuple[Tensor, ...], names: tuple[str, ...]) -> tuple[Tensor, ...]:
-            return tuple(given.get(name, tensor) for name, tensor in zip(names, tensors, strict=False))
+        def batch(tensors: tuple[Any, ...], names: tuple[str, ...]) -> tuple[Any, ...]:
+            return tuple(of(tensor, name) for name, tensor in zip(names, tensors, strict=False))
+
+        def of(tensor: Any, name: str) -> Any:
+            if isinstance(tensor, tuple):
+                return tuple(of(part, f"{name}[{i}]") for i, part in enumerate(tensor))
+            return given.get(name, tensor)
 
         lr = given.get("lr", {name.removeprefix("lr."): value for name, value in part(given, "lr.").items()})
         data = batch(problem.support, ("xs", "ys", "ws")), batch(problem.query, ("xq", "yq", "wq"))
@@ -180,7 +186,8 @@ def vectors(problem: Problem, seed: int) -> Tensors:
 
 def batch_of(problem: Problem) -> tuple[Tensor, ...]:
     """A support set as one batch: the first minibatch of a stepwise one."""
-    return tuple(tensor[:, 0] for tensor in problem.support) if problem.row.stepwise else problem.support
+    first = [oracle.each(part, lambda tensor: tensor[:, 0]) for part in problem.support]
+    return tuple(first) if problem.row.stepwise else problem.support
 
 
 def mf_hvp(case: Case, problem: Problem, v: Tensors) -> Tensors:
@@ -226,7 +233,8 @@ def grad_and_its_own_gradient_equal_the_oracle(case: Case) -> None:
         at, batch = spread(problem), batch_of(problem)
         losses, slopes = function(at, batch)
         outputs = {"losses": losses} | slopes
-        leaves = at | {f"data{i}": tensor for i, tensor in enumerate(batch) if tensor.requires_grad}
+        tensors = [*(batch[0] if isinstance(batch[0], tuple) else batch[:1]), *batch[1:]]
+        leaves = at | {f"data{i}": tensor for i, tensor in enumerate(tensors) if tensor.requires_grad}
         random = torch.Generator().manual_seed(4)
         seeds = {name: torch.randn(value.shape, generator=random).to(value) for name, value in outputs.items()}
         return outputs, pull_back(outputs, leaves, seeds)
@@ -338,13 +346,15 @@ def forwards_may_interleave_and_graphs_be_retained(case: Case) -> None:
 @law()
 def an_edit_in_between_is_detected(case: Case) -> None:
     parameter = next(iter(case.problem().leaves))
-    for name in (parameter, "xs", "xq") if case.row.steps else (parameter, "xq"):
+    where = "[0]" * bool(case.row.inputs)
+    for name in (parameter, f"xs{where}", f"xq{where}") if case.row.steps else (parameter, f"xq{where}"):
         problem = case.problem()
         out = forward(case, problem)
-        edited = problem.leaves | {"xs": problem.support[0], "xq": problem.query[0]}
+        sets = {"xs": problem.support, "xq": problem.query}
+        edited = problem.leaves | {f"{x}{where}": batch[0][0] if where else batch[0] for x, batch in sets.items()}
         with torch.no_grad():
             edited[name].add_(1)
-        if not edited[name].is_floating_point():  # of integers the engine reads copies
+        if not name.startswith("model.") and (case.row.inputs or case.row.vocabulary):  # of which the engine has copies
             assert_close(gradients(out, problem, "task_loss"), truth(case.row)[1]["task_loss"])
             continue
         if case.row.by_torch and name in ("xs", "xq"):  # torch may have kept something else than the inputs

@@ -21,7 +21,7 @@ class TextCNN(nn.Module):
         self.head = L(6, 3)
 
     def forward(self, ids: Tensor) -> Tensor:
-        h = self.embed(ids).transpose(1, 2).unsqueeze(2)
+        h = self.embed(ids.reshape(-1)).view(*ids.shape, 4).transpose(1, 2).unsqueeze(2)
         answers = [torch.tanh(conv(h)) for conv in self.convs]
         pooled = [F.max_pool2d(a, (1, a.shape[-1])).flatten(1) for a in answers]
         return self.head(torch.cat(pooled, 1))
@@ -66,3 +66,49 @@ class Twice(nn.Module):
         a, b = F.embedding(x[:, 0], self.table, padding_idx=-1), F.embedding(x[:, 1], self.table)
         centre = self.table.mean(0, keepdim=True).expand(len(x), 3)
         return self.head(torch.tanh(torch.cat([a, b, centre], 1)))
+
+
+class TwoTowers(nn.Module):
+    """A recommender: the product of what is known of a user and of an item."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(6, 4), nn.Embedding(5, 3)
+        self.user, self.item = L(4, 3), L(3, 3)
+
+    def forward(self, user: Tensor, item: Tensor) -> Tensor:
+        return (torch.tanh(self.user(self.users(user))) * self.item(self.items(item))).sum(-1)
+
+
+class Masked(nn.Module):
+    """The mean of the embeddings that a mask leaves, and of a zero."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.hidden, self.head = nn.Embedding(6, 4), L(4, 4), L(4, 2)
+        self.register_buffer("one", torch.ones(1))
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        h = torch.tanh(self.hidden(self.embed(ids)))
+        return self.head((h * mask.unsqueeze(-1)).sum(1) / (mask.to(h.dtype).sum(1, keepdim=True) + self.one))
+
+
+class ImageAndVector(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.vector, self.head = C(2, 3, 2), L(3, 4), L(16, 2)
+
+    def forward(self, image: Tensor, vector: Tensor) -> Tensor:
+        h = torch.tanh(self.conv(image)).flatten(1)
+        return self.head(torch.cat([h, torch.tanh(self.vector(vector))], 1))
+
+
+class Bilinear(nn.Module):
+    """Without native form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.both = nn.Embedding(5, 3), nn.Bilinear(3, 2, 2)
+
+    def forward(self, ids: Tensor, x: Tensor) -> Tensor:
+        return torch.tanh(self.both(self.embed(ids), x)).cumsum(1)

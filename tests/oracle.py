@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -110,6 +110,19 @@ def task_loss(
     return {"weighted_mean": total / (weight * counts).sum(), "mean": total / counts.sum(), "sum": total}[reduction]
 
 
+# ------------------------------------------------------------------------------------------------ several inputs
+
+
+def each(x: Any, function: Callable[[Tensor], Any]) -> Any:
+    """``function`` of a tensor, or of each of a tuple of them."""
+    return tuple(map(function, x)) if isinstance(x, tuple) else function(x)
+
+
+def at(batch: Batch, i: int) -> list[Any]:
+    """The i-th task or step of everything in a batch, whose inputs may be a tuple of tensors."""
+    return [each(part, lambda tensor: tensor[i]) for part in batch]
+
+
 # -------------------------------------------------------------------------------------------------------- the model
 
 
@@ -117,7 +130,7 @@ def call(model: nn.Module, parameters: Parameters, x: Tensor) -> Tensor:
     """The model at other parameters. Buffers are copied, so that a BatchNorm in training mode cannot change them."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with mock.patch.object(F, "embedding_bag", embedding_bag):
-        return torch.func.functional_call(model, {**buffers, **parameters}, (x,))
+        return torch.func.functional_call(model, {**buffers, **parameters}, x if isinstance(x, tuple) else (x,))
 
 
 def embedding_bag(input: Tensor, weight: Tensor, *rest: object) -> Tensor:
@@ -185,7 +198,7 @@ def adapt_one(
     theta: Parameters = dict(model.named_parameters())
     losses = []
     for step in range(steps):
-        x, *targets = [tensor[step] for tensor in support] if stepwise else support
+        x, *targets = at(support, step) if stepwise else support
         value = task_loss(loss, call(model, theta, x), *targets, reduction=reduction)
         slopes = torch.autograd.grad(
             value, [theta[name] for name in names], create_graph=not first_order, materialize_grads=True
@@ -210,8 +223,8 @@ def unroll(
 ) -> Unrolled:
     names = adapted_names(model, adapt_params)
     losses, logits, before, adapted = [], [], [], []
-    for task in range(len(support[0])):
-        task_support, (x, *targets) = [tensor[task] for tensor in support], [tensor[task] for tensor in query]
+    for task in range(len(support[1])):
+        task_support, (x, *targets) = at(support, task), at(query, task)
         theta, history = adapt_one(model, loss, task_support, lr, steps, names, first_order, stepwise, reduction)
         output = call(model, theta, x)
         losses.append(task_loss(loss, output, *targets, reduction=reduction))
@@ -241,9 +254,9 @@ def gradient(
 ) -> tuple[Tensor, Parameters]:
     """-> task losses [T] and their gradients, name -> [T, *shape]; differentiable."""
     losses, slopes = [], []
-    for task in range(len(batch[0])):
+    for task in range(len(batch[1])):
         theta = of_task(parameters, task, model)
-        x, *targets = [tensor[task] for tensor in batch]
+        x, *targets = at(batch, task)
         value = task_loss(loss, call(model, theta, x), *targets, reduction=reduction)
         slopes.append(torch.autograd.grad(value, list(theta.values()), create_graph=True, materialize_grads=True))
         losses.append(value)
@@ -260,9 +273,9 @@ def hvp(
 ) -> Parameters:
     """H_t v_t for every task: name -> [T, *shape]."""
     products = []
-    for task in range(len(batch[0])):
+    for task in range(len(batch[1])):
         theta = of_task(parameters, task, model)
-        x, *targets = [tensor[task] for tensor in batch]
+        x, *targets = at(batch, task)
         value = task_loss(loss, call(model, theta, x), *targets, reduction=reduction)
         slopes = torch.autograd.grad(value, list(theta.values()), create_graph=True, materialize_grads=True)
         along = sum((slope * vectors[name][task]).sum() for name, slope in zip(theta, slopes, strict=True))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import oracle
 from metafast import arguments, losses
 from metafast.model import lowering
+from metafast.model.inputs import Inputs
 from metafast.model.program import Program
 from row import Row
 
@@ -29,12 +30,26 @@ class Problem:
     def leaves(self) -> dict[str, Tensor]:
         """Every differentiable input, by name."""
         named: dict[str, Tensor] = {f"model.{name}": value for name, value in self.model.named_parameters()}
-        named |= dict(zip(("xs", "ys", "ws"), self.support, strict=False))
-        named |= dict(zip(("xq", "yq", "wq"), self.query, strict=False))
+        for kind, batch in (("s", self.support), ("q", self.query)):
+            x = {f"[{i}]": part for i, part in enumerate(batch[0])} if isinstance(batch[0], tuple) else {"": batch[0]}
+            named |= {f"x{kind}{which}": part for which, part in x.items()}
+            named |= dict(zip((f"y{kind}", f"w{kind}"), batch[1:], strict=False))
         named |= (
             {f"lr.{name}": value for name, value in self.lr.items()} if isinstance(self.lr, dict) else {"lr": self.lr}
         )
         return {name: value for name, value in named.items() if value.requires_grad}
+
+
+def inputs(row: Row, lead: tuple[int, ...], random: torch.Generator) -> Any:
+    """One tensor, or a tuple of several."""
+
+    def drawn(shape: tuple[int, ...], vocabulary: int) -> Tensor:
+        if not vocabulary:
+            return torch.randn(*lead, *shape, generator=random)
+        values = torch.randint(vocabulary, (*lead, *shape), generator=random)
+        return values.bool() if vocabulary == 2 else values
+
+    return tuple(drawn(*each) for each in row.inputs) if row.inputs else drawn(row.example, row.vocabulary)
 
 
 def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu") -> Problem:
@@ -57,16 +72,12 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
                 buffer += 1  # batches tracked
             else:
                 buffer += 0.3 * normal(*buffer.shape).abs() if name.endswith("var") else 0.3 * normal(*buffer.shape)
-        output = (
-            model.to("cpu")
-            .eval()(torch.zeros(2, *row.example, dtype=torch.int64 if row.vocabulary else None))
-            .shape[1:]
-        )
+        one = inputs(row, (2,), torch.Generator())
+        output = model.to("cpu").eval()(*(one if isinstance(one, tuple) else (one,))).shape[1:]
     model = model.train(row.training).to(device, dtype)
 
     def batch(*lead: int) -> tuple[Tensor, ...]:
-        size = (*lead, *row.example)
-        x = torch.randint(row.vocabulary, size, generator=random) if row.vocabulary else normal(*size)
+        x = inputs(row, lead, random)
         if row.zeros:
             x[..., 0, :] = 0 if x.dim() > len(lead) else x[..., 0, :]
             x[x.abs() < 0.3] = 0
@@ -82,10 +93,10 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
         else:
             y = normal(*lead, *output)
         if not row.weighted:
-            return leaf(x), leaf(y)
+            return oracle.each(x, leaf), leaf(y)
         w = torch.rand(lead, generator=random) + 0.25
         w[..., 0] = 0
-        return leaf(x), leaf(y), leaf(w)
+        return oracle.each(x, leaf), leaf(y), leaf(w)
 
     lead = (row.tasks, row.steps) if row.stepwise else (row.tasks,)
     support, query = batch(*lead, row.shots), batch(row.tasks, row.queries)
@@ -107,5 +118,9 @@ def lowered(row: Row) -> Program:
     """What the native engine knows of a row."""
     loss, _ = losses.resolve(row.loss, row.reduction)
     adapts = arguments.predicate(row.adapt_params)
-    given = torch.int64 if row.vocabulary else None
-    return lowering.lower(make(row).model, row.example, adapted=adapts, loss=loss, dtype=torch.float64, given=given)
+    x = oracle.each(inputs(row, (1,), torch.Generator()), lambda x: x.double() if x.is_floating_point() else x)
+    several = Inputs.of(x, 1)
+    example, given = (row.example, x.dtype) if several is None else ((sum(several.sizes),), None)
+    return lowering.lower(
+        make(row).model, example, adapted=adapts, loss=loss, dtype=torch.float64, given=given, inputs=several
+    )

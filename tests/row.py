@@ -39,6 +39,7 @@ class Row:
     static: bool = False  # what stands before some layer is not moved by the inner loop, and may run once
     by_torch: bool = False  # and has no native form, so that torch runs it
     vocabulary: int = 0  # inputs are integers smaller than this; 0: they are real
+    inputs: tuple[tuple[tuple[int, ...], int], ...] = ()  # several: the shape of each, and its vocabulary; 2: a mask
 
     def __str__(self) -> str:
         return self.name

@@ -16,7 +16,7 @@ from forms import of
 from judge import assert_close
 from metafast.engine import device
 from metafast.model.lowering import Unsupported, lower
-from metafast.planning.indices import Limits
+from metafast.planning.reading import Limits
 from models import seq
 from models_of_inputs import Columns, Tokens
 

@@ -92,7 +92,7 @@ PAD = r".*differ in shape.*pad the smaller ones.*weight 0 in \(x, y, weights\)"
 #: what is given for the support inputs, and what is advised
 INPUTS: dict[str, tuple[Any, str]] = {
     "ragged tensors": ([torch.zeros(5, 4), torch.zeros(3, 4)], r"it is a list.* in shape \(\[5, 4\], \[3, 4\]\)"),
-    "a tuple of them": ((torch.zeros(5, 4), torch.zeros(3, 4)), "it is a tuple whose" + PAD),
+    "a tuple of arrays": ((np.zeros((5, 4)), np.zeros((3, 4))), "it is a tuple whose" + PAD),
     "ragged arrays": ([np.zeros((5, 4)), np.zeros((3, 4))], PAD),
     "an array of arrays": (np.array([np.zeros((5, 4)), np.zeros((3, 4))], dtype=object), PAD),
     "ragged numbers": ([[[1.0], [2.0]], [[3.0]]], PAD),

@@ -53,7 +53,8 @@ def cut(model: nn.Module, example: tuple[int, ...], adapt_params: Any = None, **
 def test_rows_are_marked_as_they_are_cut(row: Row) -> None:
     problem = make(row, torch.float64)
     maml = judge.learner(Case(row, torch.float64, "cpu", "auto"), problem)
-    found = composed(maml, problem.support[0][:, 0] if row.stepwise else problem.support[0])
+    xs = problem.support[0]
+    found = composed(maml, oracle.each(xs, lambda x: x[:, 0]) if row.stepwise else xs)
     assert (found is not None) == row.static
     assert (found is not None and found.by_torch) == row.by_torch
 

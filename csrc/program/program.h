@@ -98,7 +98,8 @@ class Program {
   void drop_leading_flatten();
   void fuse_norm_pools();
   void find_rows();
-  void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, bool table, const std::string& where);
+  void use_parameter(int parameter, int64_t outputs, int64_t inputs, int64_t taps, bool table,
+                     const std::string& where);
   std::shared_ptr<const Plan> find_plan(const Key& key) const;
 
   std::vector<Shape> values_;

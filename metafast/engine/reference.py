@@ -28,12 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from metafast import losses, transforms
-from metafast.call import Batch, Call, InnerLoop, Unrolled
+from metafast.call import Batch, Call, InnerLoop, Unrolled, tensors_of
 from metafast.engine import custom_loss
 from metafast.engine.higher_order import WrittenOut, in_own_dtype, without_checkpoints
 from metafast.engine.swap import SWAPPING as SWAPPING
 from metafast.engine.swap import Slot, slots, swapped
 from metafast.model.builder import called
+from metafast.model.inputs import Inputs
 from metafast.model.program import Loss, Parameter, Shape
 from metafast.tracking import draws
 
@@ -66,6 +67,7 @@ class Model:
     places: tuple[Slot, ...]  # where the module registers them
     written: frozenset[str]  # buffers, and the parameters that forward writes into
     differentiates: bool  # forward calls torch.autograd.grad itself
+    inputs: Inputs | None = None  # several, which stand in one tensor
     differentiated_once: bool = False  # no second derivative of it is ever taken, and torch's own formulas will do
 
     @cached_property
@@ -117,6 +119,7 @@ def describe(
     adapted: Callable[[str], bool],
     x: Tensor,
     name: str = "x",
+    inputs: Inputs | None = None,
 ) -> Model:
     """Run ``module`` once on one task's examples ``x`` [N, *example] to learn its output's shape and its operations.
 
@@ -135,7 +138,8 @@ def describe(
     parameters = tuple(Parameter(n, tuple(p.shape), roles.get(n, "constant")) for n, p in own.items())  # type: ignore[arg-type]
     with SWAPPING:
         places = tuple(slots([module], list(own.values())))
-    given = f"{name} has, for each task, {x.shape[0]} examples of shape {list(x.shape[1:])}, {x.dtype}"
+    kind = f"of shape {list(x.shape[1:])}, {x.dtype}" if inputs is None else f"in {len(inputs.parts)} tensors: {inputs}"
+    given = f"{name} has, for each task, {x.shape[0]} examples {kind}"
     drawn: list[str] = []
     with _recording(), in_own_dtype(x.device):
         (x,) = _plain([x.detach()])
@@ -143,15 +147,15 @@ def describe(
         operations, written_out = _Operations(), WrittenOut()
         try:
             with swapped(places, copies), draws.private(drawn.append), operations, written_out, without_checkpoints():
-                output = call(module, x)
+                output = call(module, x, inputs)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
             raised = f"{_where(module, error)} raised {type(error).__name__}: {error}; {given}"
             if x.is_floating_point():
                 raise ValueError(raised) from error
             if isinstance(error, IndexError):
                 raise IndexError(raised) from error
-            kind = next((p.dtype for p in own.values()), torch.get_default_dtype())
-            fits = f"{name} has dtype {x.dtype}; expected {kind}, or what the model reads"
+            dtype = next((p.dtype for p in own.values()), torch.get_default_dtype())
+            fits = f"{name} has dtype {x.dtype}; expected {dtype}, or what the model reads"
             raise TypeError(f"{fits}: {raised}") from error
     if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != x.shape[0]:
         got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
@@ -167,6 +171,7 @@ def describe(
         places=places,
         written=frozenset(into | (own.keys() - roles.keys())),
         differentiates=written_out.differentiates,
+        inputs=inputs,
     )
     return replace(model, batched=model.batched and _vmaps(model, list(own.values()), x, output.detach()))
 
@@ -202,12 +207,13 @@ def _where(module: nn.Module, error: BaseException) -> str:
     return found
 
 
-def call(module: nn.Module, x: Tensor) -> Any:
-    """``module(x)``, as the module is written; a DataParallel runs as the module that it holds."""
+def call(module: nn.Module, x: Any, inputs: Inputs | None = None) -> Any:
+    """``module(x)``, as the module is written, or ``module(*x)`` for several tensors, perhaps in one, as ``inputs``
+    says. A DataParallel runs as the module that it holds."""
     while isinstance(module, nn.DataParallel):
         module = module.module
     with transforms.as_written(module):
-        return module(x)
+        return module(*(tensors_of(x) if inputs is None else inputs.unpack(x)))
 
 
 @_without_autocast
@@ -227,7 +233,7 @@ def _run(model: Model, values: Sequence[Tensor], x: Tensor) -> Tensor:
     copied = [v.clone() if p.name in model.written else v for p, v in zip(model.parameters, values, strict=True)]
     formulas = nullcontext() if model.differentiated_once else WrittenOut()
     with swapped(model.places, copied), formulas, without_checkpoints():
-        output: Tensor = call(model.module, x)
+        output: Tensor = call(model.module, x, model.inputs)
     return output
 
 
@@ -283,7 +289,7 @@ def _outputs_and_read(model: Model, parameters: Sequence[Tensor], x: Tensor, y: 
                 for name, v, own in zip(names, values, model.own, strict=True)
             ]
         with swapped(places, held), WrittenOut(), without_checkpoints(), transforms.as_written(model.module):
-            output = call(model.module, x_t)
+            output = call(model.module, x_t, model.inputs)
             custom_loss.mark(held, model.own)
             value = custom_loss.checked(loss, loss(output, y_t))
         custom_loss.refuse_captured(loss, value, output, list(zip(names, model.own, held, strict=True)))

@@ -250,10 +250,12 @@ def cut(
         features, (before, behind) = tuple(value.shape[1:]), found.parts(model)
         every = tuple(range(len(names)))
         prefix = Half(
-            reference, replace(whole, module=before, out=features, differentiated_once=native is not None), every
+            reference,
+            replace(whole, module=before, inputs=None, out=features, differentiated_once=native is not None),
+            every,
         )
         if native is None or not isinstance(whole.loss, Loss):
-            rest = Half(reference, replace(whole, module=behind), every)
+            rest = Half(reference, replace(whole, module=behind, inputs=None), every)
         else:
             try:
                 program = lowering.lower_rest(found, model, features, adapted=adapted, loss=whole.loss, dtype=dtype)
@@ -269,6 +271,6 @@ def cut(
 def _agree(whole: reference.Model, before: Part, behind: Part, x: Tensor) -> bool:
     """Whether the halves give what the whole gives: the last word on code that writes where nobody has looked."""
     drawn: list[str] = []
-    expected = reference.observed(whole, whole.module, x, drawn.append)
+    expected = reference.observed(whole, lambda x: reference.call(whole.module, x, whole.inputs), x, drawn.append)
     made = reference.observed(whole, lambda x: behind(before(x)), x, drawn.append)
     return bool(drawn) or torch.allclose(made, expected, rtol=1e-3, atol=1e-5, equal_nan=True)

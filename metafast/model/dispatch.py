@@ -59,9 +59,10 @@ def _by_rows(b: Builder, merged: list[Place], target: Any, arguments: Sequence[A
             place.merged = True
     others = [each for each in (*arguments, *keywords.values()) if isinstance(each, (Place, Tensor))]
     fit = all(each.shape == shape if each in merged else len(each.shape) < len(shape) for each in others)
-    right = isinstance(result, Place) and len(result.shape) == len(shape) and result.shape[0] == shape[0]
+    rank = len(shape) + any(node.op == "embedding" for node in b.nodes[first:])
+    right = isinstance(result, Place) and len(result.shape) == rank and result.shape[0] == shape[0]
     for node in b.nodes[first:]:
-        right &= node.op in (*POINTWISE, *PAIRS, "linear", "parameter")
+        right &= node.op in (*POINTWISE, *PAIRS, "linear", "parameter", "embedding")
         right &= (fit or node.op not in PAIRS) and (len(shape) > 1 or node.op != "linear")
     if not right:
         b.refuse(f"works on {Batch(shape[0])} rows, which is native for layers that work on each row alone")

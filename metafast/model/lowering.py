@@ -17,6 +17,7 @@ from metafast import losses
 from metafast.model.builder import Builder, Place, Unsupported, batched, described
 from metafast.model.cut import GraphCut, pruned
 from metafast.model.dispatch import Evaluate, evaluate
+from metafast.model.inputs import Inputs
 from metafast.model.program import Loss, Node, Program, Shape
 from metafast.model.tracing import trace
 from metafast.tracking.reads import Reads
@@ -34,17 +35,20 @@ def lower(
     loss: Loss | None = None,
     dtype: torch.dtype = torch.float32,
     given: torch.dtype | None = None,
+    inputs: Inputs | None = None,
     reads: Reads | None = None,
 ) -> Program:
     """The Program of ``model`` on inputs [N, *example_shape], for every number N of examples.
 
     ``adapted(name)`` says which parameters the inner loop moves; one with ``requires_grad=False`` is a constant. All
     parameters must have the type ``dtype``, float32 or float64, and so has the input, unless it is ``given`` as
-    integers. A BatchNorm in training mode uses the
+    integers; ``inputs`` says how it holds several tensors. A BatchNorm in training mode uses the
     statistics of its batch and leaves its buffers alone. ``reads`` notes what the model's code depends on. Nothing is
     computed. Raises :class:`Unsupported`.
     """
-    graph, builder, values = trace(model, partial(Builder, model, tuple(example_shape), adapted, dtype, given), reads)
+    graph, builder, values = trace(
+        model, partial(Builder, model, tuple(example_shape), adapted, dtype, given), reads, inputs
+    )
     assert builder is not None
     return _program(builder, interpret(graph, model, builder, known=values), loss)
 

@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize
 
 from metafast import transforms
 from metafast.model.builder import Builder, Unsupported
+from metafast.model.inputs import Inputs
 from metafast.model.known import Known, is_size
 from metafast.model.layers import MODULES
 from metafast.model.proxies import (
@@ -57,23 +58,28 @@ class Trace(NamedTuple):
     values: Mapping[fx.Node, Any]  # what nodes come to by this builder; not those that have no native form
 
 
-def trace(model: nn.Module, build: Callable[[], Builder | None], reads: Reads | None = None) -> Trace:
-    """The graph of ``model(x)`` for any number N of examples, of the shape that a new builder has for its input; with
-    none, forward cannot decide by shapes. Nodes name modules, parameters and buffers as the model does ("" is the
-    model), and ``node.meta["where"]`` names the module that the code of a node belongs to. ``reads`` notes what the
-    code depends on. No random number is drawn: code that is about to draw one is refused. Raises
-    :class:`Unsupported`."""
+def trace(
+    model: nn.Module,
+    build: Callable[[], Builder | None],
+    reads: Reads | None = None,
+    inputs: Inputs | None = None,
+) -> Trace:
+    """The graph of ``model(x)``, or of ``model(*x)`` for several ``inputs`` in one tensor, for any number N of
+    examples, of the shape that a new builder has for its input; with none, forward cannot decide by shapes. Nodes name
+    modules, parameters and buffers as the model does ("" is the model), and ``node.meta["where"]`` names the module
+    that the code of a node belongs to. ``reads`` notes what the code depends on. No random number is drawn: code that
+    is about to draw one is refused. Raises :class:`Unsupported`."""
     reads = Reads(model) if reads is None else reads
-    traced = _trace_once(model, build(), reads)
+    traced = _trace_once(model, build(), reads, inputs)
     if reads.watch.changed():  # as a cache does that is filled at its first use
         reads.forget()
-        traced = _trace_once(model, build(), reads)
+        traced = _trace_once(model, build(), reads, inputs)
         if reads.watch.changed():
             raise Unsupported("", f"{type(model).__name__} changes global variables in forward")
     return traced
 
 
-def _trace_once(model: nn.Module, builder: Builder | None, reads: Reads) -> Trace:
+def _trace_once(model: nn.Module, builder: Builder | None, reads: Reads, inputs: Inputs | None) -> Trace:
     _refuse_hooks(model)
     drawn: list[str] = []  # should the model's code catch what is raised
 
@@ -92,7 +98,7 @@ def _trace_once(model: nn.Module, builder: Builder | None, reads: Reads) -> Trac
         try:
             with draws.private(drawn.append), undone, reads.recording(about_to_draw, enters):
                 try:
-                    graph = tracer.trace(_Root(model))
+                    graph = tracer.trace(_Root(model, inputs))
                 finally:
                     changed = not before.is_unchanged()
         except Unsupported:
@@ -132,12 +138,12 @@ def _refuse_hooks(model: nn.Module) -> None:
 class _Root(nn.Module):
     """Calls the model as a user does, with defaults for its other arguments, and lets the model itself be a leaf."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs | None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.inputs = model, inputs
 
     def forward(self, x: Any) -> Any:
-        return self.model(x)
+        return self.model(x) if self.inputs is None else self.model(*self.inputs.unpack(x))
 
 
 class _Tracer(fx.Tracer):

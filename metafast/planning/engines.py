@@ -49,7 +49,7 @@ def composed(
         return None
     reads = Reads(model)
     try:
-        graph = trace(model, lambda: _builder(model, x, dtype), reads).graph
+        graph = trace(model, lambda: _builder(model, x, dtype), reads, whole.inputs).graph
     except lowering.Unsupported:
         return None
     with Undone(model):

@@ -12,7 +12,6 @@ computed; where it is not, its forward runs once on one task's examples.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -22,14 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from metafast import arguments, losses, transforms
-from metafast.call import Batch, Hyper
+from metafast.call import Batch, Hyper, tensors_of
 from metafast.engine import reference
 from metafast.engine.static import Composed
 from metafast.model import lowering
 from metafast.model.builder import called
+from metafast.model.inputs import Inputs
 from metafast.model.program import Node, Parameter, Program, Shape
-from metafast.planning import engines, indices, shared
+from metafast.planning import engines, shared
 from metafast.planning.accumulation import Receivers
+from metafast.planning.reading import Reading, may_look_at
 from metafast.planning.warned import CANCELLING, PADDED, warn_once
 from metafast.tracking.metadata import metadata
 from metafast.tracking.reads import Reads, Undone
@@ -49,7 +50,7 @@ class Plan:
     out: Shape  # of one example
     dtype: torch.dtype
     device: torch.device
-    given: torch.dtype  # of x: another one where that holds integers
+    reading: Reading
     tensors: tuple[Tensor, ...]  # the model's own, for program.parameters
     names: tuple[str, ...]  # of the model's parameters
     adapted: tuple[Parameter, ...]
@@ -140,51 +141,30 @@ class Plan:
         A query set must have the tasks and the kind of example of ``like``, the support set's x.
         """
         x, y, w = batch
-        key = (name, stepwise, metadata((x, y, w, like)))
+        first, *others = tensors_of(x)
+        key = (name, stepwise, isinstance(x, tuple), metadata((first, *others, y, w, like)))
         if key not in self.accepted:
             arguments.axes(f"{name} x", x, stepwise)
-            if like is not None and (x.shape[0] != like.shape[0] or x.shape[2:] != self.example):
+            alike = self.reading.inputs is not None or first.shape[2:] == self.example
+            if like is not None and (first.shape[0] != like.shape[0] or not alike):
                 raise ValueError(
-                    f"{name} x has shape {list(x.shape)}, support x {list(like.shape)}; expected the same number of "
-                    "tasks T and the same shape of one example"
+                    f"{name} x has shape {list(first.shape)}, support x {list(like.shape)}; expected the same number "
+                    "of tasks T and the same shape of one example"
                 )
-            self.check_inputs(f"{name} x", x)
-            self.check_norms(f"{name} x", x, 2 if stepwise else 1)
+            self.reading.check(f"{name} x", x, stepwise)
+            self.check_norms(f"{name} x", first, 2 if stepwise else 1)
             arguments.examples(name, batch, self.loss, self.out, self.dtype, self.device, stepwise)
             self.accepted.add(key)
-        if self.converts:
-            batch = batch._replace(x=self.taken(f"{name} x", x))
+        if self.reading.converts:
+            batch = batch._replace(x=self.reading.taken(f"{name} x", x))
         if y is not None and self.loss is not None and not y.is_floating_point():
             if y.dtype != torch.int64:
                 batch = batch._replace(y=y.long())
-            if _may_look_at(y):  # where not, a label out of range gives its task NaN
+            if may_look_at(y):  # where not, a label out of range gives its task NaN
                 arguments.labels(f"{name} y", y, self.out[0], self.loss.ignored)
-        if w is not None and _may_look_at(w):
+        if w is not None and may_look_at(w):
             self.check_weights(f"{name} weights", w)
         return batch
-
-    def check_inputs(self, name: str, x: Tensor) -> None:
-        """Device and dtype of x."""
-        arguments.inputs(name, x, self.dtype, self.device)
-        if self.native and x.dtype != self.given:
-            raise TypeError(f"{name} has dtype {x.dtype}; expected {self.given}, as the model was given before")
-
-    @property
-    def converts(self) -> bool:
-        """Whether integers are made numbers of the model's type before the engine reads them."""
-        return self.native and not self.given.is_floating_point
-
-    @cached_property
-    def _limits(self) -> indices.Limits:
-        return indices.Limits(self.program)
-
-    def taken(self, name: str, x: Tensor) -> Tensor:
-        """x as the engine reads it; integers that choose rows of tables are looked at."""
-        if not self.converts:
-            return x
-        if _may_look_at(x):  # where not, an index out of range gives its task NaN
-            self._limits.check(name, x)
-        return x.to(self.dtype)
 
     def check_weights(self, name: str, w: Tensor) -> None:
         """Warn once about weights that do not do what is likely meant by them."""
@@ -254,9 +234,11 @@ class Planner:
             self.plans, self.product = [], None
             self.loss, self.function = known, function
 
-    def plan(self, name: str, x: Tensor, stepwise: bool = False) -> Plan:
-        """The plan for ``x`` [T, N, *example], or [T, K, N, *example]; ``name`` is what errors call it."""
-        key = (x.shape[3 if stepwise else 2 :], x.dtype, x.device)
+    def plan(self, name: str, x: Any, stepwise: bool = False) -> Plan:
+        """The plan for ``x`` [T, N, *example], or [T, K, N, *example], or a tuple of such; ``name`` is what errors call
+        it."""
+        kinds = [(t.shape[3 if stepwise else 2 :], t.dtype, t.device) for t in tensors_of(x)]
+        key = tuple(kinds) if isinstance(x, tuple) else kinds[0]
         with reference.SWAPPING:
             self.refresh()
             for plan in self.plans:
@@ -309,28 +291,31 @@ class Planner:
     def _warn_of_torch(self, why: str) -> None:
         self._warn(f"running on torch, slower than natively, because of {why}; backend='torch' silences this")
 
-    def _make(self, name: str, x: Tensor, key: Hashable) -> Plan:
+    def _make(self, name: str, x: Any, key: Hashable) -> Plan:
         named = dict(self.model.named_parameters())
         arguments.adapted(self.adapt_params, {n: p.requires_grad for n, p in named.items()})
         dtype, device = one_kind(named)
         arguments.inputs(name, x, dtype, device)
+        inputs = Inputs.of(x, 1)
+        given, x = (x.dtype, x) if inputs is None else (dtype, inputs.pack(x, dtype))
         self._check_statistics()
         engine: Any
         program: Any
         why = "backend='torch'"
         reads, undone = Reads(self.model), Undone(self.model)
         if self.backend == "torch":
-            engine, program, reads = self._by_torch(name, x, dtype, undone)
+            engine, program, reads = self._by_torch(name, x, dtype, undone, inputs)
         else:
             try:
-                engine, program = self._native(x, dtype, device, reads)
+                engine, program = self._native(x, dtype, device, reads, inputs)
             except lowering.Unsupported as unsupported:
                 why = str(unsupported)
                 engine, program, reads = self._by_torch(
-                    name, x, dtype, undone
+                    name, x, dtype, undone, inputs
                 )  # what torch cannot run is another error
                 self._check_choice(engine, why, unsupported)
-        out = program.output_shape if isinstance(program, Program) else program.out
+        native = isinstance(program, Program)
+        out = program.output_shape if native else program.out
         tensors = named | dict(self.model.named_buffers())
         return Plan(
             engine,
@@ -339,7 +324,7 @@ class Planner:
             tuple(out),
             dtype,
             device,
-            x.dtype,
+            Reading(program if native else None, dtype, device, tuple(x.shape[1:]), given, inputs),
             tensors=tuple(tensors[p.name] for p in program.parameters),
             names=tuple(named),
             adapted=tuple(program.parameters[i] for i in program.adapted),
@@ -361,9 +346,11 @@ class Planner:
             raise RuntimeError(f"{asked}, but the native engine cannot be used, because of {why}") from unsupported
         self._warn_of_torch(why)
 
-    def _by_torch(self, name: str, x: Tensor, dtype: torch.dtype, undone: Undone) -> tuple[Any, reference.Model, Reads]:
+    def _by_torch(
+        self, name: str, x: Tensor, dtype: torch.dtype, undone: Undone, inputs: Inputs | None
+    ) -> tuple[Any, reference.Model, Reads]:
         """What runs a model that is not native as a whole, and what that depends on."""
-        program, reads = self._describe(name, x, undone)
+        program, reads = self._describe(name, x, undone, inputs)
         if self.unrolls:
             on_torch = self.backend == "torch" or self.loss is None
             found = engines.composed(self.model, program, self.adapts, x, dtype, on_torch)
@@ -371,23 +358,32 @@ class Planner:
                 return found[0], program, found[1]
         return reference, program, reads
 
-    def _describe(self, name: str, x: Tensor, undone: Undone) -> tuple[reference.Model, Reads]:
+    def _describe(self, name: str, x: Tensor, undone: Undone, inputs: Inputs | None) -> tuple[reference.Model, Reads]:
         """What torch runs, and what its code reads. The model is left as it was."""
         reads = Reads(self.model, versions=False)
         with undone, reads.recording():
-            program = reference.describe(self.model, self.loss or self.function, self.adapts, x, name)
+            program = reference.describe(self.model, self.loss or self.function, self.adapts, x, name, inputs)
         reads.watch.keep_unchanged()
         # One task after another if tasks leave something behind in the model: under vmap, that would be of all at once.
         return (replace(program, batched=False) if undone.changes else program), reads
 
-    def _native(self, x: Tensor, dtype: torch.dtype, device: torch.device, reads: Reads) -> tuple[Any, Program]:
+    def _native(
+        self, x: Tensor, dtype: torch.dtype, device: torch.device, reads: Reads, inputs: Inputs | None
+    ) -> tuple[Any, Program]:
         """The native engine and what it runs; raises Unsupported. ``reads`` notes what that depends on."""
         if self.loss is None:
             raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
         engines.check_kind(device)
         example = tuple(x.shape[1:])
         program = lowering.lower(
-            self.model, example, adapted=self.adapts, loss=self.loss, dtype=dtype, given=x.dtype, reads=reads
+            self.model,
+            example,
+            adapted=self.adapts,
+            loss=self.loss,
+            dtype=dtype,
+            given=x.dtype,
+            inputs=inputs,
+            reads=reads,
         )
         return engines.native(program, x, self.unrolls), program
 
@@ -405,11 +401,6 @@ class Planner:
 
     def _warn(self, message: str) -> None:
         warn_once(self.warned, message)
-
-
-def _may_look_at(tensor: Tensor) -> bool:
-    """Whether values may be checked: on a GPU the host would have to wait for them."""
-    return tensor.device.type == "cpu" or os.environ.get("METAFAST_CHECK", "0") != "0"
 
 
 def _uses_batch_statistics(node: Node) -> bool:

@@ -50,7 +50,7 @@ class Repeated:
         sets: the names of sets of examples, and where among the tensors their y and weights are.
     """
 
-    __slots__ = ("_borrowed", "_call", "_converts", "_plan")
+    __slots__ = ("_borrowed", "_call", "_reading")
 
     def __init__(
         self, plan: Plan, run: native.Run, known: bytes, places: Sequence[int], sets: Sequence[tuple[str, Batch, int]]
@@ -66,7 +66,7 @@ class Repeated:
             if batch.w is not None:
                 checks.append((y + 1, 0, functools.partial(plan.check_weights, f"{name} weights")))
         is_unchanged, session = plan.snapshot.is_unchanged, run.prepared.session
-        self._plan, self._converts = plan, plan.converts
+        self._reading = plan.reading
         #: What C++ uses without owning it, so that the garbage collector sees circles through here.
         self._borrowed = (plan, session, own, checks, is_unchanged)
         self._call = _native.RepeatedCall(
@@ -83,12 +83,9 @@ class Repeated:
 
     def _taken(self, name: str, data: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """x, y and weights with x as the engine reads it; None where this is another kind of x."""
-        if not self._converts:
+        if not self._reading.converts:
             return data
-        x, example = data[0], self._plan.example
-        if type(x) is not Tensor or x.dtype != self._plan.given or x.shape[x.dim() - len(example) :] != example:
-            return None
-        return (self._plan.taken(name, x), *data[1:])
+        return (self._reading.taken(name, data[0]), *data[1:]) if self._reading.fits(data[0]) else None
 
 
 class Repeat(Repeated):

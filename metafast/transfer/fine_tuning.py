@@ -51,6 +51,7 @@ def fine_tune(
         FloatingPointError: the loss is no longer finite; the weights are those before that step.
     """
     x, y, _ = arguments.batch("data", data)
+    x = arguments.tensor("data x", x)
     assert y is not None
     if not (x.ndim and y.ndim and len(x) and len(x) == len(y)):
         raise ValueError(f"data: x has shape {list(x.shape)}, y {list(y.shape)}; expected [N, ...] each, N >= 1")
