@@ -162,6 +162,25 @@ def _batch_norm(node: Node, inputs: list[Tensor], parameters: list[Tensor | None
     return y if bias is None else y + wide(bias)
 
 
+def _normalise(node: Node, inputs: list[Tensor], parameters: list[Tensor | None], a: Named, shape: object) -> Tensor:
+    x = inputs[0].movedim(1, -1) if inputs[0].ndim == 4 else inputs[0]  # channels last
+    sets = x.unflatten(-1, (int(a["groups"]), -1))
+    axes = (1, 2, -1) if x.ndim == 4 else (-1,)
+    if a["centred"]:
+        sets = sets - sets.mean(axes, keepdim=True)
+    y = (sets / torch.sqrt((sets**2).mean(axes, keepdim=True) + a["eps"])).flatten(-2)
+    weight, bias = (None if p is None else p.reshape(-1) for p in parameters)
+    y = y if weight is None else y * weight
+    y = y if bias is None else y + bias
+    return y.movedim(-1, 1) if x.ndim == 4 else y
+
+
+def _softmax(x: Tensor) -> Tensor:
+    channel = 1 if x.ndim == 4 else -1
+    powers = torch.exp(x)
+    return powers / powers.sum(channel, keepdim=True)
+
+
 def _pointwise(function: Callable[[Tensor, Named], Tensor]) -> Callable[..., Tensor]:
     return lambda node, inputs, parameters, a, shape: function(inputs[0], a)
 
@@ -209,6 +228,9 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "conv2d": _conv2d,
     "conv_transpose2d": _conv_transpose2d,
     "batch_norm": _batch_norm,
+    "normalise": _normalise,
+    "softmax": lambda node, inputs, parameters, a, shape: _softmax(inputs[0]),
+    "log_softmax": lambda node, inputs, parameters, a, shape: _softmax(inputs[0]).log(),
     "relu": _pointwise(lambda x, a: torch.where(x > 0, x, 0)),
     "tanh": _pointwise(lambda x, a: 1 - 2 / (torch.exp(2 * x) + 1)),
     "sigmoid": _pointwise(lambda x, a: 1 / (1 + torch.exp(-x))),

@@ -104,6 +104,17 @@ class Unused(nn.Module):
         return torch.tanh(self.used(x))
 
 
+class Cumulative(nn.Module):
+    """A layer with parameters that has no native form."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * torch.logcumsumexp(x, -1) + self.bias
+
+
 class Transformer(nn.Module):
     """A backbone without native form; sequences are averaged by a method."""
 

@@ -10,9 +10,10 @@ from torch import nn
 
 from models import Functional, Methods, Residual, Reused, Tied, Twice, TwoHeads, Unused, conv4, frozen, mlp, seq
 from row import POINTWISE as POINTWISE
-from row import C, L, Row, act, norm, pool
+from row import C, L, Row, act, pool
 from rows_convolutions import ALONG_ONE_AXIS, CONVOLUTIONS, NETWORKS
 from rows_inputs import INPUTS
+from rows_norms import NORMS
 from rows_of_losses import LOSSES
 from rows_of_parts import PAIRS, PARTS
 from rows_of_pointwise import POINTWISE_ROWS
@@ -56,56 +57,6 @@ LINEAR = [
     Row("linear/one-output-twice", TwoHeads),
     Row("linear/flatten-image", lambda: seq(nn.Flatten(), L(12, 4), nn.SiLU(), L(4, 2)), (1, 3, 4)),
     Row("linear/deep", lambda: seq(*(layer for _ in range(6) for layer in (L(4, 4), nn.Tanh()))), (4,)),
-]
-
-NORMS = [
-    norm("1d", lambda: nn.BatchNorm1d(5)),
-    norm("1d-plain", lambda: nn.BatchNorm1d(5, affine=False)),
-    norm("1d-no-statistics", lambda: nn.BatchNorm1d(5, track_running_stats=False)),
-    norm("1d-no-statistics-eval", lambda: nn.BatchNorm1d(5, track_running_stats=False), training=False),
-    norm("1d-eval", lambda: nn.BatchNorm1d(5), training=False),
-    norm("1d-plain-eval", lambda: nn.BatchNorm1d(5, affine=False), training=False),
-    norm("1d-eps", lambda: nn.BatchNorm1d(5, eps=0.3)),
-    norm("1d-cumulative", lambda: nn.BatchNorm1d(5, momentum=None)),
-    norm("2d", lambda: nn.BatchNorm2d(3), (2, 3, 3)),
-    norm("2d-plain", lambda: nn.BatchNorm2d(3, affine=False), (2, 3, 3)),
-    norm("2d-no-statistics", lambda: nn.BatchNorm2d(3, track_running_stats=False), (2, 3, 3)),
-    norm("2d-eval", lambda: nn.BatchNorm2d(3), (2, 3, 3), training=False),
-    norm("2d-plain-eval", lambda: nn.BatchNorm2d(3, affine=False), (2, 3, 3), training=False),
-    norm("2d-eps", lambda: nn.BatchNorm2d(3, eps=0.2), (2, 3, 3)),
-    norm("2d-first-order", lambda: nn.BatchNorm2d(3), (2, 3, 3), first_order=True),
-    norm(
-        "2d-adapted-affine-only", lambda: nn.BatchNorm2d(3), (2, 3, 3), adapt_params=("1.weight", "1.bias"), static=True
-    ),
-    norm(
-        "2d-affine-not-adapted",
-        lambda: nn.BatchNorm2d(3),
-        (2, 3, 3),
-        adapt_params=lambda name: not name.startswith("1."),
-    ),
-    norm("2d-affine-frozen", lambda: frozen(nn.BatchNorm2d(3), "weight", "bias"), (2, 3, 3)),
-    norm("2d-weighted", lambda: nn.BatchNorm2d(3), (2, 3, 3), weighted=True),
-    Row("norm/1d-input", lambda: seq(nn.BatchNorm1d(3), L(3, 4), nn.Tanh(), L(4, 2)), shots=4, queries=3),
-    Row("norm/2d-input", lambda: seq(nn.BatchNorm2d(2), C(2, 3, 2), nn.Tanh(), nn.Flatten(), L(12, 2)), (2, 3, 3)),
-    Row(
-        "norm/2d-then-relu",
-        lambda: seq(C(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), C(3, 2, 2), nn.Flatten(), L(2, 2)),
-        (2, 3, 3),
-        smooth=False,
-    ),
-    Row("norm/2d-last", lambda: seq(C(2, 3, 2), nn.BatchNorm2d(3)), (2, 3, 3)),
-    # One step in the engine, with a row and a column that no window covers.
-    *(
-        Row(
-            f"norm/relu-pool{'' if affine else '-plain'}",
-            lambda affine=affine: seq(
-                C(2, 3, 3), nn.BatchNorm2d(3, affine=affine), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), L(18, 2)
-            ),
-            (2, 9, 7),
-            smooth=False,
-        )
-        for affine in (True, False)
-    ),
 ]
 
 ACTIVATIONS = [

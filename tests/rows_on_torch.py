@@ -7,36 +7,36 @@ from dataclasses import replace
 
 from torch import nn
 
-from models import Recurrent, Reused, Sign, Tied, Transformer, Twice, conv4, cosine_loss, frozen, mlp, seq
-from row import C, L, Row
+from models import Cumulative, Recurrent, Reused, Sign, Tied, Transformer, Twice, conv4, cosine_loss, frozen, mlp, seq
+from row import L, Row
 
 #: What the inner loop does not move stands before what it moves. Where that has no native form, torch runs it, and the
 #: inner loop is native all the same.
 STATIC = [
-    Row("option/static-layer-norm", lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 2)), adapt_params="3.*"),
+    Row("option/static-cumulative", lambda: seq(L(3, 5), Cumulative(5), nn.Tanh(), L(5, 2)), adapt_params="3.*"),
     Row(
-        "option/static-layer-norm-two-layers",
-        lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 4), nn.Tanh(), L(4, 2)),
+        "option/static-cumulative-two-layers",
+        lambda: seq(L(3, 5), Cumulative(5), nn.Tanh(), L(5, 4), nn.Tanh(), L(4, 2)),
         adapt_params=lambda name: name[0] in "35",
         lr_form="per_element",
         steps=3,
         weighted=True,
     ),
     Row(
-        "option/static-layer-norm-constant",
-        lambda: frozen(seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 3)), "0.", "1."),
+        "option/static-cumulative-constant",
+        lambda: frozen(seq(L(3, 5), Cumulative(5), nn.Tanh(), L(5, 3)), "0.", "1."),
         loss="cross_entropy",
         steps=3,
     ),
     Row(
-        "option/static-layer-norm-stepwise",
-        lambda: seq(L(3, 5), nn.LayerNorm(5), L(5, 2)),
+        "option/static-cumulative-stepwise",
+        lambda: seq(L(3, 5), Cumulative(5), L(5, 2)),
         adapt_params="2.*",
         stepwise=True,
     ),
     Row(
         "option/static-first-order",
-        lambda: seq(L(3, 5), nn.LayerNorm(5), L(5, 2)),
+        lambda: seq(L(3, 5), Cumulative(5), L(5, 2)),
         adapt_params="2.*",
         first_order=True,
     ),
@@ -50,7 +50,7 @@ STATIC = [
     ),
     Row(
         "option/static-body-then-norm",
-        lambda: seq(L(3, 5), nn.GroupNorm(1, 5), L(5, 4), nn.BatchNorm1d(4), nn.Tanh(), L(4, 2)),
+        lambda: seq(L(3, 5), Cumulative(5), L(5, 4), nn.BatchNorm1d(4), nn.Tanh(), L(4, 2)),
         adapt_params=lambda name: name[0] in "35",
         shots=4,
         queries=3,
@@ -65,19 +65,7 @@ STATIC += [  # native in both halves
 ]
 
 FALLBACK = [
-    Row("torch/layer-norm", lambda: seq(L(3, 5), nn.LayerNorm(5), nn.Tanh(), L(5, 2)), native=False),
-    Row(
-        "torch/group-norm",
-        lambda: seq(C(2, 4, 2), nn.GroupNorm(2, 4), nn.Tanh(), nn.Flatten()),
-        (2, 3, 3),
-        native=False,
-    ),
-    Row(
-        "torch/instance-norm",
-        lambda: seq(C(2, 4, 2), nn.InstanceNorm2d(4, affine=True), nn.Tanh(), nn.Flatten()),
-        (2, 3, 4),
-        native=False,
-    ),
+    Row("torch/cumulative", lambda: seq(L(3, 5), Cumulative(5), nn.Tanh(), L(5, 2)), native=False),
     Row(
         "torch/batch-norm-3d", lambda: seq(nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Tanh()), (1, 3, 3, 3), native=False
     ),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import metafast as mf
 from metafast.model.builder import Unsupported
 from metafast.model.lowering import lower
+from models import Cumulative
 
 
 class Of(nn.Module):
@@ -49,8 +50,8 @@ def test_a_module_named_by_a_number_is_called_a_layer(warned: list[warnings.Warn
     batch = torch.randn(2, 5, 4), torch.randint(3, (2, 5))
     mf.MAML(model)(batch, batch)
     assert "layer '1' (BatchNorm1d) is in eval mode and its running statistics" in str(warned[0].message)
-    mf.MAML(nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3)))(batch, batch)
-    assert "because of layer '1': LayerNorm has no native form;" in str(warned[1].message)
+    mf.MAML(nn.Sequential(nn.Linear(4, 3), Cumulative(3)))(batch, batch)
+    assert "because of layer '1': logcumsumexp() in Cumulative has no native form;" in str(warned[1].message)
     mf.MAML(nn.BatchNorm1d(4).eval())(batch, (batch[0], batch[1]))
     assert "the model (BatchNorm1d) is in eval mode" in str(warned[2].message)
     with pytest.raises(ValueError, match=r"N=1, but layer '1' \(batch norm\) in training mode"):
@@ -74,7 +75,7 @@ def test_a_class_made_by_exec_runs_natively() -> None:
     assert "__name__" not in scope
     model = scope["Net"]()
     batch = torch.randn(2, 5, 4), torch.randint(3, (2, 5))
-    mf.MAML(nn.Sequential(scope["Net"](), nn.LayerNorm(3)), backend="torch")(batch, batch)
+    mf.MAML(nn.Sequential(scope["Net"](), Cumulative(3)), backend="torch")(batch, batch)
     found = mf.MAML(model, strict=True)(batch, batch)
     expected = mf.MAML(nn.Sequential(model.fc, nn.ReLU()), strict=True)(batch, batch)
     assert torch.equal(found.loss, expected.loss)

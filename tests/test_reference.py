@@ -263,7 +263,7 @@ def test_a_branch_is_taken_by_every_task_for_itself() -> None:
 
 # ------------------------------------------------------------------------------------------- gradient, hvp and predict
 
-SAMPLE = [row for row in ROWS if row.name in {"torch/layer-norm", "torch/mish", "norm/2d-weighted", "option/tasks-3"}]
+SAMPLE = [row for row in ROWS if row.name in {"torch/cumulative", "torch/mish", "norm/2d-weighted", "option/tasks-3"}]
 
 
 @pytest.mark.parametrize("row", SAMPLE, ids=lambda row: row.name)
@@ -321,7 +321,7 @@ def test_module_and_random_state_are_left_alone() -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_without_gradients_the_values_are_the_same(mode: Callable[[], Any]) -> None:
-    problem = make(BY_NAME["torch/layer-norm"])
+    problem = make(BY_NAME["torch/cumulative"])
     model, tensors = described(problem.model, problem.row.loss, problem.support[0][0])
     rates = Hyper(torch.full((2, len(model.adapted)), 0.1, dtype=torch.float64))
     support, query = Batch(*problem.support, None), Batch(*problem.query, None)  # type: ignore[misc]

@@ -23,7 +23,7 @@ import oracle
 from judge import Case, assert_close
 from metafast.engine import static
 from metafast.engine.static import Composed
-from models import Recurrent, Residual, Transformer, frozen, mlp, seq
+from models import Cumulative, Recurrent, Residual, Transformer, frozen, mlp, seq
 from problems import make
 from row import Row
 from rows import BY_NAME, ROWS
@@ -129,7 +129,7 @@ def test_the_cut_is_the_last_that_one_tensor_goes_through(
 
 def test_a_cut_leaves_the_modes_of_a_models_modules_as_they_are() -> None:
     """A norm that its user set to eval mode uses its buffers, in a model that is in train mode."""
-    model = seq(L(3, 4), nn.BatchNorm1d(4), nn.SiLU(), nn.LayerNorm(4), L(4, 2)).double()
+    model = seq(L(3, 4), nn.BatchNorm1d(4), nn.SiLU(), Cumulative(4), L(4, 2)).double()
     model[1].eval()
     x, y = torch.randn(2, 5, 3, dtype=torch.float64), torch.randn(2, 5, 2, dtype=torch.float64)
     for backend in ("auto", "torch"):
@@ -158,7 +158,7 @@ class Alive(TorchDispatchMode):
 
 def test_a_frozen_part_lets_go_of_what_is_not_read_again() -> None:
     """As the module itself does: a deep base needs no more memory cut than whole."""
-    layers = [each for _ in range(12) for each in (L(4, 4), nn.LayerNorm(4), nn.SiLU())]
+    layers = [each for _ in range(12) for each in (L(4, 4), Cumulative(4), nn.SiLU())]
     model = seq(*layers, L(4, 2))
     for parameter in [*model.parameters()][:-2]:
         parameter.requires_grad_(False)
@@ -173,12 +173,12 @@ def test_a_frozen_part_lets_go_of_what_is_not_read_again() -> None:
 
 
 def test_what_is_random_is_not_static() -> None:
-    before = seq(L(3, 4), nn.LayerNorm(4), nn.Dropout(0.5), L(4, 2))
+    before = seq(L(3, 4), Cumulative(4), nn.Dropout(0.5), L(4, 2))
     maml = mf.MAML(before, loss="mse", adapt_params="3.*")
     found = maml._plans().plan("x", torch.randn(2, 3, 3)).composed
     assert found is not None and found.by_torch and found.where == "layer '1'"  # dropout is drawn at every step
     assert cut(before.eval(), (3,), "3.*") == "layer '2'"
-    first = seq(nn.Dropout(0.5), L(3, 4), nn.LayerNorm(4), L(4, 2))
+    first = seq(nn.Dropout(0.5), L(3, 4), Cumulative(4), L(4, 2))
     assert cut(first, (3,), "3.*") is None
 
 
@@ -193,10 +193,10 @@ def test_the_inner_loop_of_any_backbone_is_native(row: Row) -> None:
 
 
 def test_the_prefix_runs_once_per_task_and_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = BY_NAME["option/static-layer-norm"]
+    row = BY_NAME["option/static-cumulative"]
     calls = []
-    forward = nn.LayerNorm.forward
-    monkeypatch.setattr(nn.LayerNorm, "forward", lambda self, x: calls.append(1) or forward(self, x))
+    forward = Cumulative.forward
+    monkeypatch.setattr(Cumulative, "forward", lambda self, x: calls.append(1) or forward(self, x))
     for backend in ("native", "torch"):
         problem = make(row, torch.float64)
         maml = judge.learner(Case(row, torch.float64, "cpu", backend), problem, steps=7)
@@ -207,7 +207,7 @@ def test_the_prefix_runs_once_per_task_and_set(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_without_gradients_nothing_goes_back_through_a_constant_prefix() -> None:
-    model = frozen(seq(L(3, 5), nn.LayerNorm(5), L(5, 2)), "0.", "1.")
+    model = frozen(seq(L(3, 5), Cumulative(5), L(5, 2)), "0.", "1.")
     maml = mf.MAML(model, loss="mse", steps=3)
     found = composed(maml, torch.randn(2, 4, 3))
     assert found is not None
@@ -257,7 +257,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "checkpoints": {"memory": mf.Checkpoint(2)},
 }
 SOME = ["option/head-only-conv", "option/frozen-and-head-only", "option/static-body-then-norm", "option/static-lstm"]
-SOME += ["option/static-layer-norm-constant", "option/static-layer-norm-stepwise"]
+SOME += ["option/static-cumulative-constant", "option/static-cumulative-stepwise"]
 
 
 @pytest.mark.parametrize("start", [False, True], ids=["own", "start"])
@@ -313,7 +313,7 @@ def test_a_cut_learner_is_copied_pickled_and_shared(name: str, monkeypatch: pyte
 
 
 def test_a_model_that_changes_is_cut_anew() -> None:
-    model = seq(L(3, 5), nn.LayerNorm(5), L(5, 2))
+    model = seq(L(3, 5), Cumulative(5), L(5, 2))
     maml = mf.MAML(model, loss="mse", adapt_params="2.*")
     x, y = torch.randn(2, 4, 3), torch.randn(2, 4, 2)
     assert composed(maml, x) is not None
@@ -354,7 +354,7 @@ def test_small_models_keep_the_short_path() -> None:
 
 
 def test_a_model_is_not_kept_alive_by_its_plans() -> None:
-    model: nn.Module | None = seq(L(3, 5), nn.LayerNorm(5), L(5, 2))
+    model: nn.Module | None = seq(L(3, 5), Cumulative(5), L(5, 2))
     gone = weakref.ref(model)
     batch = torch.randn(2, 4, 3), torch.randn(2, 4, 2)
     maml: mf.MAML | None = mf.MAML(model, loss="mse", adapt_params="2.*")
@@ -365,7 +365,7 @@ def test_a_model_is_not_kept_alive_by_its_plans() -> None:
 
 
 def test_start_is_differentiable_where_torch_holds_it_and_refused_where_the_loop_takes_it_for_a_constant() -> None:
-    model = frozen(seq(L(3, 5), nn.LayerNorm(5), L(5, 4), nn.Tanh(), L(4, 2)), "0.", "1.", "4.bias").double()
+    model = frozen(seq(L(3, 5), Cumulative(5), L(5, 4), nn.Tanh(), L(4, 2)), "0.", "1.", "4.bias").double()
     batch = torch.randn(2, 4, 3).double(), torch.randn(2, 4, 2).double()
     made = []
     for backend in ("native", "torch"):
@@ -380,7 +380,7 @@ def test_start_is_differentiable_where_torch_holds_it_and_refused_where_the_loop
 
 
 def test_a_norm_in_the_loop_is_not_trained_on_one_example() -> None:
-    model = seq(L(3, 5), nn.LayerNorm(5), L(5, 4), nn.BatchNorm1d(4), L(4, 2))
+    model = seq(L(3, 5), Cumulative(5), L(5, 4), nn.BatchNorm1d(4), L(4, 2))
     maml = mf.MAML(model, loss="mse", adapt_params=["3.*", "4.*"])
     many, one = (torch.randn(2, 4, 3), torch.randn(2, 4, 2)), (torch.randn(2, 1, 3), torch.randn(2, 1, 2))
     assert composed(maml, many[0]).by_torch  # type: ignore[union-attr]

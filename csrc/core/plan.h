@@ -85,6 +85,15 @@ constexpr int64_t norm_scratch(int64_t rows, int64_t ld) {
   return (kNormArrays + 2 * ((rows + kMomentRows - 1) / kMomentRows)) * ld;
 }
 
+// Arrays of one element for each channel that a normalisation of each example by itself works with; and how many spans of
+// so many rows it sums over before it sums over those sums.
+constexpr int64_t kSetArrays = 24;
+constexpr int64_t spans_of_block(int64_t positions) { return positions < kMomentRows ? kMomentRows / positions : 1; }
+constexpr int64_t set_scratch(int64_t spans, int64_t positions, int64_t ld) {
+  const int64_t each = spans_of_block(positions);
+  return (kSetArrays + 2 * ((spans + each - 1) / each)) * ld;
+}
+
 // A stretch of a static linear map, of one example: to[i] += factor * from[i * stride] for i < count. Offsets are into the
 // source that `input` numbers, and the output.
 struct MapRun {
@@ -125,6 +134,8 @@ struct Node {
   int32_t kernel[2], stride[2], pad[2], dilation[2];
   double attribute[2];
   bool training;             // normalises by the batch's own statistics
+  bool centred;              // a normalisation of each example by itself subtracts the mean,
+  int32_t groups;            // and cuts the channels into so many
   bool bias_cancels;         // only nodes that subtract the mean read the output
   int64_t saved, saved_dot;  // offsets of what the node keeps for later passes, in the tape and the tangent tape
   ConvTables conv;

@@ -37,6 +37,8 @@
   X(kMaxPoolForward, MaxPoolForward)                         \
   X(kMaxPoolTangentForward, MaxPoolTangentForward)           \
   X(kMaxPoolBackward, MaxPoolBackward)                       \
+  X(kSoftmaxForward, SoftmaxForward)                         \
+  X(kSoftmaxBackward, SoftmaxBackward)                       \
   X(kSparseMapForward, SparseMapForward)                     \
   X(kSparseMapBackward, SparseMapBackward)                   \
   X(kDropoutForward, DropoutForward)                         \
@@ -56,6 +58,12 @@
   X(kLinearForwardTf32, LinearForwardTf32)                   \
   X(kLinearInputGradientTf32, LinearInputGradientTf32)       \
   X(kLinearWeightGradientTf32, LinearWeightGradientTf32)     \
+  X(kNormaliseStatistics, NormaliseStatistics)               \
+  X(kNormaliseForward, NormaliseForward)                     \
+  X(kNormaliseSetSums, NormaliseSetSums)                     \
+  X(kNormaliseInputGradient, NormaliseInputGradient)         \
+  X(kNormaliseColumnSums, NormaliseColumnSums)               \
+  X(kNormaliseColumnFold, NormaliseColumnFold)               \
   X(kNormMoments, NormMoments)                               \
   X(kNormStatistics, NormStatistics)                         \
   X(kNormForward, NormForward)                               \

@@ -11,8 +11,10 @@
 #include "cuda/primitives/embedding.h"
 #include "cuda/primitives/grouped_conv2d.h"
 #include "cuda/primitives/linear.h"
+#include "cuda/primitives/normalise.h"
 #include "cuda/primitives/pair.h"
 #include "cuda/primitives/pooling.h"
+#include "cuda/primitives/softmax.h"
 #include "cuda/primitives/sparse_map.h"
 
 #include "program/primitives.h"

@@ -1,5 +1,7 @@
-// What BatchNorm computes of one channel or one element: shared by the CPU's loops and the device's threads. S is a real
-// number, a dual number, or on the CPU a vector of real numbers.
+// What a normalisation computes of one set of elements that it averages over, or of one element: shared by the CPU's loops
+// and the device's threads. A set is a channel at all positions of all examples (BatchNorm), or a group of channels of one
+// example at one position or all (LayerNorm, RMSNorm, GroupNorm, InstanceNorm). S is a real number, a dual number, or on
+// the CPU a vector of either's numbers.
 #pragma once
 
 #include "core/plan.h"
@@ -39,11 +41,26 @@ MF_HD S normalised(S x, S mean, S scale, S shift) {
   return (x - mean) * scale + shift;
 }
 
-// With scale = gamma / deviation and averages over rows, which are zero if the statistics are constants.
+// With averages over the set, which are zero if the statistics are constants; that of dy is also where no mean is subtracted.
+// gamma is in the scale if it is the same for all of the set, and otherwise in dy.
 template <class S>
 MF_HD S normalised_input_gradient(S dy, S xhat, S scale, S mean_dy, S mean_dy_xhat) {
   return scale * (dy - mean_dy - xhat * mean_dy_xhat);
 }
+
+// The sets of a normalisation of each example by itself. A span is a stretch of rows whose groups of channels are one set
+// each: one row of a value of rows, all of an image.
+struct NormSets {
+  int64_t positions, spans;  // rows of a span
+  int32_t groups, width;     // channels of a group
+  MF_HD NormSets(const Node& node, const Value& v, int64_t examples)
+      : positions(v.height > 0 ? v.rows : 1),
+        spans(examples * v.rows / positions),
+        groups(node.groups),
+        width(v.channels / node.groups) {}
+  MF_HD int64_t count() const { return spans * groups; }
+  MF_HD int64_t size() const { return positions * width; }
+};
 
 // A channel's parameter and its tangent, where there are such.
 template <class T>

@@ -6,9 +6,11 @@
 #include "program/nodes/dropout.h"
 #include "program/nodes/embedding.h"
 #include "program/nodes/linear.h"
+#include "program/nodes/normalise.h"
 #include "program/nodes/pair.h"
 #include "program/nodes/pointwise.h"
 #include "program/nodes/shape.h"
+#include "program/nodes/softmax.h"
 #include "program/nodes/sparse_map.h"
 #include "program/primitives.h"
 

@@ -18,11 +18,14 @@
   X(Conv2d, "conv2d", 1, 2, kBilinear | kReadsUnpadded | kForgetsOutput)                                  \
   X(ConvTranspose2d, "conv_transpose2d", 1, 2, kBilinear | kForgetsOutput)                                \
   X(BatchNorm, "batch_norm", 1, 4, kSubtractsMean | kForgetsOutput)                                       \
+  X(Normalise, "normalise", 1, 2, kForgetsOutput)                                                         \
   X(MaxPool2d, "max_pool2d", 1, 0, kForgetsOutput)                                                        \
   X(AvgPool2d, "avg_pool2d", 1, 0, kForgetsOutput)                                                        \
   X(AdaptiveAvgPool2d, "adaptive_avg_pool2d", 1, 0, kForgetsOutput)                                       \
   X(Flatten, "flatten", 1, 0, kForgetsOutput)                                                             \
   X(Dropout, "dropout", 1, 0, kForgetsOutput | kRandom)                                                   \
+  X(Softmax, "softmax", 1, 0, 0)                                                                          \
+  X(LogSoftmax, "log_softmax", 1, 0, 0)                                                                   \
   X(SparseMap, "sparse_map", -kNodeInputs, 0, kPackable | kReadsUnpadded | kForgetsOutput | kTakesShared) \
   X(ParameterValue, "parameter", 0, 1, kPackable | kForgetsOutput | kTakesShared)                         \
   X(Embedding, "embedding", 1, 1, kReadsUnpadded | kForgetsOutput)

@@ -31,6 +31,10 @@ def _per_element(node: Node, values: Sequence[Shape], parameters: Sequence[Param
     settings = dict(node.attributes)
     if node.op == "batch_norm":
         return 8 if settings["training"] else 4
+    if node.op == "normalise":
+        return 8 if settings["centred"] else 6
+    if node.op in ("softmax", "log_softmax"):
+        return 4
     if node.op in ("max_pool2d", "avg_pool2d"):
         return int(settings["kernel_h"] * settings["kernel_w"])
     if node.op == "adaptive_avg_pool2d":

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metafast.model.builder import Batch, Builder, Place
+from metafast.model.builder import Batch, Builder, Place, form_of
 from metafast.model.layers import FUNCTIONS, METHODS, MODULES, POINTWISE
+from metafast.model.layers.norms import OF_ROWS
 from metafast.model.layers.pairs import PAIRS
 from metafast.model.layers.table import KNOW_MERGED
 
@@ -62,8 +63,9 @@ def _by_rows(b: Builder, merged: list[Place], target: Any, arguments: Sequence[A
     rank = len(shape) + any(node.op == "embedding" for node in b.nodes[first:])
     right = isinstance(result, Place) and len(result.shape) == rank and result.shape[0] == shape[0]
     for node in b.nodes[first:]:
-        right &= node.op in (*POINTWISE, *PAIRS, "linear", "parameter", "embedding")
-        right &= (fit or node.op not in PAIRS) and (len(shape) > 1 or node.op != "linear")
+        of_rows = node.op in OF_ROWS and b.values[node.output] == form_of(shape)
+        right &= node.op in (*POINTWISE, *PAIRS, "linear", "parameter", "embedding") or of_rows
+        right &= (fit or node.op not in PAIRS) and (len(shape) > 1 or node.op not in ("linear", *OF_ROWS))
     if not right:
         b.refuse(f"works on {Batch(shape[0])} rows, which is native for layers that work on each row alone")
     result.merged = True

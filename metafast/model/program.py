@@ -46,7 +46,10 @@ class Node:
                                                              (in groups, as many as the weight's shape says)
     conv_transpose2d weight, bias?                           as conv2d
     batch_norm     weight?, bias?, running_mean?, running_var?  eps training
+    normalise      weight?, bias?                            eps groups centred (of an example: each group of channels
+                                                             of a row, or of an image)
     (pointwise functions)                                    as csrc/formulas/functions/list.h lists them
+    softmax, log_softmax                                     (over the channels)
     max_pool2d                                               kernel_h kernel_w stride_h stride_w pad_h pad_w
                                                              dilation_h dilation_w
     avg_pool2d                                               kernel_h kernel_w stride_h stride_w pad_h pad_w

@@ -119,5 +119,15 @@ MF_HD T sum_of(Vector<T> v) {
   }
 }
 
+// x[begin] + .. + x[end - 1]
+template <class T>
+T sum_range(const T* x, int64_t begin, int64_t end) {
+  Vector<T> total{};
+  for (; begin + kLanes<T> <= end; begin += kLanes<T>) total += load(x + begin);
+  T sum = sum_of<T>(total);
+  for (; begin < end; ++begin) sum += x[begin];
+  return sum;
+}
+
 }  // namespace METAFAST_ISA
 }  // namespace metafast

@@ -23,6 +23,7 @@ from metafast.model.layers import (
     recurrent,
     resampling,
     shapes,
+    softmax,
 )
 from metafast.model.layers.table import FUNCTIONS, METHODS, MODULES, POINTWISE
 
@@ -46,4 +47,5 @@ __all__ = [
     "recurrent",
     "resampling",
     "shapes",
+    "softmax",
 ]

@@ -1,0 +1,15 @@
+// Softmax over the channels of each row or position, and its logarithm.
+#pragma once
+
+#include "program/node_check.h"
+#include "program/node_plan.h"
+
+namespace metafast {
+
+struct SoftmaxNode {
+  static bool fits(const NodeCheck& c) { return c.in() == c.out(); }
+  static void plan(const NodePlan& p) { p.scratch(2 * p.out().ld); }
+};
+using LogSoftmaxNode = SoftmaxNode;
+
+}  // namespace metafast
