@@ -92,7 +92,13 @@ class Functions(nn.Module):
 SET_NORMS = [
     norm("layer", lambda: nn.LayerNorm(5)),
     norm("layer-plain-eps", lambda: nn.LayerNorm(5, eps=0.2, elementwise_affine=False), lr_form="per_element"),
-    norm("layer-no-bias", lambda: nn.LayerNorm(5, bias=False), adapt_params=("1.weight", "3.*"), steps=3),
+    norm(
+        "layer-no-bias",
+        lambda: nn.LayerNorm(5, bias=False),
+        adapt_params=("1.weight", "3.weight", "3.bias"),
+        steps=3,
+        static=True,
+    ),
     norm("layer-affine-not-adapted", lambda: nn.LayerNorm(5), adapt_params=body),
     norm("layer-affine-frozen", lambda: frozen(nn.LayerNorm(5), "weight", "bias"), weighted=True),
     norm("rms", lambda: nn.RMSNorm(5)),
@@ -135,7 +141,7 @@ SOFTMAX = [
     Row("softmax/wide-sequence", lambda: seq(L(3, 18), nn.Softmax(2), L(18, 2)), (4, 3), weighted=True),
     Row("softmax/channels", lambda: seq(C(2, 5, 2), nn.Softmax(1), C(5, 1, 2)), (2, 4, 5)),
     Row("softmax/positions", lambda: seq(C(2, 3, 2), nn.LogSoftmax(2), nn.Flatten(), L(12, 2)), (2, 3, 3)),
-    Row("softmax/input-last", lambda: seq(nn.Softmax(1), L(3, 4), nn.LogSoftmax(1))),
+    Row("softmax/input-last", lambda: seq(nn.Softmax(1), L(3, 4), nn.LogSoftmax(1)), static=True),
     Row("softmax/masked", Masked, (4, 3)),
 ]
 

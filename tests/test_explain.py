@@ -50,9 +50,7 @@ def test_text_is_a_table() -> None:
 
 
 def test_every_layer_without_a_native_form_is_named() -> None:
-    model = nn.Sequential(
-        nn.Linear(4, 6), Cumulative(6), nn.Softshrink(), nn.Linear(6, 2), nn.FeatureAlphaDropout()
-    )
+    model = nn.Sequential(nn.Linear(4, 6), Cumulative(6), nn.Softshrink(), nn.Linear(6, 2), nn.FeatureAlphaDropout())
     told = explain(model, torch.zeros(2, 3, 4), loss=nn.MultiLabelSoftMarginLoss())
     assert not told.native
     assert [row.native for row in told.rows] == [True, False, False, True, False]
