@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/primitives/shape_and_sum.cuh"
+#include "cuda/task.cuh"
 
 namespace metafast {
 namespace METAFAST_ISA {
