@@ -61,7 +61,8 @@ BATCH = Batch()
 class Place:
     """Memory of shape [N, *shape], or of ``shape`` if it is ``shared``, that holds a value. ``memory`` lists all Places
     that view the same memory. ``axis`` is where N stands in torch's shape; what is not written for others takes 0. Of a
-    ``merged`` one torch's shape is [N * shape[0], *shape[1:]]; what is not written for it takes none."""
+    ``merged`` one torch's shape is [N * shape[0], *shape[1:]]; what is not written for it takes none. An ``averaged``
+    one is the mean of its value over the examples, as losses are; sums and multiples of such means are means again."""
 
     value: int | None  # None: overwritten through another view
     shape: Shape
@@ -70,6 +71,7 @@ class Place:
     axis: int = 0
     merged: bool = False
     integers: torch.dtype | None = None  # what torch's tensor holds, if no numbers of the parameters' type
+    averaged: bool = False
 
     def __post_init__(self) -> None:
         self.memory.append(self)
@@ -152,6 +154,10 @@ class Builder:
         if place.merged:
             self.refuse(
                 f"works on {Batch(place.shape[0])} rows, which is native for layers that work on each row alone"
+            )
+        if place.averaged:
+            self.refuse(
+                "counts with a mean over the examples; native are sums and differences of such means, and multiples"
             )
         return place.value
 

@@ -19,7 +19,7 @@ from metafast.model.cut import GraphCut, pruned
 from metafast.model.dispatch import Evaluate, evaluate
 from metafast.model.inputs import Inputs
 from metafast.model.program import Loss, Node, Program, Shape
-from metafast.model.tracing import trace
+from metafast.model.tracing import Head, trace
 from metafast.tracking.reads import Reads
 
 __all__ = ["Unsupported", "check_output", "interpret", "lower", "lower_rest"]
@@ -36,18 +36,20 @@ def lower(
     dtype: torch.dtype = torch.float32,
     given: torch.dtype | None = None,
     inputs: Inputs | None = None,
+    head: Head | None = None,
     reads: Reads | None = None,
 ) -> Program:
     """The Program of ``model`` on inputs [N, *example_shape], for every number N of examples.
 
     ``adapted(name)`` says which parameters the inner loop moves; one with ``requires_grad=False`` is a constant. All
     parameters must have the type ``dtype``, float32 or float64, and so has the input, unless it is ``given`` as
-    integers; ``inputs`` says how it holds several tensors. A BatchNorm in training mode uses the
+    integers; ``inputs`` says how it holds several tensors, and ``head`` what is
+    made of the outputs and the last of these. A BatchNorm in training mode uses the
     statistics of its batch and leaves its buffers alone. ``reads`` notes what the model's code depends on. Nothing is
     computed. Raises :class:`Unsupported`.
     """
     graph, builder, values = trace(
-        model, partial(Builder, model, tuple(example_shape), adapted, dtype, given), reads, inputs
+        model, partial(Builder, model, tuple(example_shape), adapted, dtype, given), reads, inputs, head
     )
     assert builder is not None
     return _program(builder, interpret(graph, model, builder, known=values), loss)

@@ -52,6 +52,10 @@ def is_leaf(module: nn.Module) -> bool:
     )
 
 
+#: What is made of a model's outputs and the last of its inputs, which it does not see itself: the targets.
+Head = Callable[[Any, Any], Any]
+
+
 class Trace(NamedTuple):
     graph: fx.Graph
     builder: Builder | None
@@ -63,6 +67,7 @@ def trace(
     build: Callable[[], Builder | None],
     reads: Reads | None = None,
     inputs: Inputs | None = None,
+    head: Head | None = None,
 ) -> Trace:
     """The graph of ``model(x)``, or of ``model(*x)`` for several ``inputs`` in one tensor, for any number N of
     examples, of the shape that a new builder has for its input; with none, forward cannot decide by shapes. Nodes name
@@ -70,16 +75,18 @@ def trace(
     that the code of a node belongs to. ``reads`` notes what the code depends on. No random number is drawn: code that
     is about to draw one is refused. Raises :class:`Unsupported`."""
     reads = Reads(model) if reads is None else reads
-    traced = _trace_once(model, build(), reads, inputs)
+    traced = _trace_once(model, build(), reads, inputs, head)
     if reads.watch.changed():  # as a cache does that is filled at its first use
         reads.forget()
-        traced = _trace_once(model, build(), reads, inputs)
+        traced = _trace_once(model, build(), reads, inputs, head)
         if reads.watch.changed():
             raise Unsupported("", f"{type(model).__name__} changes global variables in forward")
     return traced
 
 
-def _trace_once(model: nn.Module, builder: Builder | None, reads: Reads, inputs: Inputs | None) -> Trace:
+def _trace_once(
+    model: nn.Module, builder: Builder | None, reads: Reads, inputs: Inputs | None, head: Head | None
+) -> Trace:
     _refuse_hooks(model)
     drawn: list[str] = []  # should the model's code catch what is raised
 
@@ -98,7 +105,7 @@ def _trace_once(model: nn.Module, builder: Builder | None, reads: Reads, inputs:
         try:
             with draws.private(drawn.append), undone, reads.recording(about_to_draw, enters):
                 try:
-                    graph = tracer.trace(_Root(model, inputs))
+                    graph = tracer.trace(_Root(model, inputs, head))
                 finally:
                     changed = not before.is_unchanged()
         except Unsupported:
@@ -138,12 +145,18 @@ def _refuse_hooks(model: nn.Module) -> None:
 class _Root(nn.Module):
     """Calls the model as a user does, with defaults for its other arguments, and lets the model itself be a leaf."""
 
-    def __init__(self, model: nn.Module, inputs: Inputs | None) -> None:
+    def __init__(self, model: nn.Module, inputs: Inputs | None, head: Head | None) -> None:
         super().__init__()
-        self.model, self.inputs = model, inputs
+        self.model, self.inputs, self.head = model, inputs, head
 
     def forward(self, x: Any) -> Any:
-        return self.model(x) if self.inputs is None else self.model(*self.inputs.unpack(x))
+        if self.inputs is None:
+            return self.model(x)
+        given = [*self.inputs.unpack(x)]
+        if self.head is None:
+            return self.model(*given)
+        *own, target = given
+        return self.head(self.model(*own), target)
 
 
 class _Tracer(fx.Tracer):

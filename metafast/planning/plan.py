@@ -234,11 +234,13 @@ class Planner:
             self.plans, self.product = [], None
             self.loss, self.function = known, function
 
-    def plan(self, name: str, x: Any, stepwise: bool = False) -> Plan:
+    def plan(self, name: str, x: Any, stepwise: bool = False, target: Target | None = None) -> Plan:
         """The plan for ``x`` [T, N, *example], or [T, K, N, *example], or a tuple of such; ``name`` is what errors call
-        it."""
+        it. With a ``target``, of one example, a loss of the user's own may be part of the Program."""
         kinds = [(t.shape[3 if stepwise else 2 :], t.dtype, t.device) for t in tensors_of(x)]
-        key = tuple(kinds) if isinstance(x, tuple) else kinds[0]
+        key: Hashable = tuple(kinds) if isinstance(x, tuple) else kinds[0]
+        target = None if self.loss is not None or self.backend == "torch" else target
+        key = key if target is None else (key, target)
         with reference.SWAPPING:
             self.refresh()
             for plan in self.plans:
@@ -251,9 +253,10 @@ class Planner:
                 if plan.key == key and plan.snapshot.is_unchanged():
                     shared.keep(everybodys, plan)
                     return self._own(plan)
-            made = self._make(name, arguments.first_of(x, stepwise), key)
+            made = self._make(name, arguments.first_of(x, stepwise), key, target)
             if not made.snapshot.blind:
-                shared.keep(everybodys, self._anybodys(made))
+                if target is None:  # else the plan belongs to a loss
+                    shared.keep(everybodys, self._anybodys(made))
                 shared.keep(self.plans, made)
             return made
 
@@ -291,7 +294,7 @@ class Planner:
     def _warn_of_torch(self, why: str) -> None:
         self._warn(f"running on torch, slower than natively, because of {why}; backend='torch' silences this")
 
-    def _make(self, name: str, x: Any, key: Hashable) -> Plan:
+    def _make(self, name: str, x: Any, key: Hashable, target: Target | None) -> Plan:
         named = dict(self.model.named_parameters())
         arguments.adapted(self.adapt_params, {n: p.requires_grad for n, p in named.items()})
         dtype, device = one_kind(named)
@@ -307,7 +310,7 @@ class Planner:
             engine, program, reads = self._by_torch(name, x, dtype, undone, inputs)
         else:
             try:
-                engine, program = self._native(x, dtype, device, reads, inputs)
+                engine, program = self._native(x, dtype, device, reads, inputs, target)
             except lowering.Unsupported as unsupported:
                 why = str(unsupported)
                 engine, program, reads = self._by_torch(
@@ -368,13 +371,22 @@ class Planner:
         return (replace(program, batched=False) if undone.changes else program), reads
 
     def _native(
-        self, x: Tensor, dtype: torch.dtype, device: torch.device, reads: Reads, inputs: Inputs | None
+        self,
+        x: Tensor,
+        dtype: torch.dtype,
+        device: torch.device,
+        reads: Reads,
+        inputs: Inputs | None,
+        target: Target | None,
     ) -> tuple[Any, Program]:
         """The native engine and what it runs; raises Unsupported. ``reads`` notes what that depends on."""
-        if self.loss is None:
-            raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
         engines.check_kind(device)
         example = tuple(x.shape[1:])
+        if target is not None:
+            own = ((example, x.dtype),) if inputs is None else inputs.parts
+            return engines.with_loss(self.model, self.function, Inputs((*own, target)), x, dtype, self.adapts, reads)
+        if self.loss is None:
+            raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
         program = lowering.lower(
             self.model,
             example,

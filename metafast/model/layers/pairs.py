@@ -24,6 +24,8 @@ def is_tensor(thing: Any) -> bool:
 def pair(b: Builder, op: str, left: Any, right: Any, overwrite: bool = False) -> Place:
     """``op`` of two tensors. Parameters and buffers are values that all examples share."""
     first, second = b.place(left), b.place(right)
+    if first.averaged or second.averaged:
+        return _of_means(b, op, first, second)
     b.read(first), b.read(second)
     if not (first.integers and second.integers):  # torch makes integers numbers of the other's type
         first, second = b.real(first), b.real(second)
@@ -38,6 +40,17 @@ def pair(b: Builder, op: str, left: Any, right: Any, overwrite: bool = False) ->
     if operands[0] is not first:
         b.refuse("writes over a tensor in another form than it has, which has no native form")
     return b.emit(op, operands, form, overwrite=True)
+
+
+def _of_means(b: Builder, op: str, first: Place, second: Place) -> Place:
+    """Of means over the examples, where the result is the mean of the same of each example."""
+    alone = [math.prod(p.shape) == 1 and p.shared for p in (first, second)]
+    linear = op in ("add", "subtract") and all(p.averaged or one for p, one in zip((first, second), alone, strict=True))
+    if not (linear or (op == "multiply" and any(alone)) or (op == "divide" and alone[1])):
+        b.refuse("counts with a mean over the examples; native are sums and differences of such means, and multiples")
+    each = [Place(p.value, (), [], p.shared) for p in (first, second)]
+    made = pair(b, op, each[0], each[1])
+    return Place(made.value, (), averaged=True)
 
 
 def _broadcast(b: Builder, first: Place, second: Place) -> tuple[Shape, tuple[Shape, Shape]]:

@@ -239,9 +239,18 @@ def sum_over(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, 
     return reduced(b, input, _axes(b, input, dim), keepdim, 1.0, "sum")
 
 
+def averaged(b: Builder, input: Place) -> Place:
+    """The mean of all elements of all examples: of each example's mean."""
+    count = math.prod(input.shape)
+    each = reduced(b, input, list(range(1, len(input.shape) + 1)), False, 1 / count, "mean") if count > 1 else input
+    return Place(b.rows(Place(each.value, (), [])).value, (), averaged=True)
+
+
 @lowers(torch.mean, "mean")
 def mean(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Literal[None] = None) -> Place:
     input, axes = b.place(input), _axes(b, input, dim)
+    if axes == list(range(len(input.shape) + 1)) and not input.shared and not keepdim:
+        return averaged(b, input)
     if axes == [2, 3] and not input.shared and b.form(input) == input.shape:  # of an image
         pooled = b.emit("adaptive_avg_pool2d", (input,), (input.shape[0], 1, 1))
         return pooled if keepdim else Place(pooled.value, input.shape[:1], pooled.memory)

@@ -42,3 +42,9 @@ def lowers_module(*types: type[nn.Module]) -> Callable[[M], M]:
         return handler
 
     return register
+
+
+def lowered(b: Any, function: Any, *arguments: Any, **keywords: Any) -> Any:
+    """What a function, or a method by its name, comes to: for handlers of functions that are made of others."""
+    table: dict[Any, Handler] = METHODS if isinstance(function, str) else FUNCTIONS
+    return table[function](b, *arguments, **keywords)

@@ -1,0 +1,124 @@
+"""Losses of torch.nn.functional inside a loss of the user's own, and distances, each made of functions of elements.
+
+The mean of all elements of all examples is a mean over the examples (:class:`~metafast.model.builder.Place`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metafast.model.builder import Builder, Place
+from metafast.model.layers.rearrangement import averaged, rearranged
+from metafast.model.layers.table import lowered, lowers
+
+
+def _reduced(b: Builder, each: Place, reduction: str) -> Place:
+    if reduction == "mean":
+        return averaged(b, each)
+    if reduction != "none":
+        b.refuse(f"is not native with reduction={reduction!r}, which grows with the number of examples")
+    return each
+
+
+def _elementwise(function: Callable[..., Tensor], formula: Callable[..., Place]) -> None:
+    """Register a loss of (input, target) whose ``formula(do, input, target, **settings)`` is that of one element."""
+
+    def handler(
+        b: Builder, input: Any, target: Any, *, reduction: str = "mean", weight: None = None, **settings: Any
+    ) -> Place:
+        if weight is not None:
+            b.refuse("is not native with weight here")
+        return _reduced(b, formula(partial(lowered, b), input, target, **settings), reduction)
+
+    lowers(function)(handler)
+
+
+def _square(do: Any, input: Any, target: Any) -> Any:
+    return do(torch.square, do(torch.sub, input, target))
+
+
+def _huber(do: Any, input: Any, target: Any, delta: float = 1.0) -> Any:
+    """m (d - m / 2) with d = |input - target| and m the smaller of d and delta."""
+    distance = do(torch.abs, do(torch.sub, input, target))
+    near = do(torch.clamp, distance, max=delta)
+    return do(torch.mul, near, do(torch.sub, distance, do(torch.mul, near, 0.5)))
+
+
+def _smooth_l1(do: Any, input: Any, target: Any, beta: float = 1.0) -> Any:
+    if beta == 0:
+        return do(torch.abs, do(torch.sub, input, target))
+    return do(torch.div, _huber(do, input, target, beta), beta)
+
+
+def _of_logits(do: Any, input: Any, target: Any, pos_weight: None = None) -> Any:
+    """softplus(z) - z y"""
+    return do(torch.sub, do(F.softplus, input), do(torch.mul, input, target))
+
+
+_elementwise(F.mse_loss, _square)
+_elementwise(F.l1_loss, lambda do, input, target: do(torch.abs, do(torch.sub, input, target)))
+_elementwise(F.huber_loss, _huber)
+_elementwise(F.smooth_l1_loss, _smooth_l1)
+_elementwise(F.binary_cross_entropy_with_logits, _of_logits)
+
+
+@lowers(F.nll_loss)
+def nll_loss(
+    b: Builder, input: Any, target: Any, weight: None = None, *, ignore_index: int = -100, reduction: str = "mean"
+) -> Place:
+    """Of log-probabilities [N, C, ...] and classes [N, ...]."""
+    if weight is not None or ignore_index != -100:
+        b.refuse("is not native with weight or ignore_index here")
+    do = partial(lowered, b)
+    member = do(F.one_hot, target, input.shape[0])
+    member = rearranged(b, torch.movedim, [do("to", member, b.dtype), -1, 1], {}, True, "movedim")
+    return _reduced(b, do(torch.neg, do(torch.sum, do(torch.mul, member, input), 1)), reduction)
+
+
+@lowers(F.cross_entropy)
+def cross_entropy(
+    b: Builder,
+    input: Any,
+    target: Any,
+    weight: None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Place:
+    """Of logits [N, C, ...] and classes [N, ...], or probabilities of the logits' shape."""
+    do = partial(lowered, b)
+    log_probabilities = do(F.log_softmax, input, 1)
+    if isinstance(target, Place) and target.shape == input.shape:
+        each = do(torch.neg, do(torch.sum, do(torch.mul, target, log_probabilities), 1))
+        if weight is not None:
+            b.refuse("is not native with weight here")
+    else:
+        each = nll_loss(b, log_probabilities, target, weight, ignore_index=ignore_index, reduction="none")
+    if label_smoothing:
+        every = do(torch.mul, do(torch.mean, log_probabilities, 1), -label_smoothing)
+        each = do(torch.add, do(torch.mul, each, 1 - label_smoothing), every)
+    return _reduced(b, each, reduction)
+
+
+@lowers(F.normalize)
+def normalize(b: Builder, input: Any, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Place:
+    """x / max(|x|, eps). Below eps the divisor is constant, as in torch."""
+    if p != 2:
+        b.refuse(f"is not native with p={p}")
+    do = partial(lowered, b)
+    squares = do(torch.sum, do(torch.square, input), dim, True)
+    return do(torch.mul, input, do(torch.rsqrt, do(torch.clamp, squares, min=eps**2)))  # type: ignore[no-any-return]
+
+
+@lowers(F.cosine_similarity)
+def cosine_similarity(b: Builder, x1: Any, x2: Any, dim: int = 1, eps: float = 1e-8) -> Place:
+    do = partial(lowered, b)
+    product = do(torch.mul, normalize(b, x1, 2.0, dim, eps), normalize(b, x2, 2.0, dim, eps))
+    return do(torch.sum, product, dim)  # type: ignore[no-any-return]
