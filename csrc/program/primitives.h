@@ -60,12 +60,12 @@ enum Trait : uint32_t {
   kReadsUnpadded = 1 << 6,    // rows of its input need not be padded
   kForgetsOutput = 1 << 7,    // no later pass of it reads what it wrote, so that others may overwrite that
   kSubtractsMean = 1 << 8,    // with `training`: a constant added to a channel of its input changes nothing
-  kLinear = 1 << 11,          // the derivatives of a function of two elements are constant between kinks
-  kTakesPads = 1 << 12,       // it is finite on the pads of activations, and zero on those of cotangents
-  kTakesShared = 1 << 10,     // its inputs may be values without an axis of examples (Value::shared)
-  kUnbounded = 1 << 13,       // may be infinite, or NaN, where its input is finite: its pads are cleared
-  kFreesInput = 1 << 9,       // no later pass of it reads its input once the cotangent of that is made
-  kRandom = 1 << 13,          // draws random numbers, by its number, the call's seed, the task and the step
+  kLinear = 1 << 9,           // the derivatives of a function of two elements are constant between kinks
+  kTakesPads = 1 << 10,       // it is finite on the pads of activations, and zero on those of cotangents
+  kTakesShared = 1 << 11,     // its inputs may be values without an axis of examples (Value::shared)
+  kUnbounded = 1 << 12,       // may be infinite, or NaN, where its input is finite: its pads are cleared
+  kFreesInput = 1 << 13,      // no later pass of it reads its input once the cotangent of that is made
+  kRandom = 1 << 14,          // draws random numbers, by its number, the call's seed, the task and the step
 };
 
 constexpr uint32_t traits(Op op) {
