@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metafast import losses
 from metafast.call import Batch, each_of, tensors_of
@@ -297,3 +297,34 @@ def parameters(
             raise TypeError(f"{where} has dtype {value.dtype}; expected {dtype}, that of the model's parameters")
         same_device(where, value, device)
     return dict(given)
+
+
+def target(support: Any, query: Any, stepwise: bool) -> tuple[tuple[int, ...], torch.dtype] | None:
+    """Shape and dtype of one example's target, if both sets have targets of one kind and no weights."""
+    found = None
+    for batch, lead in ((support, 3 if stepwise else 2), (query, 2)):
+        y = batch.y
+        if not isinstance(y, Tensor) or batch.w is not None or y.dim() < lead:
+            return None
+        kind = (tuple(y.shape[lead:]), y.dtype)
+        if found is not None and kind != found:
+            return None
+        found = kind
+    return found
+
+
+def one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
+    """The one dtype and device of a model's parameters."""
+    kinds: dict[tuple[torch.dtype, torch.device], str] = {}
+    for name, parameter in named.items():
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise ValueError(f"model parameter {name!r} is not initialised yet; run the lazy module once first")
+        if parameter.dtype not in (torch.float32, torch.float64):
+            raise TypeError(
+                f"model parameter {name!r} has dtype {parameter.dtype}; expected torch.float32 or torch.float64"
+            )
+        kinds.setdefault((parameter.dtype, parameter.device), name)
+    if len(kinds) > 1:
+        found = "; ".join(f"{name!r} is {dtype} on {device}" for (dtype, device), name in kinds.items())
+        raise ValueError(f"model parameters must share one dtype and one device: {found}")
+    return next(iter(kinds))

@@ -15,7 +15,7 @@ from metafast.estimators import Checkpoint, Exact, FirstOrder
 from metafast.estimators.estimator import Estimator
 from metafast.model.program import Parameter
 from metafast.planning import accumulation
-from metafast.planning.plan import Plan, Planner, one_kind
+from metafast.planning.plan import Plan, Planner
 from metafast.rules import SGD
 from metafast.rules.hypers import Frame, LearntValues, hyper, hypers, learnt
 from metafast.rules.rule import HyperValue, Rule
@@ -146,7 +146,7 @@ class MAML(nn.Module):
         adapts = arguments.predicate(self.adapt_params)
         with SWAPPING:
             named = dict(self.model.named_parameters())
-        dtype, device = one_kind(named)
+        dtype, device = arguments.one_kind(named)
         moved = [Parameter(n, tuple(p.shape), "adapted") for n, p in named.items() if p.requires_grad and adapts(n)]
         fit = Frame(self.steps, self.steps, moved, list(named), dtype, device)
         for name, given in self.rule.hypers.items():
@@ -287,7 +287,7 @@ class MAML(nn.Module):
             whole = start is None and plan.native and plan.composed is None
             if whole and not accumulation.any_requires_grad(others) and accumulation.is_plain(plan.receivers):
                 result = plan.engine.meta_gradient(plan.program, call, loop)
-                if as_set:
+                if as_set and result.run is not None:
                     self._remember(plan, result.run, call)
                 accumulation.accumulate(plan.receivers, result.gradients.parameters, scale)
                 return Output(result.loss, result.task_loss, result.logits, result.support_loss)
@@ -367,7 +367,7 @@ class MAML(nn.Module):
         """The plan, and the arguments of its engine's ``unroll``, all checked."""
         loop = self._loop(steps, stepwise)
         train, test = arguments.batch("support", support), arguments.batch("query", query)
-        plan, train = self._prepare(train, loop)
+        plan, train = self._prepare(train, loop, arguments.target(train, test, stepwise))
         test = plan.check("query", test, like=train.x)
         return plan, Call(_start(plan, start, train), self._hypers(plan, loop, lr), train, test), loop
 
@@ -375,7 +375,7 @@ class MAML(nn.Module):
         count = self.steps if steps is None else arguments.steps(steps)
         return InnerLoop(count, self.rule, self.estimator, self.memory, stepwise)
 
-    def _prepare(self, train: Batch, loop: InnerLoop) -> tuple[Plan, Batch]:
+    def _prepare(self, train: Batch, loop: InnerLoop, target: Any = None) -> tuple[Plan, Batch]:
         arguments.axes("support x", train.x, loop.stepwise)
         shape = tensors_of(train.x)[0].shape
         if loop.stepwise and shape[1] != loop.steps:
@@ -383,7 +383,7 @@ class MAML(nn.Module):
                 f"support x has shape {list(shape)}; expected [T, K, N, ...] with K = steps = {loop.steps}, "
                 "as stepwise=True asks"
             )
-        plan = self._plans().plan("support x", train.x, loop.stepwise)
+        plan = self._plans().plan("support x", train.x, loop.stepwise, target)
         return plan, plan.check("support", train, loop.stepwise)
 
     def _hypers(self, plan: Plan, loop: InnerLoop, lr: HyperValue | None) -> tuple[Hyper, ...]:

@@ -101,6 +101,7 @@ class Builder:
         self.where = ""  # the module that the node being built belongs to
         self.subject = ""  # its type, or what is called in it: reasons go on from here
         self.dtype = dtype
+        self.averages = False  # a mean over the examples may be made: of a loss, which is one
         self._parameter_places: dict[int, Place] = {}
         self._tables: dict[int, bool] = {}  # of parameters that nodes read: whether as tables
         self._indices: dict[int, int] = {}  # id of a tensor -> its place among the parameters
@@ -328,6 +329,9 @@ class Builder:
         if overwrite and not isinstance(input, Place):
             self.refuse(f"overwrites {described(input)} in place, which has no native form")
         place = self.place(input)
+        if place.averaged and op == "affine":  # of a mean it is the mean of the same of each example
+            made = self.elementwise(op, Place(place.value, ()), attributes)
+            return Place(made.value, (), averaged=True)
         return self.emit(op, (place,), self.form(place), (), attributes, overwrite, shape=place.shape)
 
     def apply(self, handler: Callable[..., Any], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:

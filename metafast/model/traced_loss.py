@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from metafast.model.builder import Builder, Place, described
 from metafast.model.layers.rearrangement import rearranged
@@ -32,9 +32,9 @@ def head(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """(outputs, targets) -> outputs with the loss behind them, while they are traced."""
 
     def with_loss(output: Any, target: Any) -> Any:
-        loss = function(output, target)
-        tensors = [each for each in (output, loss) if isinstance(each, fx.Proxy)]
-        return tensors[0].tracer.create_proxy("call_function", joined, (output, loss), {}) if tensors else output
+        tracer: Any = target.tracer
+        tracer.enter_head()
+        return tracer.create_proxy("call_function", joined, (output, function(output, target)), {})
 
     return with_loss
 

@@ -105,7 +105,8 @@ def _trace_once(
         try:
             with draws.private(drawn.append), undone, reads.recording(about_to_draw, enters):
                 try:
-                    graph = tracer.trace(_Root(model, inputs, head))
+                    with _parameters_as_proxies(tracer):
+                        graph = tracer.trace(_Root(model, inputs, head))
                 finally:
                     changed = not before.is_unchanged()
         except Unsupported:
@@ -173,10 +174,17 @@ class _Tracer(fx.Tracer):
         self.thread = threading.get_ident()
         self.inside: list[nn.Module] = [model]
         self.modes = _modes()
+        self.in_head = False  # code that is not the model's own: it may hold parameters that follow nothing
 
     def unsupported(self, reason: str) -> Unsupported:
         module = self.inside[-1]
         return Unsupported(self.names.get(module, ""), f"{type(module).__name__} {reason}")
+
+    def enter_head(self) -> None:
+        """What follows is a loss, whose code is not the model's own."""
+        self.in_head = True
+        if self._known.builder is not None:
+            self._known.builder.averages = True
 
     # ---- what proxies ask ----------------------------------------------------------------------------------------
 
@@ -217,7 +225,7 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        if self._is_not_forward():
+        if self.is_not_forward():
             return forward(*args, **kwargs)
         if m not in self.names and self._owns_nothing(m):  # Sequential(*self.layers), ReLU()
             return forward(*args, **kwargs)
@@ -234,12 +242,12 @@ class _Tracer(fx.Tracer):
     def _owns_nothing(self, module: nn.Module) -> bool:
         return all(id(tensor) in self.tensors for tensor in (*module.parameters(), *module.buffers()))
 
-    def _is_not_forward(self) -> bool:
+    def is_not_forward(self) -> bool:
         """torch.fx has patched nn.Module for all threads, and for the handlers of layers."""
         return threading.get_ident() != self.thread or self._known.evaluating
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        if self._is_not_forward() or id(attr_val) not in self.tensors:
+        if self.is_not_forward() or id(attr_val) not in self.tensors:
             return attr_val
         return self.create_proxy("get_attr", self.tensors[id(attr_val)], (), {})
 
@@ -254,6 +262,8 @@ class _Tracer(fx.Tracer):
                     "uses a tensor that is not computed from the input, nor a parameter or buffer; register_buffer() "
                     "makes it one"
                 )
+            if self.in_head:
+                raise self.unsupported(f"reads {self.tensors[id(a)]!r} from a tensor that was taken from it beforehand")
             return self.create_node("get_attr", self.tensors[id(a)], (), {})
         return super().create_arg(a)
 
@@ -284,6 +294,23 @@ class _Tracer(fx.Tracer):
             self.graph.erase_node(proxy.node)
             return value
         return proxy
+
+
+@contextmanager
+def _parameters_as_proxies(tracer: _Tracer) -> Iterator[None]:
+    """What code gets from ``model.parameters()`` while it is traced is part of the graph, as attributes are."""
+    own = nn.Module.named_parameters
+
+    def named(self: nn.Module, *arguments: Any, **keywords: Any) -> Iterator[tuple[str, Any]]:
+        for name, parameter in own(self, *arguments, **keywords):
+            known = None if tracer.is_not_forward() else tracer.tensors.get(id(parameter))
+            yield name, parameter if known is None else tracer.create_proxy("get_attr", known, (), {})
+
+    nn.Module.named_parameters = named  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.named_parameters = own  # type: ignore[method-assign]
 
 
 def _modes() -> tuple[bool, ...]:

@@ -24,6 +24,7 @@ from metafast import arguments, losses, transforms
 from metafast.call import Batch, Hyper, tensors_of
 from metafast.engine import reference
 from metafast.engine.static import Composed
+from metafast.engine.traced_loss import TracedLoss
 from metafast.model import lowering
 from metafast.model.builder import called
 from metafast.model.inputs import Inputs
@@ -38,6 +39,10 @@ from metafast.tracking.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from metafast.planning.repeat import RepeatedHvp
+
+
+#: Shape and dtype of one example's target.
+Target = tuple[Shape, torch.dtype]
 
 
 @dataclass(eq=False)
@@ -297,7 +302,7 @@ class Planner:
     def _make(self, name: str, x: Any, key: Hashable, target: Target | None) -> Plan:
         named = dict(self.model.named_parameters())
         arguments.adapted(self.adapt_params, {n: p.requires_grad for n, p in named.items()})
-        dtype, device = one_kind(named)
+        dtype, device = arguments.one_kind(named)
         arguments.inputs(name, x, dtype, device)
         inputs = Inputs.of(x, 1)
         given, x = (x.dtype, x) if inputs is None else (dtype, inputs.pack(x, dtype))
@@ -318,7 +323,8 @@ class Planner:
                 )  # what torch cannot run is another error
                 self._check_choice(engine, why, unsupported)
         native = isinstance(program, Program)
-        out = program.output_shape if native else program.out
+        traced = isinstance(engine, TracedLoss)
+        out = engine.outputs if traced else program.output_shape if native else program.out
         tensors = named | dict(self.model.named_buffers())
         return Plan(
             engine,
@@ -327,7 +333,7 @@ class Planner:
             tuple(out),
             dtype,
             device,
-            Reading(program if native else None, dtype, device, tuple(x.shape[1:]), given, inputs),
+            Reading(program if native and not traced else None, dtype, device, tuple(x.shape[1:]), given, inputs),
             tensors=tuple(tensors[p.name] for p in program.parameters),
             names=tuple(named),
             adapted=tuple(program.parameters[i] for i in program.adapted),
@@ -417,23 +423,6 @@ class Planner:
 
 def _uses_batch_statistics(node: Node) -> bool:
     return node.op == "batch_norm" and bool(dict(node.attributes)["training"])
-
-
-def one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:
-    """The one dtype and device of a model's parameters."""
-    kinds: dict[tuple[torch.dtype, torch.device], str] = {}
-    for name, parameter in named.items():
-        if isinstance(parameter, nn.parameter.UninitializedParameter):
-            raise ValueError(f"model parameter {name!r} is not initialised yet; run the lazy module once first")
-        if parameter.dtype not in (torch.float32, torch.float64):
-            raise TypeError(
-                f"model parameter {name!r} has dtype {parameter.dtype}; expected torch.float32 or torch.float64"
-            )
-        kinds.setdefault((parameter.dtype, parameter.device), name)
-    if len(kinds) > 1:
-        found = "; ".join(f"{name!r} is {dtype} on {device}" for (dtype, device), name in kinds.items())
-        raise ValueError(f"model parameters must share one dtype and one device: {found}")
-    return next(iter(kinds))
 
 
 def planner(model: nn.Module, loss: Any, backend: str, strict: bool, reduction: str) -> Planner:

@@ -26,12 +26,26 @@ def _reduced(b: Builder, each: Place, reduction: str) -> Place:
     return each
 
 
+def _refuse_old(b: Builder, size_average: Any, reduce: Any) -> None:
+    if size_average is not None or reduce is not None:
+        b.refuse("is not native with size_average or reduce; reduction says what both did")
+
+
 def _elementwise(function: Callable[..., Tensor], formula: Callable[..., Place]) -> None:
     """Register a loss of (input, target) whose ``formula(do, input, target, **settings)`` is that of one element."""
 
     def handler(
-        b: Builder, input: Any, target: Any, *, reduction: str = "mean", weight: None = None, **settings: Any
+        b: Builder,
+        input: Any,
+        target: Any,
+        *,
+        weight: None = None,
+        size_average: None = None,
+        reduce: None = None,
+        reduction: str = "mean",
+        **settings: Any,
     ) -> Place:
+        _refuse_old(b, size_average, reduce)
         if weight is not None:
             b.refuse("is not native with weight here")
         return _reduced(b, formula(partial(lowered, b), input, target, **settings), reduction)
@@ -70,9 +84,17 @@ _elementwise(F.binary_cross_entropy_with_logits, _of_logits)
 
 @lowers(F.nll_loss)
 def nll_loss(
-    b: Builder, input: Any, target: Any, weight: None = None, *, ignore_index: int = -100, reduction: str = "mean"
+    b: Builder,
+    input: Any,
+    target: Any,
+    weight: None = None,
+    size_average: None = None,
+    ignore_index: int = -100,
+    reduce: None = None,
+    reduction: str = "mean",
 ) -> Place:
     """Of log-probabilities [N, C, ...] and classes [N, ...]."""
+    _refuse_old(b, size_average, reduce)
     if weight is not None or ignore_index != -100:
         b.refuse("is not native with weight or ignore_index here")
     do = partial(lowered, b)
@@ -87,12 +109,14 @@ def cross_entropy(
     input: Any,
     target: Any,
     weight: None = None,
-    *,
+    size_average: None = None,
     ignore_index: int = -100,
+    reduce: None = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Place:
     """Of logits [N, C, ...] and classes [N, ...], or probabilities of the logits' shape."""
+    _refuse_old(b, size_average, reduce)
     do = partial(lowered, b)
     log_probabilities = do(F.log_softmax, input, 1)
     if isinstance(target, Place) and target.shape == input.shape:

@@ -249,7 +249,7 @@ def averaged(b: Builder, input: Place) -> Place:
 @lowers(torch.mean, "mean")
 def mean(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Literal[None] = None) -> Place:
     input, axes = b.place(input), _axes(b, input, dim)
-    if axes == list(range(len(input.shape) + 1)) and not input.shared and not keepdim:
+    if axes == list(range(len(input.shape) + 1)) and not input.shared and not keepdim and b.averages:
         return averaged(b, input)
     if axes == [2, 3] and not input.shared and b.form(input) == input.shape:  # of an image
         pooled = b.emit("adaptive_avg_pool2d", (input,), (input.shape[0], 1, 1))

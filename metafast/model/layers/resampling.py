@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -85,7 +86,7 @@ def amax(b: Builder, input: Place, dim: Any = (), keepdim: bool = False) -> Plac
     rank = len(input.shape) + 1
     axes = sorted({b.axis(input, axis) for axis in (dim if isinstance(dim, (tuple, list)) else (dim,))})
     if not axes or axes[0] == 0:
-        b.refuse("takes the largest of all examples, which has no native form")
+        b.refuse("looks at all examples together, which has no native form")
     kept = [axis for axis in range(1, rank) if axis not in axes]
     first = rearranged(b, torch.permute, [input, (0, *kept, *axes)], {}, True, "permute")
     count = math.prod(input.shape[axis - 1] for axis in axes)
@@ -98,10 +99,27 @@ def amax(b: Builder, input: Place, dim: Any = (), keepdim: bool = False) -> Plac
     return Place(made.value, shape, made.memory)
 
 
-@lowers(torch.max, "max")
-def maximum(b: Builder, input: Place, dim: Any = None, keepdim: bool = False) -> Any:
-    if isinstance(dim, (Place, Tensor)):
-        return pair(b, "maximum", input, dim)
-    if not isinstance(dim, int):
-        b.refuse("takes the largest of all examples, which has no native form")
-    return Extremes(amax(b, input, dim, keepdim), None)
+@lowers(torch.amin, "amin")
+def amin(b: Builder, input: Place, dim: Any = (), keepdim: bool = False) -> Place:
+    return _negative(b, amax(b, _negative(b, input), dim, keepdim))
+
+
+def _negative(b: Builder, x: Place) -> Place:
+    return b.elementwise("affine", x, {"scale": -1, "shift": -0.0})
+
+
+def _extremes(op: str, function: Callable[..., Place], *names: Any) -> None:
+    """Register torch.max or torch.min: of two tensors, or over an axis."""
+
+    def handler(b: Builder, input: Any, dim: Any = None, keepdim: bool = False) -> Any:
+        if isinstance(dim, (Place, Tensor)):
+            return pair(b, op, input, dim)
+        if not isinstance(dim, int):
+            b.refuse("looks at all examples together, which has no native form")
+        return Extremes(function(b, input, dim, keepdim), None)
+
+    lowers(*names)(handler)
+
+
+_extremes("maximum", amax, torch.max, "max")
+_extremes("minimum", amin, torch.min, "min")
