@@ -29,13 +29,13 @@ def run(program: Program, tensors: Sequence[Tensor], x: Tensor) -> Tensor:
         shape = program.values[node.output]
         if node.op in PAIRS:
             inputs = [_wide(v, program.values[i], shape) for v, i in zip(inputs, node.inputs, strict=True)]
-        if node.op == "sparse_map":  # what examples share, each has
+        if node.op in ("sparse_map", "matmul"):  # what examples share, each has
             spread = node.output not in shared
             numbered = zip(node.inputs, inputs, strict=True)
             examples = len(x) if spread else 1
             inputs = [v.expand(examples, *v.shape) if i in shared else v for i, v in numbered]
         made = NODES[node.op](node, inputs, parameters, dict(node.attributes), shape)
-        values[node.output] = made[0] if node.op == "sparse_map" and not spread else made
+        values[node.output] = made[0] if node.op in ("sparse_map", "matmul") and not spread else made
         assert values[node.output].shape == (shape if node.output in shared else (x.shape[0], *shape)), node
     return values[program.output].reshape(x.shape[0], *program.output_shape)
 
@@ -223,6 +223,14 @@ def _embedding(
     return table[inputs[0].long()].reshape(len(inputs[0]), *shape)
 
 
+def _matmul(node: Node, inputs: list[Tensor], parameters: object, a: Named, shape: Sequence[int]) -> Tensor:
+    batches = int(a["batches"])
+    left, right = (v.reshape(len(v), batches, -1, v.shape[-1]) for v in inputs)
+    letters = "nbik,nbjk->nbij" if a["transposed_b"] else "nbik,nbkj->nbij"
+    y = torch.einsum(letters, left, right)
+    return y.reshape(len(y), *shape)
+
+
 NODES: dict[str, Callable[..., Tensor]] = {
     "linear": _linear,
     "conv2d": _conv2d,
@@ -268,6 +276,7 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "avg_pool2d": _avg_pool2d,
     "adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "dropout": _dropout,
+    "matmul": _matmul,
     "flatten": lambda node, inputs, parameters, a, shape: inputs[0].reshape(inputs[0].shape[0], -1),
     "sparse_map": _sparse_map,
     "parameter": _sparse_map,

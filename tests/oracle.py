@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Parameters = dict[str, Tensor]
 #: (inputs, targets) or (inputs, targets, weights) of one task, or of T tasks behind a leading axis
@@ -129,7 +130,8 @@ def at(batch: Batch, i: int) -> list[Any]:
 def call(model: nn.Module, parameters: Parameters, x: Tensor) -> Tensor:
     """The model at other parameters. Buffers are copied, so that a BatchNorm in training mode cannot change them."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with mock.patch.object(F, "embedding_bag", embedding_bag):
+    # torch's fused attention has no double backward.
+    with mock.patch.object(F, "embedding_bag", embedding_bag), sdpa_kernel(SDPBackend.MATH):
         return torch.func.functional_call(model, {**buffers, **parameters}, x if isinstance(x, tuple) else (x,))
 
 

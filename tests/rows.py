@@ -11,6 +11,7 @@ from torch import nn
 from models import Functional, Methods, Residual, Reused, Tied, Twice, TwoHeads, Unused, conv4, frozen, mlp, seq
 from row import POINTWISE as POINTWISE
 from row import C, L, Row, act, pool
+from rows_attention import ATTENTION
 from rows_convolutions import ALONG_ONE_AXIS, CONVOLUTIONS, NETWORKS
 from rows_inputs import INPUTS
 from rows_norms import NORMS
@@ -235,6 +236,7 @@ ROWS: list[Row] = [
     *POOLS,
     *GRAPHS,
     *PARTS,
+    *ATTENTION,
     *PAIRS,
     *RECURRENT,
     *INPUTS,

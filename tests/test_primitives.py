@@ -43,6 +43,18 @@ class Sum(nn.Module):
         return x + x
 
 
+class Gram(nn.Module):
+    """Rows times a parameter, times the product of what that makes with itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Parameter(0.3 * torch.eye(4) + 0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.reshape(len(x), -1, 4) @ self.own
+        return (h @ (torch.tanh(h).transpose(1, 2) @ h)).reshape(x.shape)
+
+
 class Flip(nn.Module):
     """The order of the channels, turned round."""
 
@@ -89,6 +101,7 @@ LAYERS: dict[str, tuple[Layer, Layer]] = {
         }.items()
     },
     "sparse_map": (Flip, Flip),
+    "matmul": (Gram, Gram),
     "parameter": (lambda: Replaced(1), lambda: Replaced(1, 4, 4)),
     "embedding": (None, None),  # of integers, which no layer writes
 }

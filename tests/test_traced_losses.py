@@ -1,4 +1,4 @@
-"""Losses of the user's own that become part of the Program: the same as on torch, and refused where they are no means."""
+"""Losses of the user's own in the Program: the same as on torch, and refused where they are no means of examples."""
 
 from __future__ import annotations
 

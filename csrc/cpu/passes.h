@@ -13,6 +13,7 @@
 #include "cpu/primitives/grouped_conv2d.h"
 #include "cpu/primitives/linear.h"
 #include "cpu/primitives/loss_passes.h"
+#include "cpu/primitives/matmul.h"
 #include "cpu/primitives/normalise.h"
 #include "cpu/primitives/one_output_linear.h"
 #include "cpu/primitives/packed_linear.h"

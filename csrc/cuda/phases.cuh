@@ -11,6 +11,7 @@
 #include "cuda/primitives/embedding.cuh"
 #include "cuda/primitives/grouped_conv2d.cuh"
 #include "cuda/primitives/linear.cuh"
+#include "cuda/primitives/matmul.cuh"
 #include "cuda/primitives/normalise.cuh"
 #include "cuda/primitives/pair.cuh"
 #include "cuda/primitives/pooling.cuh"

@@ -28,6 +28,8 @@
   X(kGroupedConvInputGradient, GroupedConvInputGradient)     \
   X(kBiasSums, BiasSums)                                     \
   X(kBiasFold, BiasFold)                                     \
+  X(kMatmulForward, MatmulForward)                           \
+  X(kMatmulBackward, MatmulBackward)                         \
   X(kPairForward, PairForward)                               \
   X(kPairBackward, PairBackward)                             \
   X(kFlattenForward, FlattenForward)                         \

@@ -11,6 +11,7 @@
 #include "cuda/primitives/embedding.h"
 #include "cuda/primitives/grouped_conv2d.h"
 #include "cuda/primitives/linear.h"
+#include "cuda/primitives/matmul.h"
 #include "cuda/primitives/normalise.h"
 #include "cuda/primitives/pair.h"
 #include "cuda/primitives/pooling.h"

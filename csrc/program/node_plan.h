@@ -16,7 +16,7 @@ struct NodePlan {
   bool row;                            // the first parameter stands as one row
   const NodeDescription* description;  // of a static linear map
 
-  const Value& in() const { return plan.value_list[size_t(node.input[0])]; }
+  const Value& in(int i = 0) const { return plan.value_list[size_t(node.input[i])]; }
   const Value& out() const { return plan.value_list[size_t(node.output)]; }
   const ParameterPlan& weight() const { return plan.parameter_list[size_t(node.parameter[0])]; }
   int64_t examples() const { return plan.examples; }

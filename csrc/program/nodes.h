@@ -6,6 +6,7 @@
 #include "program/nodes/dropout.h"
 #include "program/nodes/embedding.h"
 #include "program/nodes/linear.h"
+#include "program/nodes/matmul.h"
 #include "program/nodes/normalise.h"
 #include "program/nodes/pair.h"
 #include "program/nodes/pointwise.h"

@@ -15,6 +15,7 @@
 // X(member of Op and primitive of the CPU, name, inputs (-n: one to n), parameters at most, traits)
 #define METAFAST_STRUCTURED(X)                                                                            \
   X(Linear, "linear", 1, 2, kPackable | kBilinear | kReadsUnpadded | kForgetsOutput | kTakesShared)       \
+  X(Matmul, "matmul", 2, 0, kForgetsOutput | kTakesShared)                                                \
   X(Conv2d, "conv2d", 1, 2, kBilinear | kReadsUnpadded | kForgetsOutput)                                  \
   X(ConvTranspose2d, "conv_transpose2d", 1, 2, kBilinear | kForgetsOutput)                                \
   X(BatchNorm, "batch_norm", 1, 4, kSubtractsMean | kForgetsOutput)                                       \

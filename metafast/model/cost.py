@@ -39,6 +39,8 @@ def _per_element(node: Node, values: Sequence[Shape], parameters: Sequence[Param
         return int(settings["kernel_h"] * settings["kernel_w"])
     if node.op == "adaptive_avg_pool2d":
         return -(-math.prod(values[node.inputs[0]]) // math.prod(values[node.output]))
+    if node.op == "matmul":
+        return 2 * values[node.inputs[0]][-1] - 1
     if node.op in ("flatten", "parameter", "embedding"):
         return 0
     if node.op == "sparse_map":

@@ -58,6 +58,7 @@ class Node:
     flatten
     dropout                                                  p, number, each
     add, subtract, multiply, divide, maximum, minimum        (two inputs, which broadcast)
+    matmul         (two inputs)                              batches transposed_b
     sparse_map     (one to four inputs)                      per_example; its ``table`` says everything else
     parameter      weight                                    its ``table`` says which elements
     embedding      table?                                    padding_idx, whose row has no gradient

@@ -9,6 +9,7 @@ put before it.
 
 from metafast.model.layers import (
     arithmetic,
+    attention,
     casts,
     constants,
     convolutions,
@@ -20,6 +21,7 @@ from metafast.model.layers import (
     pairs,
     pointwise,
     pooling,
+    products,
     rearrangement,
     recurrent,
     resampling,
@@ -34,6 +36,7 @@ __all__ = [
     "MODULES",
     "POINTWISE",
     "arithmetic",
+    "attention",
     "casts",
     "constants",
     "convolutions",
@@ -45,6 +48,7 @@ __all__ = [
     "pairs",
     "pointwise",
     "pooling",
+    "products",
     "rearrangement",
     "recurrent",
     "resampling",

@@ -210,16 +210,25 @@ lowers_module(nn.Unflatten)(lambda b, m, x: rearranged(b, m, [x], {}, True, "unf
 
 def reduced(b: Builder, input: Place, axes: Sequence[int], keepdim: bool, factor: float, says: str) -> Place:
     """``factor`` times the sum over these axes of torch's tensor, of which that of the examples is none."""
-    offset = 0 if input.shared else 1
-    inner = [axis - offset for axis in axes]
-    if any(axis < 0 for axis in inner):
+    inner = _inner(input, axes)
+    if len(inner) < len(axes):
         b.refuse(f"sums over the examples of {batched(input.shape)}, which has no native form")
     elements = torch.arange(math.prod(input.shape)).reshape(input.shape)
     kept: Shape = tuple(s for i, s in enumerate(input.shape) if i not in inner)
     shape = tuple(1 if i in inner else s for i, s in enumerate(input.shape)) if keepdim else kept
     table = elements.movedim(inner, list(range(-len(inner), 0))).reshape(-1)
     factors = () if factor == 1 else [factor] * len(table)
-    return b.emit("sparse_map", (input,), form_of(shape), shape=shape, table=table.tolist(), factors=factors, says=says)
+    first = b.first(input) if input.axis else input
+    made = b.emit("sparse_map", (first,), form_of(shape), shape=shape, table=table.tolist(), factors=factors, says=says)
+    made.axis = input.axis - sum(axis < input.axis for axis in axes if not keepdim)
+    return made
+
+
+def _inner(input: Place, axes: Sequence[int]) -> list[int]:
+    """Of axes of torch's tensor, those of an example."""
+    if input.shared:
+        return [*axes]
+    return [axis - (axis > input.axis) for axis in axes if axis != input.axis]
 
 
 def _axes(b: Builder, input: Any, dim: Any) -> list[int]:
@@ -251,9 +260,8 @@ def mean(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, dtyp
     input, axes = b.place(input), _axes(b, input, dim)
     if axes == list(range(len(input.shape) + 1)) and not input.shared and not keepdim and b.averages:
         return averaged(b, input)
-    if axes == [2, 3] and not input.shared and b.form(input) == input.shape:  # of an image
+    if axes == [2, 3] and not input.shared and not input.axis and b.form(input) == input.shape:  # of an image
         pooled = b.emit("adaptive_avg_pool2d", (input,), (input.shape[0], 1, 1))
         return pooled if keepdim else Place(pooled.value, input.shape[:1], pooled.memory)
-    offset = 0 if input.shared else 1
-    count = math.prod(input.shape[axis - offset] for axis in axes if axis >= offset)
+    count = math.prod(input.shape[axis] for axis in _inner(input, axes))
     return reduced(b, input, axes, keepdim, 1 / count, "mean")
