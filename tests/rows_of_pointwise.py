@@ -71,6 +71,6 @@ POINTWISE_ROWS = [
     calls("sqrt", lambda x: positive(x) ** 0.5),
     calls("square", lambda x: torch.square(0.5 * x)),
     calls("threshold", lambda x: F.threshold(x, 0.1, -0.2), smooth=False),
-    Row("act/numbers", Numbers),
+    Row("act/numbers", Numbers, static=True),
     Row("act/fractional-powers", lambda: seq(L(3, 4), Calls(lambda x: positive(x) ** -1.7), L(4, 2))),
 ]

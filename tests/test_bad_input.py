@@ -211,8 +211,8 @@ MISTAKES = [
     Mistake("a module that does not fit the one before", support(x(), y(), model=nn.Sequential(nn.Linear(6, 4), nn.Linear(5, 5))), ValueError, r"support x"),
     Mistake("a parameter replaced by one of another shape", grown, ValueError, r"support x"),
     Mistake("a parameter resized in place", reshaped_data, ValueError, r"support x"),
-    Mistake("no native form, strict", support(x(), y(), model=nn.Sequential(Cumulative(6), net()), strict=True), RuntimeError, r"strict=True.*Cumulative"),
-    Mistake("no native form, native", support(x(), y(), model=nn.Sequential(Cumulative(6), net()), backend="native"), RuntimeError, r"backend='native'.*Cumulative"),
+    Mistake("no native form, strict", support(x(), y(), model=nn.Sequential(nn.Linear(6, 6), Cumulative(6), net()), strict=True), RuntimeError, r"strict=True.*Cumulative"),
+    Mistake("no native form, native", support(x(), y(), model=nn.Sequential(nn.Linear(6, 6), Cumulative(6), net()), backend="native"), RuntimeError, r"backend='native'.*Cumulative"),
     Mistake("batch norm of one value", support(x(T, 1), y(T, 1), model=nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5))), ValueError, r"support x has shape \[3, 1, 6\].*layer '1' \(batch norm\) in training mode needs more than 1 value per channel"),
     # ---- a second differentiation
     Mistake("differentiated twice", twice, RuntimeError, r'backend="torch"'),
