@@ -404,7 +404,7 @@ IDIOMS: dict[str, Idiom] = {
     "checkpoint": Idiom(fc(lambda m, x: checkpoint(m.fc, x, use_reentrant=False)), VECTOR),
     "N times points": Idiom(fc(time_distributed), SEQUENCE),
     "rows of all examples": Idiom(fc(all_rows, 6, 2), SEQUENCE),
-    "attention": Idiom(of(attention, qkv=lambda: L(6, 12)), SEQUENCE, r"matmul\(\) in Of has no native form"),
+    "attention": Idiom(of(attention, qkv=lambda: L(6, 12)), SEQUENCE),
     "U-Net": Idiom(of(up, down=lambda: nn.MaxPool2d(2), conv=lambda: C(2, 3, 3, padding=1), out=lambda: C(5, 2, 1)),
                    IMAGE),
     "PointNet": Idiom(of(lambda m, x: m.fc(torch.max(F.relu(m.conv(x.transpose(2, 1))), 2, keepdim=True)[0]

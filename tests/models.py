@@ -116,7 +116,7 @@ class Cumulative(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A backbone without native form; sequences are averaged by a method."""
+    """A backbone that may run once; sequences are averaged by a method."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class Sign(nn.Module):
         self.weight = nn.Parameter(torch.ones(3, 2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(x @ self.weight) + (x**2).sum(-1, keepdim=True) * self.weight[0]
+        return torch.sinc(x @ self.weight) + (x**2).sum(-1, keepdim=True) * self.weight[0]
 
 
 def cosine_loss(output: Tensor, target: Tensor) -> Tensor:

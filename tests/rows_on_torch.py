@@ -40,7 +40,6 @@ STATIC = [
         adapt_params="2.*",
         first_order=True,
     ),
-    Row("option/static-transformer", Transformer, (3, 4), adapt_params="head.*", steps=3),
     Row("option/static-lstm", Recurrent, (4, 3), "cross_entropy", adapt_params="head.*"),
     Row(
         "option/static-batch-norm-3d",
@@ -58,6 +57,7 @@ STATIC = [
 ]
 STATIC = [replace(row, static=True, by_torch=True) for row in STATIC]
 STATIC += [  # native in both halves
+    Row("option/static-transformer", Transformer, (3, 4), adapt_params="head.*", steps=3, static=True),
     Row("option/static-conv4", conv4, (1, 16, 16), "cross_entropy", adapt_params="17.*", smooth=False, static=True),
     Row("option/static-tied", Tied, (4,), adapt_params="second.bias", static=True),
     Row("option/static-called-twice", Twice, adapt_params="head.*", static=True),

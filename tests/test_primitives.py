@@ -44,7 +44,7 @@ class Sum(nn.Module):
 
 
 class Gram(nn.Module):
-    """Rows times a parameter, times the product of what that makes with itself."""
+    """Rows times a parameter, times the mean product of what that makes with itself."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,7 +52,8 @@ class Gram(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = x.reshape(len(x), -1, 4) @ self.own
-        return (h @ (torch.tanh(h).transpose(1, 2) @ h)).reshape(x.shape)
+        bounded = torch.tanh(h)
+        return (h @ (bounded.transpose(1, 2) @ bounded / h.shape[1])).reshape(x.shape)
 
 
 class Flip(nn.Module):

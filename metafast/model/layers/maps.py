@@ -25,9 +25,12 @@ def linear(b: Builder, input: Any, weight: Any, bias: Any = None) -> Place:
 
 
 def _of_values(b: Builder, input: Place, weight: Any, bias: Any) -> Place:
+    weight = b.place(weight)
+    if not weight.shared or len(weight.shape) not in (1, 2):
+        b.refuse("takes a tensor computed from the input for a weight; native are those computed from parameters")
     if is_tensor(bias) and len(bias.shape) > 1:
         b.refuse("has a bias of several axes, which has no native form")
-    y = product(b, input, b.place(weight), transposed=True) if len(weight.shape) == 2 else matmul(b, input, weight)
+    y = product(b, input, weight, transposed=True) if len(weight.shape) == 2 else matmul(b, input, weight)
     return y if bias is None else pair(b, "add", y, bias)
 
 
