@@ -29,7 +29,7 @@ NATIVE  := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -na
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard cmake/*) $(NATIVE)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint format bench sanitize tsan cuda clean
+.PHONY: demo test lint format layers bench sanitize tsan cuda clean
 
 demo: $(VENV)/installed
 	$(BIN)/metafast train sinusoid
@@ -42,6 +42,10 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+
+# The page of what runs natively, from the lists of layers, primitives and losses.
+layers: $(VENV)/installed-dev
+	$(BIN)/python -m metafast.model.listing > docs/layers.md
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff check -q --fix .

@@ -175,3 +175,18 @@ class Points(nn.Module):
         h = self.second(torch.relu(self.first(x)))
         values, _ = h.max(dim=1)
         return self.head(values - torch.max(h, 2)[0].sum(1, keepdim=True)) + h.amax((1, 2)).unsqueeze(-1)
+
+
+class Mixture(nn.Module):
+    """DARTS: several layers at one place, in a mixture whose weights are meta-learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([C(2, 2, 3, padding=1), C(2, 2, 1), nn.AvgPool2d(3, 1, 1), nn.Identity()])
+        self.weights, self.table = nn.Parameter(torch.randn(4)), nn.Parameter(torch.randn(3, 2))
+        self.head = L(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = torch.softmax(self.weights, dim=0)
+        x = sum(weight * torch.tanh(layer(x)) for weight, layer in zip(weights.unbind(), self.layers, strict=True))
+        return self.head(x.mean((2, 3))) + self.table.log_softmax(0).sum(0)

@@ -14,6 +14,7 @@ from models_of_parts import (
     Gated,
     Heads,
     Mixed,
+    Mixture,
     Parts,
     Points,
     Quotients,
@@ -66,4 +67,5 @@ PAIRS = [
     Row("pairs/quotients", Quotients, (5, 3), smooth=False, lr=0.01),
     Row("pairs/quotients-stepwise", Quotients, (5, 3), smooth=False, lr=0.01, stepwise=True),
     Row("pairs/mixed", Mixed, (3, 3)),
+    Row("pairs/mixture", Mixture, (2, 4, 3), adapt_params="[!w]*"),
 ]

@@ -25,8 +25,8 @@
   X(AdaptiveAvgPool2d, "adaptive_avg_pool2d", 1, 0, kForgetsOutput)                                       \
   X(Flatten, "flatten", 1, 0, kForgetsOutput)                                                             \
   X(Dropout, "dropout", 1, 0, kForgetsOutput | kRandom)                                                   \
-  X(Softmax, "softmax", 1, 0, 0)                                                                          \
-  X(LogSoftmax, "log_softmax", 1, 0, 0)                                                                   \
+  X(Softmax, "softmax", 1, 0, kTakesShared)                                                               \
+  X(LogSoftmax, "log_softmax", 1, 0, kTakesShared)                                                        \
   X(SparseMap, "sparse_map", -kNodeInputs, 0, kPackable | kReadsUnpadded | kForgetsOutput | kTakesShared) \
   X(ParameterValue, "parameter", 0, 1, kPackable | kForgetsOutput | kTakesShared)                         \
   X(Embedding, "embedding", 1, 1, kReadsUnpadded | kForgetsOutput)

@@ -14,13 +14,14 @@ from metafast.model.layers.table import METHODS, lowers, lowers_module
 
 
 def _softmax(b: Builder, op: str, input: Place, dim: Any, dtype: Any) -> Place:
+    input = b.place(input)
     b.read(input)
-    if input.shared:
-        b.refuse("works on parameters alone, which has no native form")
     if dim is None:
         b.refuse("names no axis, which has no native form")
     if dtype not in (None, b.dtype):
         b.refuse(f"converts to {dtype}, which has no native form")
+    if input.shared:
+        return _of_parameters(b, op, input, dim)
     axis = b.axis(input, dim)
     if axis == 0:
         b.refuse("is over the N examples, which has no native form; native is over an axis of each")
@@ -31,6 +32,13 @@ def _softmax(b: Builder, op: str, input: Place, dim: Any, dtype: Any) -> Place:
         return _over_channels(b, op, input, form)
     last = _softmax(b, op, METHODS["transpose"](b, input, axis, -1), -1, dtype)
     return METHODS["transpose"](b, last, axis, -1)  # type: ignore[no-any-return]
+
+
+def _of_parameters(b: Builder, op: str, input: Place, dim: int) -> Place:
+    if dim % len(input.shape) == len(input.shape) - 1:
+        return _over_channels(b, op, input, form_of(input.shape))
+    last = _of_parameters(b, op, METHODS["transpose"](b, input, dim, -1), -1)
+    return METHODS["transpose"](b, last, dim, -1)  # type: ignore[no-any-return]
 
 
 def _over_channels(b: Builder, op: str, input: Place, form: tuple[int, ...]) -> Place:
