@@ -56,7 +56,7 @@ def test_what_has_no_form_in_packs_is_known() -> None:
     in_packs = primitives()
     assert {op for op in in_packs if not in_packs[op]} == {
         "conv2d", "conv_transpose2d", "batch_norm", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "flatten",
-        "normalise", "softmax", "log_softmax", "dropout", "embedding",
+        "normalise", "softmax", "log_softmax", "dropout", "embedding", "matmul",
     }  # fmt: skip
     assert {law.name for law in LAWS} >= CHOSEN
 
