@@ -410,6 +410,6 @@ IDIOMS: dict[str, Idiom] = {
     "PointNet": Idiom(of(lambda m, x: m.fc(torch.max(F.relu(m.conv(x.transpose(2, 1))), 2, keepdim=True)[0]
                                            .view(-1, 5)), conv=lambda: nn.Conv1d(6, 5, 1), fc=lambda: L(5, 2)),
                       SEQUENCE),
-    "tied decoder": Idiom(fc(lambda m, x: F.linear(torch.relu(m.fc(x)), m.fc.weight.t())), VECTOR, "for a weight"),
+    "tied decoder": Idiom(fc(lambda m, x: F.linear(torch.relu(m.fc(x)), m.fc.weight.t())), VECTOR),
     "pre-norm": Idiom(of(lambda m, x: x + m.fc(m.norm(x)), norm=lambda: nn.LayerNorm(6), fc=lambda: L(6, 6)), SEQUENCE),
 }  # fmt: skip

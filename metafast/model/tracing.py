@@ -240,7 +240,8 @@ class _Tracer(fx.Tracer):
         return result
 
     def _owns_nothing(self, module: nn.Module) -> bool:
-        return all(id(tensor) in self.tensors for tensor in (*module.parameters(), *module.buffers()))
+        own = (tensors for m in module.modules() for tensors in (m._parameters, m._buffers))  # not as proxies
+        return all(t is None or id(t) in self.tensors for tensors in own for t in tensors.values())
 
     def is_not_forward(self) -> bool:
         """torch.fx has patched nn.Module for all threads, and for the handlers of layers."""
