@@ -21,10 +21,14 @@ class Program:
         self,
         values: Sequence[Sequence[int]],
         parameters: Sequence[tuple[Sequence[int], str]],
-        nodes: Sequence[tuple[str, Sequence[int], int, Sequence[int], Mapping[str, float]]],
+        nodes: Sequence[
+            tuple[str, Sequence[int], int, Sequence[int], Mapping[str, float], Sequence[int], Sequence[float]]
+        ],
         loss: str,
         loss_attributes: Mapping[str, float],
         reduction: str,
+        loss_sums: bool = False,
+        class_weights: Sequence[float] = (),
     ) -> None: ...
 
 class Session:
