@@ -286,7 +286,8 @@ class _Walk:
         elements = math.prod(shape)
         weights = sum(b.parameters[i].numel for i in node.parameters[:2] if i != ABSENT)
         flops = self.examples * cost.flops(node, b.values, b.parameters)
-        size = 0 if node.op == "flatten" else self.examples * elements * self.dtype.itemsize
+        examples = 1 if node.op == "parameter" else self.examples  # which share it
+        size = 0 if node.op == "flatten" else examples * elements * self.dtype.itemsize
         return Row(node.where, node.says or node.op, shape, weights, flops, size, "")
 
 
