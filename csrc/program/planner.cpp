@@ -186,6 +186,7 @@ void Program::Planner::count_readers() {
 
 // A pointwise node works in place if nobody else reads its input and the node that wrote that does not look back at it.
 bool Program::Planner::in_place(const Node& node) const {
+  if (node.input[0] < 0) return false;
   const int value = node.input[0];
   const Node* writer = writer_[size_t(value)];
   return !for_device_ && slope_from_output(node) && value_readers_[size_t(value)] == 1 && value != b_.output &&
