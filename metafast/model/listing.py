@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -53,7 +54,7 @@ def page() -> str:
         if any(named.values()):
             first = (file.__doc__ or "").split("\n\n")[0].replace("\n", " ").split(":")[0].rstrip(".")
             text += f"\n## {first}\n\n"
-            text += "".join(f"- {kind}: {_listed(names)}\n" for kind, names in named.items() if names)
+            text += "".join(_wrapped(f"- {kind}: {_listed(names)}") for kind, names in named.items() if names)
     text += _PRIMITIVES
     text += "".join(f"| `{n}` | {'yes' if packs else 'no'} |\n" for n, packs in sorted(_native.primitives().items()))
     text += _LOSSES
@@ -85,6 +86,10 @@ def _called(function: Any) -> str:
             return f"{prefix}.{name}"
     own = str(getattr(function, "__module__", "")).partition(".")[0]
     return "" if own == "metafast" else name.lstrip("_")
+
+
+def _wrapped(item: str) -> str:
+    return textwrap.fill(item, 120, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False) + "\n"
 
 
 def _listed(names: Iterable[str]) -> str:
