@@ -330,9 +330,15 @@ class Builder:
             self.refuse(f"overwrites {described(input)} in place, which has no native form")
         place = self.place(input)
         if place.averaged and op == "affine":  # of a mean it is the mean of the same of each example
-            made = self.elementwise(op, Place(place.value, ()), attributes)
-            return Place(made.value, (), averaged=True)
+            return self.mean_of(self.elementwise(op, Place(place.value, ()), attributes), place if overwrite else None)
         return self.emit(op, (place,), self.form(place), (), attributes, overwrite, shape=place.shape)
+
+    def mean_of(self, each: Place, overwritten: Place | None) -> Place:
+        """The mean of ``each`` over the examples, which takes the place of another such mean, as in ``loss += x``."""
+        if overwritten is None:
+            return Place(each.value, (), averaged=True)
+        overwritten.value = each.value
+        return overwritten
 
     def apply(self, handler: Callable[..., Any], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
         """Call a handler; arguments that it does not know are a reason, not an error."""

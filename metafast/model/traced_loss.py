@@ -24,8 +24,9 @@ LAST = Loss("nll", (("ignore_index", -100.0),))
 
 
 def joined(output: Tensor, loss: Tensor) -> Tensor:
-    """[N, outputs + 1] of what a model and a loss return; torch has no losses of examples to put there."""
-    raise NotImplementedError
+    """[N, outputs + 1] of what a model and a loss return: a name for the handler below, since torch has no losses of
+    examples to put there."""
+    raise NotImplementedError("joined() stands in a traced graph alone, and is never run")
 
 
 def head(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

@@ -55,14 +55,6 @@ def _of_number(b: Builder, op: str, c: float, x: Any) -> Place:
     return inverse if c == 1 else affine(b, inverse, c)
 
 
-def _mean_with_number(b: Builder, op: str, x: Place, c: float, turned: bool) -> Place:
-    """Of a mean over the examples, where the result is the mean of the same of each example."""
-    if op == "raise" or (op == "divide" and turned):
-        b.read(x)  # which refuses it
-    made = _with_number(b, op, Place(x.value, (), []), c, turned, False)
-    return Place(made.value, (), averaged=True)
-
-
 _WORDS = {
     "add": "adds {1} to {0}",
     "subtract": "subtracts {1} from {0}",
@@ -78,8 +70,6 @@ def arithmetic(b: Builder, op: str, left: Any, right: Any, overwrite: bool = Fal
         return pair(b, op, left, right, overwrite)
     for tensor, number, turned in ((left, right, False), (right, left, True)):
         if is_tensor(tensor) and isinstance(number, (int, float)):
-            if isinstance(tensor, Place) and tensor.averaged:
-                return _mean_with_number(b, op, tensor, number, turned)
             return _with_number(b, op, tensor, number, turned, overwrite)
     return b.refuse(f"{_WORDS[op].format(described(left), described(right))}, which has no native form")
 

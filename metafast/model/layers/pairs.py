@@ -25,7 +25,7 @@ def pair(b: Builder, op: str, left: Any, right: Any, overwrite: bool = False) ->
     """``op`` of two tensors. Parameters and buffers are values that all examples share."""
     first, second = b.place(left), b.place(right)
     if first.averaged or second.averaged:
-        return _of_means(b, op, first, second)
+        return _of_means(b, op, first, second, overwrite)
     b.read(first), b.read(second)
     if not (first.integers and second.integers):  # torch makes integers numbers of the other's type
         first, second = b.real(first), b.real(second)
@@ -42,15 +42,16 @@ def pair(b: Builder, op: str, left: Any, right: Any, overwrite: bool = False) ->
     return b.emit(op, operands, form, overwrite=True)
 
 
-def _of_means(b: Builder, op: str, first: Place, second: Place) -> Place:
+def _of_means(b: Builder, op: str, first: Place, second: Place, overwrite: bool) -> Place:
     """Of means over the examples, where the result is the mean of the same of each example."""
     alone = [math.prod(p.shape) == 1 and p.shared for p in (first, second)]
     linear = op in ("add", "subtract") and all(p.averaged or one for p, one in zip((first, second), alone, strict=True))
     if not (linear or (op == "multiply" and any(alone)) or (op == "divide" and alone[1])):
         b.refuse("counts with a mean over the examples; native are sums and differences of such means, and multiples")
+    if overwrite and not first.averaged:
+        b.refuse("writes a mean over the examples over a parameter, which has no native form")
     each = [Place(p.value, (), [], p.shared) for p in (first, second)]
-    made = pair(b, op, each[0], each[1])
-    return Place(made.value, (), averaged=True)
+    return b.mean_of(pair(b, op, each[0], each[1]), first if overwrite else None)
 
 
 def _broadcast(b: Builder, first: Place, second: Place) -> tuple[Shape, tuple[Shape, Shape]]:
