@@ -177,8 +177,15 @@ class _Tracer(fx.Tracer):
         self.in_head = False  # code that is not the model's own: it may hold parameters that follow nothing
 
     def unsupported(self, reason: str) -> Unsupported:
+        where, kind = self.written_in()
+        return Unsupported(where, f"{kind} {reason}")
+
+    def written_in(self) -> tuple[str, str]:
+        """Whose code is being traced: the name and type of a module, or the loss."""
         module = self.inside[-1]
-        return Unsupported(self.names.get(module, ""), f"{type(module).__name__} {reason}")
+        if self.in_head and module is self.model:
+            return "loss", "the function"
+        return self.names.get(module, ""), type(module).__name__
 
     def enter_head(self) -> None:
         """What follows is a loss, whose code is not the model's own."""
@@ -273,9 +280,7 @@ class _Tracer(fx.Tracer):
             raise self.unsupported("runs under no_grad, autocast or a custom autograd function")
         node = super().create_node(kind, target, *rest, **keywords)
         self.asked_for_index.difference_update(node.all_input_nodes)
-        module = self.inside[-1]
-        node.meta["where"] = self.names[module]
-        node.meta["type"] = type(module).__name__
+        node.meta["where"], node.meta["type"] = self.written_in()
         self._known.note(node)
         return node
 
