@@ -19,7 +19,7 @@ function(metafast_cuda_architectures nvcc out)
     execute_process(COMMAND "${nvcc}" --list-gpu-arch OUTPUT_VARIABLE known COMMAND_ERROR_IS_FATAL ANY)
     string(REGEX MATCHALL "[0-9]+" known "${known}")
     set(archs)
-    foreach(arch 80 86 89 90 100 120)
+    foreach(arch 80 90 100 120) # each runs on the later ones of its generation, too: 80 on 86 and 89
       if(arch IN_LIST known)
         list(APPEND archs ${arch}-real)
       endif()

@@ -17,9 +17,10 @@
 // For large functions with several callers: compiled once, not once in each caller.
 #define METAFAST_OUTLINED __attribute__((noinline))
 
-// For a function that is one loop over small functions: those become part of the loop, however many there are.
+// For a function that is one loop over small functions: those become part of the loop, however many there are. It is not
+// part of its callers, who choose among dozens.
 #if defined(__CUDACC__)
-#define METAFAST_ONE_LOOP MF_HD
+#define METAFAST_ONE_LOOP MF_HD __noinline__
 #else
 #define METAFAST_ONE_LOOP __attribute__((noinline, flatten))
 #endif

@@ -178,7 +178,7 @@ struct RuleLoops {
     const Bars to = bars;  // a copy, too
     T* const states = to.state + state_of(link);
     each_parameter<Link>(link, k, [&](int32_t a, const auto& each) {
-      typename Walk::template Sums<kHypers> sums;
+      [[maybe_unused]] typename Walk::template Sums<kHypers> sums;
       each([&](const auto& s, int64_t i, int64_t within) {
         LinkElement<S, Link> bar{};
         bar.theta = Walk::get(to.theta + i);
