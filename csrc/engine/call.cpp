@@ -48,33 +48,68 @@ bool Call::scales() const {
   return std::any_of(links.begin(), links.end(), [](const LinkPlan& link) { return link_info(link.kind).scales; });
 }
 
-std::vector<Address*> Call::inputs() {
-  std::vector<Address*> all;
-  for (Tensor& t : parameters) all.push_back(&t.data);
-  for (Tensor& t : vectors) all.push_back(&t.data);
-  for (HyperTensors& h : hypers) {
-    all.push_back(&h.table);
-    for (Tensor& t : h.elementwise) all.push_back(&t.data);
-  }
-  for (auto* set : {&support, &query})
-    if (*set) all.insert(all.end(), {&(*set)->x, &(*set)->y, &(*set)->w});
-  all.insert(all.end(), {&loss_cotangent, &logits_cotangent});
-  for (Address& a : adapted_cotangent) all.push_back(&a);
-  all.push_back(&seed);
-  return all;
+namespace {
+
+// Lists are empty until one of their tensors is there.
+template <class Item>
+Item& item(std::vector<Item>& list, int count, size_t i, Item absent = {}) {
+  if (list.empty()) list.resize(size_t(count), absent);
+  return list.at(i);
 }
 
-std::vector<Address*> Call::outputs() {
-  std::vector<Address*> all{&support_loss, &task_loss, &loss, &logits};
-  for (Address& a : adapted) all.push_back(&a);
-  for (Tensor& t : gradients) all.push_back(&t.data);
-  for (HyperTensors& h : hypers) {
-    all.push_back(&h.table_gradient);
-    for (Address& a : h.elementwise_gradient) all.push_back(&a);
-  }
-  for (auto* set : {&support, &query})
-    if (*set) all.insert(all.end(), {&(*set)->dx, &(*set)->dy, &(*set)->dw});
-  return all;
+SetTensors& present(std::optional<SetTensors>& set) {
+  if (!set) throw std::invalid_argument("native call: a tensor of a set that is absent");
+  return *set;
+}
+
+struct SlotInfo {
+  const char* name;
+  Address& (*of)(Call& call, const Program& program, size_t i, size_t j);
+};
+
+#define METAFAST_SLOT(NAME, PLACE)                                                                                    \
+  {NAME,                                                                                                              \
+   [](Call& c, [[maybe_unused]] const Program& p, [[maybe_unused]] size_t i, [[maybe_unused]] size_t j) -> Address& { \
+     return PLACE;                                                                                                    \
+   }}
+#define METAFAST_SET(SET, FIELD)                        \
+  METAFAST_SLOT(#SET "." #FIELD, present(c.SET).FIELD), \
+      METAFAST_SLOT("gradient." #SET "." #FIELD, present(c.SET).d##FIELD)
+
+// Everything that Python hands over, and everything that it gets.
+constexpr SlotInfo kSlots[] = {
+    METAFAST_SLOT("parameters", c.parameters.at(i).data),
+    METAFAST_SLOT("vectors", item(c.vectors, p.learnt_count(), i, Tensor{0, true}).data),
+    METAFAST_SLOT("hyper", c.hypers.at(i).table),
+    METAFAST_SLOT("elementwise", c.hypers.at(i).elementwise.at(j).data),
+    METAFAST_SET(support, x),
+    METAFAST_SET(support, y),
+    METAFAST_SET(support, w),
+    METAFAST_SET(query, x),
+    METAFAST_SET(query, y),
+    METAFAST_SET(query, w),
+    METAFAST_SLOT("cotangent.task_loss", c.loss_cotangent),
+    METAFAST_SLOT("cotangent.logits", c.logits_cotangent),
+    METAFAST_SLOT("cotangent.adapted", item(c.adapted_cotangent, p.adapted_count(), i)),
+    METAFAST_SLOT("seed", c.seed),
+    METAFAST_SLOT("support_loss", c.support_loss),
+    METAFAST_SLOT("task_loss", c.task_loss),
+    METAFAST_SLOT("loss", c.loss),
+    METAFAST_SLOT("logits", c.logits),
+    METAFAST_SLOT("adapted", item(c.adapted, p.adapted_count(), i)),
+    METAFAST_SLOT("gradient.parameters", c.gradients.at(i).data),
+    METAFAST_SLOT("gradient.hyper", c.hypers.at(i).table_gradient),
+    METAFAST_SLOT("gradient.elementwise", item(c.hypers.at(i).elementwise_gradient, p.adapted_count(), j)),
+};
+#undef METAFAST_SET
+#undef METAFAST_SLOT
+
+}  // namespace
+
+Address& Call::slot(const std::string& name, const Program& program, size_t i, size_t j) {
+  for (const SlotInfo& info : kSlots)
+    if (name == info.name) return info.of(*this, program, i, j);
+  throw std::invalid_argument("native call: unknown tensor " + name);
 }
 
 }  // namespace metafast

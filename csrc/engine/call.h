@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "engine/job.h"
@@ -82,8 +83,9 @@ struct Call {
   std::vector<Address> adapted;
   std::vector<Tensor> gradients;  // own: [tasks, shape], not summed over tasks
 
-  // Every tensor in the order in which Python hands them over: inputs, then outputs.
-  std::vector<Address*> inputs(), outputs();
+  // The tensor of this name in kSlots (call.cpp); of several with one name, number i; of a hyper-parameter's values per
+  // element, those of adapted parameter j. Throws where a call of this kind has none.
+  Address& slot(const std::string& name, const Program& program, size_t i, size_t j);
 
   bool is_second_order() const { return estimator.is_second_order(); }
   bool is_hessian_vector() const { return estimator.is_hessian_vector(); }

@@ -98,20 +98,20 @@ std::vector<LinkPlan> rule(const std::vector<std::pair<std::string, int>>& descr
   return links;
 }
 
-// Of a hyper-parameter: for each adapted parameter whether its values per element differ from step to step, or nothing; and for
-// how many of them gradients of such values are wanted.
-using HyperTuple = std::tuple<std::vector<bool>, size_t>;
+// Gradients of data are added up, example by example; all else is written whole.
+bool holds_zeros(const std::string& slot) {
+  return slot.rfind("gradient.support.", 0) == 0 || slot.rfind("gradient.query.", 0) == 0;
+}
 
 std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool is_double, int64_t tasks, int64_t steps,
                                   int threads, const std::pair<std::string, int>& estimator_description,
                                   const std::vector<std::pair<std::string, int>>& rule_description, bool sweep,
                                   std::pair<int, int> memory, int packing, int sharing, double loss_cotangent,
                                   const std::optional<SetTuple>& support, const std::optional<SetTuple>& query,
-                                  const std::vector<bool>& parameters, size_t vectors,
-                                  const std::vector<HyperTuple>& hypers, size_t adapted_cotangent, size_t adapted,
-                                  const std::vector<bool>& gradients, const std::vector<bool>& inputs,
-                                  const std::vector<py::object>& outputs, py::object empty_like, py::object zeros_like,
-                                  const std::optional<DeviceTuple>& device) {
+                                  const std::vector<bool>& parameters, const std::vector<std::vector<bool>>& hypers,
+                                  const std::vector<bool>& gradients, const std::vector<Slot>& inputs,
+                                  const std::vector<std::pair<Slot, py::object>>& outputs, py::object empty_like,
+                                  py::object zeros_like, const std::optional<DeviceTuple>& device) {
   Call call{};
   call.estimator = estimator(estimator_description), call.sweep = sweep;
   call.links = rule(rule_description);
@@ -121,18 +121,13 @@ std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool i
   call.loss_cotangent_all = loss_cotangent;
   call.support = set(support), call.query = set(query);
   call.parameters = list(parameters), call.gradients = list(gradients);
-  for (const auto& [elementwise, elementwise_gradient] : hypers) {
-    call.hypers.push_back({0, list(elementwise), 0, {}});
-    call.hypers.back().elementwise_gradient.resize(elementwise_gradient);
-  }
-  call.vectors.assign(vectors, {0, true});
-  call.adapted_cotangent.resize(adapted_cotangent);
-  call.adapted.resize(adapted);
-  const std::vector<Address*> in = call.inputs(), out = call.outputs();
-  if (in.size() != inputs.size() || out.size() != outputs.size())
-    throw std::invalid_argument("native call: inconsistent number of tensors");
-  for (size_t i = 0; i < in.size(); ++i) *in[i] = inputs[i];
-  for (size_t i = 0; i < out.size(); ++i) *out[i] = !outputs[i].is_none();
+  for (const auto& elementwise : hypers) call.hypers.push_back({0, list(elementwise), 0, {}});
+  const auto place = [known = program](Call& of, const Slot& slot) -> Address& {
+    const auto& [name, i, j] = slot;
+    return of.slot(name, *known, i, j);
+  };
+  for (const Slot& slot : inputs) place(call, slot) = 1;
+  for (const auto& output : outputs) place(call, output.first) = 1;
   auto made = std::make_unique<Prepared>();
   if (device) {
     const auto& [style, index, chunk, linear, convolution] = *device;
@@ -141,10 +136,9 @@ std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool i
   } else {
     made->session = make_cpu_session(std::move(program), std::move(call), is_double);
   }
-  made->inputs = made->session->call.inputs();
-  made->outputs = made->session->call.outputs();
-  made->templates = outputs;
-  made->data_gradients = outputs.size() - 3 * (support ? 1 : 0) - 3 * (query ? 1 : 0);
+  for (const Slot& slot : inputs) made->inputs.push_back(&place(made->session->call, slot));
+  for (const auto& [slot, like] : outputs)
+    made->outputs.push_back({&place(made->session->call, slot), like, holds_zeros(std::get<0>(slot))});
   made->empty_like = std::move(empty_like), made->zeros_like = std::move(zeros_like);
   return made;
 }
@@ -226,9 +220,8 @@ PYBIND11_MODULE(METAFAST_MODULE, m) {
       .def(py::init(&prepare), py::arg("program"), py::arg("is_double"), py::arg("tasks"), py::arg("steps"),
            py::arg("threads"), py::arg("estimator"), py::arg("rule"), py::arg("sweep"), py::arg("memory"),
            py::arg("packing"), py::arg("sharing"), py::arg("loss_cotangent"), py::arg("support"), py::arg("query"),
-           py::arg("parameters"), py::arg("vectors"), py::arg("hypers"), py::arg("adapted_cotangent"),
-           py::arg("adapted"), py::arg("gradients"), py::arg("inputs"), py::arg("outputs"), py::arg("empty_like"),
-           py::arg("zeros_like"), py::arg("device"))
+           py::arg("parameters"), py::arg("hypers"), py::arg("gradients"), py::arg("inputs"), py::arg("outputs"),
+           py::arg("empty_like"), py::arg("zeros_like"), py::arg("device"))
       .def_property_readonly("bytes", [](const Prepared& p) { return p.session->bytes(); })
       .def_property_readonly("tasks_at_once", [](const Prepared& p) { return p.session->tasks_at_once(); })
       .def_property_readonly("migrated", [](const Prepared& p) { return p.session->migrated(); })

@@ -14,21 +14,16 @@ py::list Prepared::run(const std::vector<py::handle>& given, Address workspace, 
   if (given.size() != inputs.size()) throw std::invalid_argument("native call: inconsistent number of tensors");
   std::vector<py::object> copies;  // of what is not contiguous, until the call is over
   for (size_t i = 0; i < inputs.size(); ++i) {
-    Address& slot = *inputs[i];
-    if ((slot == 0) != given[i].is_none()) throw std::invalid_argument("native call: another tensor is absent");
-    if (slot == 0) continue;
-    slot = address(given[i], copies);
+    if (given[i].is_none()) throw std::invalid_argument("native call: a tensor is absent");
+    *inputs[i] = address(given[i], copies);
   }
   py::list written(outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
-    py::object made = py::none();
-    if (!templates[i].is_none()) {
-      const bool zeros = i >= data_gradients;
-      made = new_like(templates[i], zeros, outputs[i]);
-      if (!made) {
-        made = owned(PyObject_CallOneArg((zeros ? zeros_like : empty_like).ptr(), templates[i].ptr()));
-        *outputs[i] = address(made, copies);
-      }
+    const auto& [place, like, zeros] = outputs[i];
+    py::object made = new_like(like, zeros, place);
+    if (!made) {
+      made = owned(PyObject_CallOneArg((zeros ? zeros_like : empty_like).ptr(), like.ptr()));
+      *place = address(made, copies);
     }
     PyList_SET_ITEM(written.ptr(), Py_ssize_t(i), made.release().ptr());
   }

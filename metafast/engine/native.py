@@ -18,7 +18,8 @@ from torch import Tensor
 
 from metafast import _native, transforms
 from metafast.call import Batch, Call, Hyper, InnerLoop
-from metafast.engine import device
+from metafast.engine import device, signature
+from metafast.engine.signature import Slot
 from metafast.estimators import Checkpoint, Exact
 from metafast.estimators.estimator import HESSIAN_VECTOR
 from metafast.model.program import Program
@@ -119,16 +120,10 @@ class Workspace:
 
 
 class Run(NamedTuple):
-    """What a call came to: the session that serves it, and the tensors it reads, in the session's order."""
+    """What a call came to: the session that serves it, and the tensors it reads."""
 
     prepared: Prepared
-    inputs: list[Tensor | None]
-
-    def again(self) -> list[Any]:
-        """What the session writes, on the CPU."""
-        workspace = Workspace.of_thread(self.prepared.bytes)
-        written: list[Any] = self.prepared.session.run(self.inputs, workspace.address)
-        return written
+    inputs: dict[Slot, Tensor]
 
 
 @dataclass(slots=True)
@@ -163,9 +158,10 @@ class Kind(NamedTuple):
         return self.sweep is not None or self.vectors
 
 
-def _key(call: Call, kind: Kind, data: Hashable, absent: tuple[bool, ...]) -> tuple[Any, ...]:
+def _key(call: Call, kind: Kind, data: Hashable) -> tuple[Any, ...]:
     """Calls with the same key are run by one session."""
-    loop, sweep = kind.loop, kind.sweep
+    loop, sweep, cotangents = kind.loop, kind.sweep, kind.cotangents
+    given = (cotangents.task_loss, cotangents.logits, *(cotangents.adapted or ()))
     return (
         threading.get_ident(),  # one thread at a time runs a session
         torch.get_num_threads(),
@@ -179,8 +175,8 @@ def _key(call: Call, kind: Kind, data: Hashable, absent: tuple[bool, ...]) -> tu
         kind.own,
         tuple([tuple([(a, t.shape) for a, t in hyper.elementwise]) for hyper in call.hypers]),
         data,
-        kind.cotangents.loss,
-        absent,
+        cotangents.loss,
+        tuple([t is None for t in given]),
         None if sweep is None else (tuple(sweep.hypers), sweep.support, sweep.query),
     )
 
@@ -188,14 +184,14 @@ def _key(call: Call, kind: Kind, data: Hashable, absent: tuple[bool, ...]) -> tu
 class Prepared:
     """One kind of call: what it writes, and the native session, which allocates that and writes it."""
 
-    __slots__ = ("adapted", "bytes", "constants", "gradients", "session", "tasks", "written")
+    __slots__ = ("bytes", "constants", "inputs", "outputs", "session", "tasks")
 
     def __init__(
         self,
         known: Handle,
         program: Program,
         on: device.Target | None,
-        inputs: Sequence[Tensor | None],
+        inputs: Sequence[Slot],
         call: Call,
         kind: Kind,
     ) -> None:
@@ -206,7 +202,8 @@ class Prepared:
         per_task = [kind.gradients_per_task or kind.own[i] for i in known.learnt] if kind.sweeps else []
         gradients = _like_gradients(known, call, kind, per_task, like)
         adapted = [like(self.tasks, *known.shapes[i]) for i in known.adapted] if kind.want_adapted else []
-        spread = [_spread(hyper, len(known.adapted)) for hyper in gradients.hypers]
+        outputs = _like_losses(known, call, kind, like)
+        outputs |= signature.each("adapted", adapted) | signature.named(gradients, "gradient.")
         module = _native if on is None else device.module()
         if module not in known.native:
             known.native[module] = device.describe(module, program)
@@ -226,13 +223,10 @@ class Prepared:
             support=_counts(call.support, stepwise),
             query=_counts(call.query, False),
             parameters=kind.own,
-            vectors=len(known.learnt) if kind.vectors else 0,
-            hypers=[(_per_step(hyper, known), len(each)) for hyper, each in zip(call.hypers, spread, strict=True)],
-            adapted_cotangent=len(kind.cotangents.adapted or ()),
-            adapted=len(adapted),
+            hypers=[_per_step(hyper, known) for hyper in call.hypers],
             gradients=per_task,
-            inputs=[t is not None for t in inputs],
-            outputs=_like_outputs(known, call, kind, adapted, gradients, spread, like),
+            inputs=inputs,
+            outputs=[*outputs.items()],
             empty_like=torch.empty_like,
             zeros_like=torch.zeros_like,
             device=None if on is None else on[:5],
@@ -242,21 +236,13 @@ class Prepared:
         if on is not None:
             self.constants = device.allocate(self.session.constants_bytes, x)
             self.session.upload(self.constants.data_ptr(), on.stream)
-        # Where the adapted parameters and the gradients of parameters end among the outputs; which gradients follow.
-        self.adapted = 4 + len(adapted)
-        self.gradients = self.adapted + len(gradients.parameters)
-        self.written = [len(each) for each in spread]
+        #: The order of what it reads and of what it writes.
+        self.inputs, self.outputs = inputs, tuple(outputs)
 
-    def gradients_of(self, out: Sequence[Any], call: Call) -> Call:
-        """The gradients among what the session wrote, in the places of what they belong to; None where unwanted."""
-        rest = iter(out[self.gradients :])
-        hypers = []
-        for hyper, count in zip(call.hypers, self.written, strict=True):
-            table = next(rest)
-            each = [next(rest) for _ in range(count)]
-            hypers.append(Hyper(table, tuple([(a, each[a] if each else None) for a, _ in hyper.elementwise])))  # type: ignore[misc]
-        sets = [Batch(next(rest), next(rest), next(rest)) if batch else None for batch in (call.support, call.query)]
-        return Call(out[self.adapted : self.gradients], hypers, *sets)
+    def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """What the session writes for these ``inputs``, on the CPU."""
+        written: list[Tensor] = self.session.run(tensors, Workspace.of_thread(self.bytes).address)
+        return written
 
 
 def _counts(batch: Batch | None, stepwise: bool) -> tuple[int, bool, bool] | None:
@@ -301,30 +287,17 @@ def _like_gradients(known: Handle, call: Call, kind: Kind, per_task: Sequence[bo
     )
 
 
-def _like_outputs(
-    known: Handle,
-    call: Call,
-    kind: Kind,
-    adapted: Sequence[Tensor],
-    gradients: Call,
-    spread: Sequence[Sequence[Tensor | None]],
-    like: Like,
-) -> list[Tensor | None]:
-    """All that the session writes, in its order."""
+def _like_losses(known: Handle, call: Call, kind: Kind, like: Like) -> dict[Slot, Tensor]:
     query, tasks = call.query, call.first.x.shape[0]
     steps = 0 if kind.loop is None else kind.loop.steps
     has_loss = query is not None and query.y is not None
-    return [
+    made = (
         like(tasks, steps) if call.support is not None and steps and not kind.vectors else None,
         like(tasks) if has_loss else None,
         like() if has_loss else None,
         None if query is None else like(tasks, query.x.shape[1], *known.output),
-        *adapted,
-        *gradients.parameters,
-        *[tensor for hyper, each in zip(gradients.hypers, spread, strict=True) for tensor in (hyper.table, *each)],
-        *(gradients.support or ()),
-        *(gradients.query or ()),
-    ]
+    )
+    return {slot: tensor for slot, tensor in zip(signature.LOSSES, made, strict=True) if tensor is not None}
 
 
 def _like_batch(batch: Batch | None, wanted: Batch | None, like: Callable[..., Tensor]) -> Batch | None:
@@ -341,45 +314,35 @@ def _like_hyper(hyper: Hyper, wanted: Hyper, like: Callable[..., Tensor]) -> Hyp
     return Hyper(table, tuple(each))  # type: ignore[arg-type]
 
 
-def _spread(hyper: Hyper, adapted: int) -> list[Tensor | None]:
-    """Values per element in the order of the adapted parameters, None for those without; nothing if none has any."""
-    by_number = dict(hyper.elementwise)
-    return [by_number.get(a) for a in range(adapted)] if by_number else []
-
-
 def _per_step(hyper: Hyper, known: Handle) -> list[bool]:
-    """Whether values per element differ from step to step, for every adapted parameter."""
-    spread = _spread(hyper, len(known.adapted))
-    return [t is not None and t.dim() > known.ndims[i] for i, t in zip(known.adapted, spread, strict=False)]
+    """Whether values per element differ from step to step, for every adapted parameter; nothing if none has such
+    values."""
+    by_number = dict(hyper.elementwise)
+    pairs = enumerate(known.adapted)
+    return [a in by_number and by_number[a].dim() > known.ndims[i] for a, i in pairs] if by_number else []
 
 
-def _int64(batch: Batch) -> Batch:
+def _int64(batch: Batch | None) -> Batch | None:
+    if batch is None:
+        return None
     x, y, w = batch
     return batch if y is None or y.dtype == torch.int64 or y.is_floating_point() else Batch(x, y.long(), w)
 
 
-def _data(call: Call) -> tuple[Tensor | None, ...]:
-    """The tensors of both sets."""
-    return tuple([t for batch in (call.support, call.query) if batch is not None for t in _int64(batch)])
-
-
 def _inputs(
-    known: Handle,
-    call: Call,
-    vectors: Sequence[Tensor] | None,
-    data: Sequence[Tensor | None],
-    cotangents: Sequence[Tensor | None],
-    seed: Tensor | None,
-) -> list[Tensor | None]:
-    """All that a call reads, in the order of Session's tensors."""
-    inputs: list[Tensor | None] = [*call.parameters, *(vectors or ())]
-    for hyper in call.hypers:
-        inputs.append(hyper.table)
-        if hyper.elementwise:
-            inputs += _spread(hyper, len(known.adapted))
-    inputs += data
-    inputs += cotangents
-    inputs.append(seed)
+    call: Call, vectors: Sequence[Tensor] | None, cotangents: Cotangents, seed: Tensor | None
+) -> dict[Slot, Tensor]:
+    """All that a call reads: its own leaves, then what else there is."""
+    inputs = signature.named(call)
+    if vectors is not None:
+        inputs |= signature.each("vectors", vectors)
+    if cotangents.task_loss is not None:
+        inputs["cotangent.task_loss", 0, 0] = cotangents.task_loss
+    if cotangents.logits is not None:
+        inputs["cotangent.logits", 0, 0] = cotangents.logits
+    inputs |= signature.each("cotangent.adapted", cotangents.adapted or ())
+    if seed is not None:
+        inputs[signature.SEED] = seed
     return inputs
 
 
@@ -400,39 +363,39 @@ def run(
     the learnt parameters. ``seed`` is what random nodes draw by, where it is not to be another one."""
     transforms.refuse_natively()
     known = handle(program)
-    data = _data(call)
-    given = (cotangents.task_loss, cotangents.logits, *(cotangents.adapted or ()))
-    inputs = _inputs(known, call, vectors, data, given, draw_seed(program) if seed is None else seed)
+    call = call._replace(support=_int64(call.support), query=_int64(call.query))
+    inputs = _inputs(call, vectors, cotangents, draw_seed(program) if seed is None else seed)
     own = tuple([t.dim() != n for t, n in zip(call.parameters, known.ndims, strict=True)])
     kind = Kind(loop, own, want_adapted, sweep, cotangents, gradients_per_task, vectors is not None)
-    key = _key(call, kind, metadata(data), tuple([t is None for t in given]))
+    key = _key(call, kind, metadata((*(call.support or ()), *(call.query or ()))))
 
     def prepared(on: device.Target | None) -> Prepared:
         found = known.sessions.get((key, on))
         if found is None:
             if len(known.sessions) >= KEEP_SESSIONS:
                 known.sessions.clear()
-            found = known.sessions[key, on] = Prepared(known, program, on, inputs, call, kind)
+            found = known.sessions[key, on] = Prepared(known, program, on, tuple(inputs), call, kind)
         return found
 
-    x = call.first.x
+    x, tensors = call.first.x, [*inputs.values()]
     if device.takes(x):
         with device.guard(x):
-            p, out = _on_device(prepared, inputs, x)
+            p, written = _on_device(prepared, tensors, x)
     else:
         p = prepared(None)
-        out = Run(p, inputs).again()
+        written = p.run(tensors)
 
-    support_loss, task_loss, loss, logits = out[:4]
+    out = dict(zip(p.outputs, written, strict=True))
+    support_loss, task_loss, loss, logits = [out.get(slot) for slot in signature.LOSSES]
     if support_loss is None:
         support_loss = x.new_empty((p.tasks, 0))
-    adapted = out[4 : p.adapted] if want_adapted else None
-    gradients = p.gradients_of(out, call) if sweep is not None or vectors is not None else None
+    adapted = [out["adapted", a, 0] for a in range(len(known.adapted))] if want_adapted else None
+    gradients = signature.gradients(out, len(known.learnt), call) if kind.sweeps else None
     return Result(Run(p, inputs), loss, task_loss, logits, support_loss, adapted, gradients)
 
 
 def _on_device(
-    prepared: Callable[[device.Target], Prepared], inputs: list[Tensor | None], x: Tensor
+    prepared: Callable[[device.Target], Prepared], tensors: Sequence[Tensor], x: Tensor
 ) -> tuple[Prepared, list[Any]]:
     """The call on the device of ``x``, in chunks of tasks where memory is short."""
     on = device.target(x)
@@ -440,4 +403,4 @@ def _on_device(
         p = prepared(on)
         workspace, on = device.workspace(p.bytes, x, on, p.tasks)
         if workspace is not None:
-            return p, p.session.run(inputs, workspace.data_ptr(), on.stream)
+            return p, p.session.run(tensors, workspace.data_ptr(), on.stream)

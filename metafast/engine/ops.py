@@ -105,8 +105,9 @@ class AutogradNode:
 
     def run_ready(self, tensors: Sequence[Any]) -> tuple[Tensor | None, ...]:
         assert self.ready is not None
-        support_loss, task_loss, loss, logits, *made = native.Run(self.ready, [*tensors, None, None, self.seed]).again()
-        self.eager = PARAMETERS_ONLY._replace(parameters=made[: self.ready.gradients - 4])
+        there = [tensor for tensor in (*tensors, self.seed) if tensor is not None]
+        support_loss, task_loss, loss, logits, *made = self.ready.run(there)
+        self.eager = PARAMETERS_ONLY._replace(parameters=made)
         return loss, task_loss, logits, support_loss
 
     def run_eagerly(self, call: Call) -> tuple[Tensor | None, ...]:

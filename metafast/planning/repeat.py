@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,15 +18,15 @@ from torch import Tensor, get_num_threads, nn
 from metafast import _native, arguments
 from metafast.call import Batch, Call
 from metafast.engine import native, ops
+from metafast.engine.signature import LOSSES, QUERY, SEED, SUPPORT, Slot
 from metafast.planning.accumulation import accumulate, any_requires_grad, is_plain
 from metafast.planning.plan import Plan
 from metafast.tracking.metadata import metadata
 
 _plain = operator.itemgetter("adapt_params", "backend", "strict", "steps", "rule", "estimator", "memory", "reduction")
 
-#: A session's inputs end with x, y and weights of both sets, two cotangents, which a meta-gradient leaves out, and the
-#: seed of random nodes.
-_DATA = slice(-9, -3)
+#: x, y and weights of both sets.
+_DATA = (*SUPPORT, *QUERY)
 
 
 def _settings(learner: nn.Module) -> tuple[Any, ...]:
@@ -46,16 +46,17 @@ class Repeated:
     Args:
         plan, run: of the call, on the CPU.
         known: the metadata of its tensors, which C++ could read.
-        places: where among those each of the session's inputs is, or -1 for one that stays as it is.
+        at: where among those the inputs of this name are; all others stay as they are.
         sets: the names of sets of examples, and where among the tensors their y and weights are.
     """
 
     __slots__ = ("_borrowed", "_call", "_reading")
 
     def __init__(
-        self, plan: Plan, run: native.Run, known: bytes, places: Sequence[int], sets: Sequence[tuple[str, Batch, int]]
+        self, plan: Plan, run: native.Run, known: bytes, at: Mapping[Slot, int], sets: Sequence[tuple[str, Batch, int]]
     ) -> None:
-        own = [None if place >= 0 else tensor for place, tensor in zip(places, run.inputs, strict=True)]
+        places = [at.get(slot, -1) for slot in run.inputs]
+        own = [None if place >= 0 else tensor for place, tensor in zip(places, run.inputs.values(), strict=True)]
         checks: list[tuple[int, int, Any]] = []
         classes = plan.out[0] if plan.out else 0
         for name, batch, y in sets:
@@ -91,7 +92,7 @@ class Repeated:
 class Repeat(Repeated):
     """What a learner's ``call`` came to, and ``node`` if it stands in a graph."""
 
-    __slots__ = ("gradients", "lr", "node", "receivers", "seed", "settings", "shared")
+    __slots__ = ("lr", "node", "receivers", "results", "seed", "settings", "shared")
 
     def __init__(
         self,
@@ -104,11 +105,14 @@ class Repeat(Repeated):
     ) -> None:
         support, query = call.support, call.query
         assert support is not None and query is not None
-        seed = run.inputs[-1]
-        places = [-1] * (len(run.inputs) - 9) + [*range(6), -1, -1, -1 if seed is None else 6]
-        super().__init__(plan, run, known, places, [("support", support, 1), ("query", query, 4)])
-        self.lr, self.settings, self.shared = learner.__dict__["lr"], _settings(learner), run.inputs[: _DATA.start]
-        self.receivers, self.gradients = plan.receivers, run.prepared.gradients
+        at = {slot: place for place, slot in enumerate((*_DATA, SEED))}
+        super().__init__(plan, run, known, at, [("support", support, 1), ("query", query, 4)])
+        self.lr, self.settings = learner.__dict__["lr"], _settings(learner)
+        self.shared = call._replace(support=None, query=None).leaves()
+        wanted = [*LOSSES, *[("gradient.parameters", i, 0) for i in range(len(plan.learnt))]]
+        #: These of all that the session writes: it may be one that makes gradients of the data, too.
+        self.results = operator.itemgetter(*[run.prepared.outputs.index(slot) for slot in wanted])
+        self.receivers, seed = plan.receivers, run.inputs.get(SEED)
         self.seed = () if seed is None else (torch.zeros_like(seed),)  # what one is like
         self.node = None
         if node is not None and not any_requires_grad((*support, *query)):
@@ -121,23 +125,24 @@ class Repeat(Repeated):
     ) -> Repeat | None:
         """None on a GPU, with a hyper-parameter that is a tensor, without inner steps, and for data that were converted
         or are no plain tensors."""
-        read, (_, _, support, query) = run.inputs[_DATA], call
+        support, query = call.support, call.query
         if support is None or query is None or support.x.device.type != "cpu":
             return None
         rule: Any = learner.rule
         others = [value for name, value in rule.hypers.items() if name != "lr"]
         constant = all(type(value) is float for value in (learner.__dict__.get("lr"), *others)) and not rule.learn
-        if not (constant and len(read) == 6 and all(a is b for a, b in zip(read, (*support, *query), strict=True))):
+        read = [run.inputs.get(slot) for slot in _DATA]
+        if not constant or any(a is not b for a, b in zip(read, (*support, *query), strict=True)):
             return None
-        known = metadata((*support, *query, *[seed for seed in run.inputs[-1:] if seed is not None]))
+        known = metadata((*support, *query, *([run.inputs[SEED]] if SEED in run.inputs else ())))
         return cls(learner, plan, run, call, known, node) if isinstance(known, bytes) else None
 
-    def gradient(self, learner: nn.Module, support: Any, query: Any) -> list[Any] | None:
+    def gradient(self, learner: nn.Module, support: Any, query: Any) -> tuple[Any, ...] | None:
         """Support losses, task losses, loss, logits and the gradients for other data, or None where this may not be the
         same call."""
         data = self._data(learner, support, query)
         made = None if data is None else self._run(data)
-        return None if made is None else made[: self.gradients]
+        return None if made is None else self.results(made)
 
     def accumulated(self, learner: nn.Module, support: Any, query: Any, scale: Tensor | None) -> list[Any] | None:
         """Support losses, task losses, loss and logits for other data, their gradients added to ``.grad``, or None."""
@@ -146,8 +151,9 @@ class Repeat(Repeated):
         data = self._data(learner, support, query)
         if data is None or any_requires_grad(data) or (made := self._run(data)) is None:
             return None
-        accumulate(self.receivers, made[4 : self.gradients], scale)
-        return made[:4]
+        support_loss, task_loss, loss, logits, *gradients = self.results(made)
+        accumulate(self.receivers, gradients, scale)
+        return [support_loss, task_loss, loss, logits]
 
     def unrolled(self, learner: nn.Module, support: Any, query: Any) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
         """Loss, task losses, logits and support losses, in a graph, or None."""
@@ -213,20 +219,18 @@ class RepeatedHvp(Repeated):
         known = metadata(tensors)
         if not isinstance(known, bytes):
             return None
-        # Of the session's inputs: the place among `tensors`, or -1 for those that stay as they were.
         at_param, at_v = ({name: i for i, name in enumerate(given)} for given in (params, v))
-        places = [
-            *(at_param.get(p.name, -1) for p in plan.program.parameters),
-            *(len(params) + at_v[name] if name in at_v else -1 for name in plan.learnt),
-            *range(len(params) + len(v), len(tensors)),
-        ]
-        places += [-1] * (len(run.inputs) - len(places))
+        at: dict[Slot, int] = {slot: len(params) + len(v) + i for i, slot in enumerate(SUPPORT)}
+        at |= {
+            ("parameters", i, 0): at_param[p.name] for i, p in enumerate(plan.program.parameters) if p.name in at_param
+        }
+        at |= {("vectors", i, 0): len(params) + at_v[name] for i, name in enumerate(plan.learnt) if name in at_v}
         # Each in its own place: one tensor may be both a parameter and a vector, and only the latter be repeated.
-        read = [*zip(places, run.inputs, strict=True)]
-        if any(tensor is not tensors[place] for place, tensor in read if place >= 0):
+        if any(slot in at and tensor is not tensors[at[slot]] for slot, tensor in run.inputs.items()):
             return None
-        made = cls(plan, run, known, places, [("batch", batch, len(params) + len(v) + 1)])
-        by_name = {name: i for i, name in enumerate(plan.learnt)}
+        made = cls(plan, run, known, at, [("batch", batch, len(params) + len(v) + 1)])
+        place = {slot: i for i, slot in enumerate(run.prepared.outputs)}
+        by_name = {name: place["gradient.parameters", i, 0] for i, name in enumerate(plan.learnt)}
         made.names = (tuple(params), tuple(v))
-        made.written = [(name, run.prepared.adapted + by_name[name]) for name in params if name in by_name]
+        made.written = [(name, by_name[name]) for name in params if name in by_name]
         return made
