@@ -34,11 +34,8 @@ class Program:
 class Session:
     """One kind of call, prepared once; to be run by one thread at a time.
 
-    Inputs, None where absent (then always), in this order: parameters; vectors; of each hyper-parameter of the rule its
-    table and its values per element; x, y and weights of the support set, then of the query set (nothing for a set that
-    is not there); cotangents of the task losses, of the logits, of the adapted parameters; on the CPU, the seed of
-    random nodes. Outputs: support losses, task losses, loss, logits; adapted parameters; gradients of the parameters,
-    of each hyper-parameter's table and values per element; of x, y and weights of the sets.
+    Inputs and outputs are those tensors that there are, in the order in which they were named
+    (:mod:`metafast.engine.signature`); the seed of random nodes is on the CPU.
     """
 
     def __init__(
@@ -58,14 +55,12 @@ class Session:
         support: _Set | None,
         query: _Set | None,
         parameters: Sequence[bool],  # whether it differs per task
-        vectors: int,
-        # Whether values per element differ per step, for each adapted parameter or for none; how many gradients of such
-        hypers: Sequence[tuple[Sequence[bool], int]],
-        adapted_cotangent: int,
-        adapted: int,
+        hypers: Sequence[
+            Sequence[bool]
+        ],  # whether values per element differ per step, for each adapted parameter or none
         gradients: Sequence[bool],  # whether per task rather than summed
-        inputs: Sequence[bool],  # whether it is there
-        outputs: Sequence[Tensor | None],  # what it is like
+        inputs: Sequence[tuple[str, int, int]],
+        outputs: Sequence[tuple[tuple[str, int, int], Tensor]],  # and what it is like
         empty_like: Callable[[Tensor], Tensor],
         zeros_like: Callable[[Tensor], Tensor],
         # style; index of the device; tasks at a time, 0 for all; whether linear layers and convolutions may use TF32
@@ -80,7 +75,7 @@ class Session:
     @property
     def constants_bytes(self) -> int: ...
     def upload(self, constants: int, stream: int) -> None: ...
-    def run(self, inputs: list[Tensor | None], workspace: int, stream: int = 0) -> list[Any]: ...
+    def run(self, inputs: Sequence[Tensor], workspace: int, stream: int = 0) -> list[Any]: ...
 
 class Contents:
     def __init__(self, dictionaries: Sequence[dict[Any, Any]], tensors: Sequence[Tensor]) -> None: ...

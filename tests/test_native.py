@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from metafast import _native
+from metafast.call import Batch, Call
+from metafast.engine import native
+from metafast.model.lowering import lower
+from small import mlp
 
 #: Bounds in units in the last place; csrc/core/scalar.h states them.
 ULPS = {"exp": 2, "expm1": 2, "tanh": 2.5, "sigmoid": 2.5, "log1p01": 2, "log": 2, "log1p": 2.5, "sin": 2, "cos": 2}
@@ -119,3 +126,28 @@ def test_a_program_that_does_not_is_refused(
 def test_what_was_built_is_told() -> None:
     info = _native.build_info()
     assert info["isa"] in info["isas"] and torch.__version__
+
+
+def test_a_workspace_that_is_not_kept_lives_as_long_as_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    freed: list[int] = []
+
+    class Watched(native.Workspace):
+        def __del__(self) -> None:
+            freed.append(self.bytes)
+
+    monkeypatch.setattr(native, "Workspace", Watched)
+    monkeypatch.setattr(native, "KEEP_WORKSPACE_BYTES", 0)
+    model = mlp()
+    program, x = lower(model, (4,), dtype=torch.float64), torch.randn(1, 3, 4).double()
+    run = native.run(program, Call([*model.parameters()], (), None, Batch(x, None, None))).run
+    session = run.prepared.session
+
+    class Session:
+        def run(self, tensors: Sequence[Tensor], address: int) -> list[Tensor]:
+            assert not freed
+            return session.run(tensors, address)
+
+    freed.clear()
+    run.prepared.session = Session()
+    run.prepared.run([*run.inputs.values()])
+    assert freed == [session.bytes]

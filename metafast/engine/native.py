@@ -241,7 +241,8 @@ class Prepared:
 
     def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """What the session writes for these ``inputs``, on the CPU."""
-        written: list[Tensor] = self.session.run(tensors, Workspace.of_thread(self.bytes).address)
+        workspace = Workspace.of_thread(self.bytes)  # alive until the call is over: the thread may not keep it
+        written: list[Tensor] = self.session.run(tensors, workspace.address)
         return written
 
 
