@@ -62,7 +62,8 @@ class Place:
     """Memory of shape [N, *shape], or of ``shape`` if it is ``shared``, that holds a value. ``memory`` lists all Places
     that view the same memory. ``axis`` is where N stands in torch's shape; what is not written for others takes 0. Of a
     ``merged`` one torch's shape is [N * shape[0], *shape[1:]]; what is not written for it takes none. An ``averaged``
-    one is the mean of its value over the examples, as losses are; sums and multiples of such means are means again."""
+    one is the mean of its value over the examples, as losses are; sums and multiples of such means are means again. The
+    first axis of a ``ragged`` one is, in torch, as long as the longest of the examples' sequences."""
 
     value: int | None  # None: overwritten through another view
     shape: Shape
@@ -72,6 +73,7 @@ class Place:
     merged: bool = False
     integers: torch.dtype | None = None  # what torch's tensor holds, if no numbers of the parameters' type
     averaged: bool = False
+    ragged: bool = False
 
     def __post_init__(self) -> None:
         self.memory.append(self)
@@ -160,11 +162,16 @@ class Builder:
             self.refuse(
                 "counts with a mean over the examples; native are sums and differences of such means, and multiples"
             )
+        if place.ragged:
+            self.refuse(
+                "reads a sequence as long as the longest of the examples, which a program does not know; native is "
+                "pad_packed_sequence(total_length=), a sum over the steps, and a step of each example"
+            )
         return place.value
 
     def first(self, place: Place) -> Place:
         """``place`` as if its examples stood first, for what works on each of them by itself."""
-        return Place(place.value, place.shape, place.memory, place.shared, integers=place.integers)
+        return Place(place.value, place.shape, place.memory, place.shared, integers=place.integers, ragged=place.ragged)
 
     def real(self, place: Place) -> Place:
         """Integers as numbers of the parameters' type, which is how they stand."""

@@ -12,6 +12,7 @@ from metafast.model.builder import Batch, Builder, Place, form_of
 from metafast.model.layers import FUNCTIONS, METHODS, MODULES, POINTWISE
 from metafast.model.layers.norms import OF_ROWS
 from metafast.model.layers.pairs import PAIRS
+from metafast.model.layers.sequences import Packed
 from metafast.model.layers.table import KNOW_MERGED
 
 #: What is called, resolved: a module, a function, or the name of a method. Returns what the call returns.
@@ -97,5 +98,6 @@ def _call_module(b: Builder, module: nn.Module, arguments: list[Any], keywords: 
     if not arguments:
         b.refuse("is called without an input")
     input = b.place(arguments[0]) if isinstance(arguments[0], Tensor) else arguments[0]
-    b.read(b.first(input) if isinstance(input, Place) else input)
+    if not (isinstance(input, Packed) and isinstance(module, nn.RNNBase)):
+        b.read(b.first(input) if isinstance(input, Place) else input)
     return b.apply(MODULES[type(module)], [module, input, *arguments[1:]], keywords)

@@ -69,7 +69,7 @@ class TensorProxy(fx.Proxy):
         value = self.tracer.known(self.node)
         if value is UNKNOWN:
             self.tracer.refuse_unknown("asks for the type of what has no native form")
-        return Tensor if isinstance(value, Place) else type(value)
+        return Tensor if isinstance(value, Place) else getattr(value, "type_in_torch", type(value))
 
 
 def _in_place(name: str) -> Callable[[fx.Proxy, Any], fx.Proxy]:
@@ -207,6 +207,19 @@ def takes_sizes(function: Callable[..., Any]) -> Callable[..., Any]:
         for argument in arguments:
             if isinstance(argument, Count):
                 return argument.tracer.create_proxy("call_function", function, (tuple(arguments),), keywords)
+        return function(*arguments, **keywords)
+
+    return made
+
+
+def takes_proxies(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function written in Python that is one node of the graph. It is not the user's, as its module says."""
+
+    @functools.wraps(function, assigned=("__name__", "__doc__"))
+    def made(*arguments: Any, **keywords: Any) -> Any:
+        for argument in (*arguments, *keywords.values()):
+            if isinstance(argument, TensorProxy):
+                return argument.tracer.create_proxy("call_function", function, arguments, keywords)
         return function(*arguments, **keywords)
 
     return made

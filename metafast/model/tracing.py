@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, rnn
 
 from metafast import transforms
 from metafast.model.builder import Builder, Unsupported
@@ -31,6 +31,7 @@ from metafast.model.proxies import (
     TensorProxy,
     is_plain,
     sizes,
+    takes_proxies,
     takes_sizes,
 )
 from metafast.tracking import draws
@@ -326,24 +327,31 @@ def _modes() -> tuple[bool, ...]:
 
 @contextmanager
 def _for_proxies() -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Code sees builtins of ours in the global variables that the function is given, and functions of torch take N for
-    a size; so does torch.fx.wrap for the whole process."""
-    patched: list[tuple[dict[str, Any], str]] = []
+    """Code sees builtins of ours in the global variables that the function is given, functions of torch take N for a
+    size, and some take proxies; so does torch.fx.wrap for the whole process."""
+    ours = {id(function): takes_proxies(function) for function in (rnn.pack_padded_sequence, rnn.pad_packed_sequence)}
+    patched: list[tuple[dict[str, Any], str, Any]] = []
+    entered: set[int] = set()
 
     def enter(scope: dict[str, Any]) -> None:
-        if is_fixed(scope.get("__name__")):
+        if is_fixed(scope.get("__name__")) or id(scope) in entered:
             return
-        for name in BUILTINS.keys() - scope.keys():
-            scope[name] = BUILTINS[name]
-            patched.append((scope, name))
+        entered.add(id(scope))
+        new = {name: BUILTINS[name] for name in BUILTINS.keys() - scope.keys()}
+        new |= {name: ours[id(value)] for name, value in scope.items() if id(value) in ours}
+        patch(scope, new)
 
-    made = {name: getattr(torch, name) for name in ("zeros", "ones")}
+    def patch(scope: dict[str, Any], new: dict[str, Any]) -> None:
+        patched.extend((scope, name, scope.get(name)) for name in new)
+        scope.update(new)
+
     try:
-        for name, function in made.items():
-            setattr(torch, name, takes_sizes(function))
+        patch(vars(torch), {name: takes_sizes(getattr(torch, name)) for name in ("zeros", "ones")})
+        patch(vars(rnn), {name: ours[id(value)] for name, value in vars(rnn).items() if id(value) in ours})
         yield enter
     finally:
-        for name, function in made.items():
-            setattr(torch, name, function)
-        for scope, name in patched:
-            del scope[name]
+        for scope, name, value in patched:
+            if value is None:
+                del scope[name]
+            else:
+                scope[name] = value

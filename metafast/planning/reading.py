@@ -73,54 +73,65 @@ class Reading:
 
 
 class Limits:
-    """What the elements of an example of ``program`` must be smaller than."""
+    """In which ranges the elements of an example of ``program`` must be."""
 
     def __init__(self, program: Program, inputs: Inputs | None) -> None:
         """``inputs``: of several tensors in one."""
         self._inputs = inputs
-        found = _rows(program)
+        found = _ranges(program)
         self.example = len(found)
-        self.all = found[0] if found and len(set(found)) == 1 else None  # where it is the same for all
+        same = found[0] if found and len(set(found)) == 1 else ANY  # of all
+        self.none = set(found) == {ANY}
+        self.classes = same.stop if same.start == 0 else 0  # they are like labels of so many classes
         self._each = found
 
     @cached_property
-    def _tensor(self) -> Tensor:
-        """0 where an element chooses no row."""
-        return torch.tensor(self._each)
+    def _bounds(self) -> Tensor:
+        return torch.tensor([(each.start, each.stop) for each in self._each])
 
     def check(self, name: str, x: Tensor) -> None:
         """Raise IndexError if an index of x [..., *example] names no row."""
-        if self.all == 0 or not x.numel() or (self.all is not None and holds_classes(x, self.all)):
+        if self.none or not x.numel() or (self.classes and holds_classes(x, self.classes)):
             return
         flat = x.reshape(-1, self.example)
-        limits = self._tensor.to(x.device)
-        wrong = (limits > 0) & ((flat < 0) | (flat >= limits))
+        first, end = self._bounds.to(x.device).unbind(1)
+        wrong = (flat < first) | (flat >= end)
         if wrong.any():
             n, i = (int(place) for place in wrong.nonzero()[0])
             if self._inputs is not None:
                 name = f"{name}[{self._inputs.place(i)}]"
+            valid = self._each[i]
             raise IndexError(
-                f"{name} holds the index {int(flat[n, i])}; expected 0 to {self._each[i] - 1}, as the table that it "
-                f"chooses from has {self._each[i]} rows"
+                f"{name} holds the index {int(flat[n, i])}; expected {valid.start} to {valid.stop - 1}, as the table "
+                f"that it chooses from has {len(valid)} rows"
             )
 
 
-def _rows(program: Program) -> list[int]:
-    """For each element of an example: of how many rows it chooses one, in the smallest of its tables; else 0."""
-    rows = [0] * math.prod(program.values[0])
-    sources = {0: list(range(len(rows)))}  # of values that hold elements of the input: which
+#: The range of what chooses no row.
+ANY = range(-(2**62), 2**62)
+
+
+def _ranges(program: Program) -> list[range]:
+    """For each element of an example: what it may be so that it chooses a row of each table that it chooses from."""
+    ranges = [ANY] * math.prod(program.values[0])
+    #: Of values that hold elements of the input: which, and what is added to them.
+    sources = {0: [(element, 0) for element in range(len(ranges))]}
     for node in program.nodes:
-        if not all(i in sources for i in node.inputs) or node.op not in ("embedding", "flatten", "sparse_map"):
+        if not node.inputs or not all(i in sources for i in node.inputs):
             continue
         inputs = [element for i in node.inputs for element in sources[i]]
+        settings = dict(node.attributes)
         if node.op == "embedding":
             table = node.parameters[0] if node.parameters else ABSENT
             count = program.parameters[table].shape[0] if table != ABSENT else program.values[node.output][-1]
-            for element in inputs:
+            for element, shift in inputs:
                 if element >= 0:
-                    rows[element] = min(rows[element] or count, count)
+                    own = ranges[element]
+                    ranges[element] = range(max(own.start, -shift), min(own.stop, count - shift))
+        elif node.op == "affine" and settings["scale"] == 1 and settings["shift"].is_integer():
+            sources[node.output] = [(element, shift + int(settings["shift"])) for element, shift in inputs]
         elif node.op == "flatten":
             sources[node.output] = inputs
-        elif not node.factors and len(node.table) == math.prod(program.values[node.output]):
-            sources[node.output] = [inputs[i] if i >= 0 else -1 for i in node.table]
-    return rows
+        elif node.op == "sparse_map" and not node.factors and len(node.table) == math.prod(program.values[node.output]):
+            sources[node.output] = [inputs[i] if i >= 0 else (-1, 0) for i in node.table]
+    return ranges

@@ -15,6 +15,7 @@ from metafast.model.layers import (
     convolutions,
     dropout,
     embeddings,
+    indexing,
     losses,
     maps,
     norms,
@@ -25,6 +26,7 @@ from metafast.model.layers import (
     rearrangement,
     recurrent,
     resampling,
+    sequences,
     shapes,
     softmax,
 )
@@ -42,6 +44,7 @@ __all__ = [
     "convolutions",
     "dropout",
     "embeddings",
+    "indexing",
     "losses",
     "maps",
     "norms",
@@ -52,6 +55,7 @@ __all__ = [
     "rearrangement",
     "recurrent",
     "resampling",
+    "sequences",
     "shapes",
     "softmax",
 ]

@@ -27,8 +27,22 @@ def affine(b: Builder, x: Any, scale: float, shift: float = -0.0, overwrite: boo
     return b.elementwise("affine", x, {"scale": scale, "shift": shift}, overwrite)
 
 
+def _counts(x: Any) -> bool:
+    return isinstance(x, Place) and x.integers in (torch.int32, torch.int64)
+
+
+def shifted(b: Builder, x: Place, by: int) -> Place:
+    """Integers and a number, which are integers again."""
+    made = affine(b, b.real(x), 1, by)
+    made.integers = x.integers
+    return made
+
+
 def _with_number(b: Builder, op: str, x: Any, c: float, turned: bool, overwrite: bool) -> Place:
     """``op`` of a tensor and a number, ``turned`` where the number comes first: then nothing is overwritten."""
+    shifts = op == "add" or (op == "subtract" and not turned)
+    if shifts and _counts(x) and type(c) is int and not overwrite:
+        return shifted(b, x, c if op == "add" else -c)
     if op == "multiply":
         return affine(b, x, c, overwrite=overwrite and not turned)
     if turned:

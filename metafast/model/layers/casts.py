@@ -75,6 +75,8 @@ def unchanged(b: Builder, input: Any, dtype: Any = None, device: Any = None) -> 
         b.refuse(f"casts {described(input)} to {dtype}; native is {mine}, that of the parameters, throughout")
     if device is not None:
         here, there = _fact(b, input, "device"), torch.device(device)
+        if isinstance(input, Place) and input.integers and there.type == "cpu":
+            return input  # where torch wants the lengths of packed sequences
         if there.type != here.type or there.index not in (None, here.index):
             b.refuse(f"moves {described(input)} to {there}; native is {here}, that of the parameters, throughout")
     return input

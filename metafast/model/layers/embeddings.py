@@ -81,13 +81,17 @@ def embedding_bag(
 def one_hot(b: Builder, input: Any, num_classes: int = -1) -> Place:
     if num_classes < 1:
         b.refuse("takes the number of classes from the data; native is one that is given")
-    indices = _indices(b, input, num_classes)
+    made = chosen(b, input, num_classes)
     if input.integers != torch.int64:
         b.refuse(f"reads {input.integers}; torch takes int64")
-    shape = (*input.shape, num_classes)
-    made = b.emit("embedding", (indices,), form_of(shape), shape=shape, says="one_hot")
     made.integers = torch.int64
     return made
+
+
+def chosen(b: Builder, input: Any, rows: int) -> Place:
+    """The rows of the identity that integers choose."""
+    shape = (*input.shape, rows) if isinstance(input, Place) else ()
+    return b.emit("embedding", (_indices(b, input, rows),), form_of(shape), shape=shape, says="one_hot")
 
 
 @lowers_module(nn.Embedding)

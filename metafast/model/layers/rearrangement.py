@@ -245,7 +245,10 @@ def _axes(b: Builder, input: Any, dim: Any) -> list[int]:
 @lowers(torch.sum, "sum")
 def sum_over(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Literal[None] = None) -> Place:
     input = b.place(input)
-    return reduced(b, input, _axes(b, input, dim), keepdim, 1.0, "sum")
+    axes = _axes(b, input, dim)
+    if input.ragged and 0 in _inner(input, axes):  # to which what stands behind an end adds zeros
+        input = Place(input.value, input.shape, axis=input.axis)
+    return reduced(b, input, axes, keepdim, 1.0, "sum")
 
 
 def averaged(b: Builder, input: Place) -> Place:

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from metafast.model.builder import Builder, Place
+from metafast.model.layers.arithmetic import affine
 from metafast.model.layers.dropout import dropout
 from metafast.model.layers.maps import linear
 from metafast.model.layers.pairs import pair
 from metafast.model.layers.rearrangement import rearranged
+from metafast.model.layers.sequences import Packed, chosen_step, sequence
 from metafast.model.layers.table import lowers_module
 
 #: (builder, products with the input, weights of the state, state) -> state; the first of a state is its output.
@@ -59,27 +61,46 @@ def _joined(b: Builder, places: Sequence[Place], axis: int, function: Callable[.
 
 
 def _direction(
-    b: Builder, step: Step, x: Place, weights: Sequence[Tensor | None], state: State, backwards: bool
+    b: Builder,
+    step: Step,
+    x: Place,
+    weights: Sequence[Tensor | None],
+    state: State,
+    backwards: bool,
+    packed: Packed | None,
 ) -> tuple[Place, State]:
-    """The outputs of a layer in one direction, [N, L, H], and its last state."""
+    """The outputs of a layer in one direction, [N, L, H], and its last state. Of ``packed`` sequences a state goes on
+    behind the end, where nobody reads it; and backwards it stays what it is until that is reached."""
     weight_ih, weight_hh, bias_ih, bias_hh = weights
     assert weight_ih is not None and weight_hh is not None
     products = linear(b, x, weight_ih, bias_ih)
     each = list(rearranged(b, torch.unbind, [products, 1], {}, True, "step"))
-    outputs = []
-    for product in reversed(each) if backwards else each:
-        state = step(b, product, (weight_hh, bias_hh), state)
-        outputs.append(state[0])
-    return _joined(b, outputs[::-1] if backwards else outputs, 1, torch.stack), state
+    waits = rearranged(b, torch.unbind, [packed.mask, 1], {}, True, "mask") if packed and backwards else None
+    first, states = state, []
+    for t in range(len(each))[:: -1 if backwards else 1]:
+        state = step(b, each[t], (weight_hh, bias_hh), state)
+        if waits:
+            state = tuple(_chosen(b, waits[t], *both) for both in zip(state, first, strict=True))
+        states.append(state)
+    ways = [[s[i] for s in (states[::-1] if backwards else states)] for i in range(len(state))]
+    outputs = _joined(b, ways[0], 1, torch.stack)
+    if packed and not backwards:
+        stacked = [outputs, *(_joined(b, way, 1, torch.stack) for way in ways[1:])]
+        state = tuple(chosen_step(b, way, packed.last) for way in stacked)
+    return outputs, state
 
 
-def _recurrent(b: Builder, m: nn.RNNBase, input: Place, hx: Any, step: Step, states: int) -> tuple[Place, Any]:
+def _chosen(b: Builder, mask: Place, new: Place, old: Place) -> Place:
+    """``new`` where the mask is 1, ``old`` where it is 0."""
+    kept = pair(b, "multiply", old, affine(b, mask, -1, 1))
+    return pair(b, "add", pair(b, "multiply", new, mask), kept)
+
+
+def _recurrent(b: Builder, m: nn.RNNBase, input: Any, hx: Any, step: Step, states: int) -> tuple[Any, Any]:
     if m.proj_size:
         b.refuse("is not native with proj_size")
-    x = b.first(input) if not m.batch_first and input.axis == 1 else input
-    if len(x.shape) != 2 or (not m.batch_first and input.axis != 1):
-        b.refuse(f"is native for sequences {'[N, L, C]' if m.batch_first else '[L, N, C]'} with the axis N of examples")
-    b.read(x)
+    packed = input if isinstance(input, Packed) else None
+    x = sequence(b, input, m.batch_first) if packed is None else packed.steps
     given = _initial(b, m, x, hx, states)
     last: list[State] = []
     for layer in range(m.num_layers):
@@ -88,7 +109,7 @@ def _recurrent(b: Builder, m: nn.RNNBase, input: Place, hx: Any, step: Step, sta
             end = f"_l{layer}{'_reverse' * d}"
             names = (f"weight_ih{end}", f"weight_hh{end}", f"bias_ih{end}", f"bias_hh{end}")
             weights = [getattr(m, name) if m.bias or "bias" not in name else None for name in names]
-            output, state = _direction(b, step, x, weights, given[len(last)], bool(d))
+            output, state = _direction(b, step, x, weights, given[len(last)], bool(d), packed)
             outputs.append(output)
             last.append(state)
         x = _joined(b, outputs, 2, torch.cat) if m.bidirectional else outputs[0]
@@ -96,10 +117,10 @@ def _recurrent(b: Builder, m: nn.RNNBase, input: Place, hx: Any, step: Step, sta
             x = dropout(b, x, m.dropout, m.training)
     stacked = []
     for i in range(states):
-        whole = _joined(b, [state[i] for state in last], 1, torch.stack)
-        stacked.append(Place(whole.value, whole.shape, whole.memory, axis=1))  # torch has the layers first
-    output = x if m.batch_first else Place(x.value, x.shape, x.memory, axis=1)
-    return output, stacked[0] if states == 1 else tuple(stacked)
+        each = _joined(b, [state[i] for state in last], 1, torch.stack)
+        stacked.append(Place(each.value, each.shape, each.memory, axis=1))  # torch has the layers first
+    whole = x if m.batch_first else Place(x.value, x.shape, x.memory, axis=1)
+    return packed.of(x) if packed else whole, stacked[0] if states == 1 else tuple(stacked)
 
 
 def _initial(b: Builder, m: nn.RNNBase, x: Place, hx: Any, states: int) -> list[State]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,8 @@ from metafast.model.layers.table import lowers, lowers_module
 @lowers("size")
 def size(b: Builder, input: Any, dim: int | None = None) -> Any:
     batched = isinstance(input, Place) and not input.shared
+    if isinstance(input, Place) and input.ragged:
+        b.read(input)
     sizes = tuple(input.shape)
     if batched and input.merged:
         sizes = (Batch(sizes[0]), *sizes[1:])
@@ -60,24 +61,17 @@ def length(b: Builder, input: Any) -> Any:
     return len(input) if isinstance(input, tuple) else size(b, input, 0)
 
 
-@lowers(operator.getitem)
-def getitem(b: Builder, input: Any, item: Any) -> Any:
-    if isinstance(input, (Place, Tensor)):
-        return rearranged(b, operator.getitem, (input, item), {}, True, "[]")
-    if not isinstance(input, (tuple, list)):
-        b.refuse(f"takes a part of {described(input)}, which has no native form")
-    return input[item]
-
-
 @lowers(torch.clone, "clone")
 def clone(b: Builder, input: Place, *, memory_format: Any = torch.preserve_format) -> Place:
-    return Place(b.read(input), input.shape, shared=input.shared, integers=input.integers)
+    value = b.read(b.first(input))
+    return Place(value, input.shape, shared=input.shared, axis=input.axis, integers=input.integers)
 
 
 @lowers("contiguous")
 def contiguous(b: Builder, input: Place, memory_format: Any = torch.contiguous_format) -> Place:
     # torch copies or not: shared memory forbids what would tell
-    return Place(b.read(input), input.shape, input.memory, input.shared, integers=input.integers)
+    value = b.read(b.first(input))
+    return Place(value, input.shape, input.memory, input.shared, input.axis, integers=input.integers)
 
 
 lowers_module(nn.Identity)(lambda b, m, x: x)
