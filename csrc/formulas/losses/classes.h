@@ -65,8 +65,9 @@ struct Classes {
   }
   template <class S, class Put>
   METAFAST_HD void gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
+    const S share(T(1) / divisor(z));
     METAFAST_LOOP for (int64_t r = 0; r < z.rows; ++r) {
-      const auto put_row = [&](int64_t c, S g) { put(r * z.channels + c, g / S(divisor(z))); };
+      const auto put_row = [&](int64_t c, S g) { put(r * z.channels + c, share * g); };
       if (counts(y, r))
         row.template gradient<S>(z.row(r), y.row(r), weights, put_row);
       else
@@ -75,8 +76,9 @@ struct Classes {
   }
   template <class S, class Put>
   METAFAST_HD void target_gradient(const Outputs<T>& z, const Target<T>& y, Put put) const {
+    const S share(T(1) / divisor(z));
     METAFAST_LOOP for (int64_t r = 0; r < z.rows; ++r) {
-      const auto put_row = [&](int64_t c, S g) { put(r * z.channels + c, g / S(divisor(z))); };
+      const auto put_row = [&](int64_t c, S g) { put(r * z.channels + c, share * g); };
       row.template target_gradient<S>(z.row(r), y.row(r), weights, put_row);
     }
   }

@@ -15,15 +15,24 @@ struct CrossEntropyOfRow {
   T smoothing;
   METAFAST_HD explicit CrossEntropyOfRow(const LossPlan& plan) : smoothing(T(plan.attribute[0])) {}
 
-  METAFAST_HD T wanted(const Target<T>& y, const ClassWeights<T>& weights, int64_t c, int64_t n) const {
-    const T q = y.labels ? (c == y.label() ? T(1) : T(0)) : y[c];
-    return weights[c] * ((T(1) - smoothing) * q + smoothing / T(n));
-  }
-  METAFAST_HD T wanted_total(const Target<T>& y, const ClassWeights<T>& weights, int64_t n) const {
-    if (y.labels && !weights.of_class) return T(1);
-    T total = T(0);
-    METAFAST_LOOP for (int64_t c = 0; c < n; ++c) total += wanted(y, weights, c, n);
-    return total;
+  // a_c of the classes of a row; divided and subtracted once, before anything is stored.
+  struct Wanted {
+    const Target<T> y;
+    const ClassWeights<T> weights;
+    const T rest, floor;
+    METAFAST_HD T operator[](int64_t c) const {
+      const T q = y.labels ? (c == y.label() ? T(1) : T(0)) : y[c];
+      return weights[c] * (rest * q + floor);
+    }
+    METAFAST_HD T total(int64_t n) const {
+      if (y.labels && !weights.of_class) return T(1);
+      T sum = T(0);
+      METAFAST_LOOP for (int64_t c = 0; c < n; ++c) sum += (*this)[c];
+      return sum;
+    }
+  };
+  METAFAST_HD Wanted wanted(const Target<T>& y, const ClassWeights<T>& weights, int64_t n) const {
+    return {y, weights, T(1) - smoothing, smoothing / T(n)};
   }
 
   // Fills the kept probabilities and returns log sum exp.
@@ -53,18 +62,19 @@ struct CrossEntropyOfRow {
     S all, zc;
     log_sum_exp(z, all);
     if (y.labels && smoothing == T(0)) return z.get(y.label(), zc), S(weights[y.label()]) * (all - zc);
+    const Wanted a = wanted(y, weights, z.count);
     S loss(0);
-    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc),
-        loss += S(wanted(y, weights, c, z.count)) * (all - zc);
+    METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) z.get(c, zc), loss += S(a[c]) * (all - zc);
     return loss;
   }
   template <class S, class Put>
   METAFAST_HD void gradient(const Outputs<T>& z, const Target<T>& y, const ClassWeights<T>& weights, Put put) const {
-    const T total = wanted_total(y, weights, z.count), mean = mean_dot(z);
+    const Wanted a = wanted(y, weights, z.count);
+    const T total = a.total(z.count), mean = mean_dot(z);
     S zc;
     METAFAST_LOOP for (int64_t c = 0; c < z.count; ++c) {
       z.get(c, zc);
-      put(c, probability(z.kept[c], zc, mean) * S(total) - S(wanted(y, weights, c, z.count)));
+      put(c, probability(z.kept[c], zc, mean) * S(total) - S(a[c]));
     }
   }
   template <class S, class Put>
