@@ -18,7 +18,7 @@ RECURRENT = [
     Row("recurrent/final-state", FinalState, (3, 2)),
     Row("recurrent/encoder-decoder", Encoder, (3, 2), lr_form="per_element"),
     Row("recurrent/packed-lstm", PackedState, inputs=(((3, 2), 0), ((), 3)), stepwise=True),
-    Row("recurrent/packed-both-directions", PackedOutputs, inputs=(((2, 2), 0), ((), 2)), steps=1),
+    Row("recurrent/packed-both-directions", PackedOutputs, inputs=(((3, 2), 0), ((), 3)), steps=1),
     Row("recurrent/packed-head-alone", PackedState, inputs=(((3, 2), 0), ((), 3)), adapt_params="head.*", static=True),
     Row("recurrent/packed-sum", PackedSum, inputs=(((4,), 5), ((), 4)), loss="cross_entropy", smooth=False),
     Row("recurrent/last-steps", LastSteps, inputs=(((4,), 5), ((), 4)), lr_form="per_element"),
