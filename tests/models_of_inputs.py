@@ -68,6 +68,22 @@ class Twice(nn.Module):
         return self.head(torch.tanh(torch.cat([a, b, centre], 1)))
 
 
+class TiedOutput(nn.Module):
+    """The next token's logits by the table of embeddings, as a linear layer with a bias or as a function of rows."""
+
+    def __init__(self, rows: bool) -> None:
+        super().__init__()
+        self.embed, self.hidden, self.head = nn.Embedding(6, 4, padding_idx=1), L(4, 4), L(4, 6)
+        self.head.weight = self.embed.weight
+        self.rows = rows
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h = torch.tanh(self.hidden(self.embed(ids)))
+        if self.rows:
+            return F.linear(h.reshape(-1, 4), self.embed.weight).view(len(ids), -1, 6).mean(1)
+        return self.head(h).mean(1)
+
+
 class TwoTowers(nn.Module):
     """A recommender: the product of what is known of a user and of an item."""
 

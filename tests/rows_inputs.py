@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from models import seq
-from models_of_inputs import Bilinear, Columns, ImageAndVector, Masked, TextCNN, Tokens, Twice, TwoTowers
+from models_of_inputs import Bilinear, Columns, ImageAndVector, Masked, TextCNN, TiedOutput, Tokens, Twice, TwoTowers
 from row import L, Row
 
 #: The row of a padding has no gradient, which differences do not know: such rows are not smooth.
@@ -35,6 +35,10 @@ INPUTS = [
     Row("inputs/columns", Columns, (3,), vocabulary=5, first_order=True),
     Row("inputs/table-read-twice", Twice, (2,), vocabulary=5, shots=5, smooth=False),
     Row("inputs/wide-rows", lambda: seq(nn.Flatten(), nn.Embedding(5, 18), nn.Flatten()), (2, 2), vocabulary=5),
+    Row(
+        "inputs/tied-output", lambda: TiedOutput(False), (3,), vocabulary=6, loss="cross_entropy", smooth=False, steps=3
+    ),
+    Row("inputs/tied-rows", lambda: TiedOutput(True), (3,), vocabulary=6, adapt_params="embed.*", smooth=False),
     Row("inputs/two-towers", TwoTowers, loss="bce_with_logits", inputs=(((), 6), ((), 5)), shots=5),
     Row("inputs/masked-tokens", Masked, inputs=(((4,), 6), ((4,), 2)), stepwise=True, weighted=True),
     Row("inputs/image-and-vector", ImageAndVector, inputs=(((2, 3, 3), 0), ((3,), 0)), lr_form="per_element"),

@@ -107,6 +107,8 @@ class Builder:
         self._parameter_places: dict[int, Place] = {}
         self._tables: dict[int, bool] = {}  # of parameters that nodes read: whether as tables
         self._indices: dict[int, int] = {}  # id of a tensor -> its place among the parameters
+        embeddings = (m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)))
+        self._of_embeddings = {id(m.weight) for m in embeddings}
         self._types = {name: type(module).__name__ for name, module in model.named_modules()}
         self._buffers = {id(buffer): name for name, buffer in model.named_buffers()}
         held = self.input.integers
@@ -328,6 +330,10 @@ class Builder:
             if self._tables.setdefault(index, op == "embedding") != (op == "embedding"):
                 name = self.parameters[index].name
                 self.refuse(f"shares the parameter {name!r} between an embedding and a layer that is none")
+
+    def is_table(self, weight: Tensor) -> bool:
+        """Whether embeddings read rows of a parameter, and other layers its elements as a value."""
+        return id(weight) in self._of_embeddings or self._tables.get(self.index(weight), False)
 
     def elementwise(
         self, op: str, input: Any, attributes: Mapping[str, float] = MappingProxyType({}), overwrite: bool = False

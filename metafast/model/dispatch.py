@@ -14,6 +14,7 @@ from metafast.model.layers.norms import OF_ROWS
 from metafast.model.layers.pairs import PAIRS
 from metafast.model.layers.sequences import Packed
 from metafast.model.layers.table import KNOW_MERGED
+from metafast.model.program import shared_values
 
 #: What is called, resolved: a module, a function, or the name of a method. Returns what the call returns.
 Evaluate = Callable[[Builder, Any, Sequence[Any], dict[str, Any]], Any]
@@ -63,8 +64,10 @@ def _by_rows(b: Builder, merged: list[Place], target: Any, arguments: Sequence[A
     fit = all(each.shape == shape if each in merged else len(each.shape) < len(shape) for each in others)
     rank = len(shape) + any(node.op == "embedding" for node in b.nodes[first:])
     right = isinstance(result, Place) and len(result.shape) == rank and result.shape[0] == shape[0]
+    common = shared_values(b.nodes)
     for node in b.nodes[first:]:
         of_rows = node.op in OF_ROWS and b.values[node.output] == form_of(shape)
+        of_rows |= node.op == "matmul" and (node.inputs[0] in common, node.inputs[1] in common) == (False, True)
         right &= node.op in (*POINTWISE, *PAIRS, "linear", "parameter", "embedding") or of_rows
         right &= (fit or node.op not in PAIRS) and (len(shape) > 1 or node.op not in ("linear", *OF_ROWS))
     if not right:

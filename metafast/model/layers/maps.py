@@ -15,9 +15,9 @@ from metafast.model.layers.table import lowers, lowers_module
 
 @lowers(F.linear)
 def linear(b: Builder, input: Any, weight: Any, bias: Any = None) -> Place:
-    """A weight or bias that is computed makes a product and a sum of values."""
+    """A weight or bias that is computed, or a weight that is a table, makes a product and a sum of values."""
     input = b.place(input)
-    if isinstance(weight, Place) or len(weight.shape) == 1 or isinstance(bias, Place):
+    if isinstance(weight, Place) or len(weight.shape) == 1 or isinstance(bias, Place) or b.is_table(weight):
         return _of_values(b, input, weight, bias)
     shape = b.shape(F.linear, input, weight, bias)
     input = b.rows(input, shared=True)
