@@ -299,10 +299,12 @@ def parameters(
     return dict(given)
 
 
-def target(support: Any, query: Any, stepwise: bool) -> tuple[tuple[int, ...], torch.dtype] | None:
-    """Shape and dtype of one example's target, if both sets have targets of one kind and no weights."""
+def target(support: Any, query: Any = None, stepwise: bool = False) -> tuple[tuple[int, ...], torch.dtype] | None:
+    """Shape and dtype of one example's target, if all sets that are given have targets of one kind and no weights."""
     found = None
     for batch, lead in ((support, 3 if stepwise else 2), (query, 2)):
+        if batch is None:
+            continue
         y = batch.y
         if not isinstance(y, Tensor) or batch.w is not None or y.dim() < lead:
             return None

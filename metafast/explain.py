@@ -25,6 +25,7 @@ from metafast.model.lowering import check_output, interpret
 from metafast.model.program import ABSENT, Loss, Node, Program, Shape
 from metafast.model.tracing import trace
 from metafast.planning import engines
+from metafast.tracking.reads import Reads
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def explain(
     Args:
         shape: that of the support inputs xs, [T, N, *example]; or xs itself, which also says whether it is integers;
             or a tuple of either, for several inputs.
-        loss: as for :class:`metafast.MAML`; None looks at the model only.
+        loss: as for :class:`metafast.MAML`; None looks at the model only. One of your own is tried with targets like
+            the outputs, and with classes.
         adapt_params: as for :class:`metafast.MAML`; counts the parameters by their role.
         steps, queries: of the meta-step whose cost is estimated (default: one step, as many queries as examples).
 
@@ -160,9 +162,8 @@ def explain(
         inputs = Inputs(tuple((tuple(sizes[2:]), kind or dtype) for sizes, kind in given))
         example, held = [sum(inputs.sizes)], None
     known = None if loss is None else losses.resolve(loss)[0]
-    foreign_loss = "" if loss is None or known else losses.why_not_native(loss)
     walk = _Walk(examples, dtype)
-    cut = None
+    cut = out = None
     counts: dict[str, int] = {}
     try:
         with SWAPPING:
@@ -175,9 +176,14 @@ def explain(
             check_output(known, output.shape)
         if all(row.native for row in walk.rows):
             cut = walk.mark(builder, builder.read(output))
+            out = output.shape
     except Unsupported as unsupported:
         if all(row.native for row in walk.rows):
             walk.rows.append(Row(unsupported.where, "?", None, 0, 0, 0, unsupported.reason))
+    foreign_loss = "" if loss is None or known else losses.why_not_native(loss)
+    if foreign_loss and out is not None:
+        own = inputs or Inputs(((tuple(example), held or dtype),))
+        foreign_loss = _why_not_traced(model, losses.resolve(loss)[1], own, out, dtype)
     if not foreign_loss and not all(row.native for row in walk.rows) and len(counts) > 1:
         x = torch.zeros(max(examples, 2), *example, dtype=held or dtype)
         cut = walk.mark_by_torch(model, adapt_params, known or Loss("mse"), x, inputs)
@@ -195,6 +201,23 @@ def explain(
         reason="; ".join([*reasons, foreign_loss] if foreign_loss else reasons),
         cut=cut,
     )
+
+
+def _why_not_traced(
+    model: nn.Module, function: losses.LossFunction, own: Inputs, out: Shape, dtype: torch.dtype
+) -> str:
+    """Why a loss of the user's own has no native form for this output of an example; empty if it has one."""
+    x = torch.zeros(1, sum(own.sizes), dtype=dtype)
+
+    def reason(target: tuple[Shape, torch.dtype]) -> str:
+        try:
+            engines.with_loss(model, function, Inputs((*own.parts, target)), x, dtype, lambda name: True, Reads(model))
+        except Unsupported as unsupported:
+            return str(unsupported)
+        return ""
+
+    why = reason((out, dtype))
+    return why and reason((out[1:], torch.int64)) and why
 
 
 def _given(shape: Any) -> tuple[tuple[int, ...], torch.dtype | None]:

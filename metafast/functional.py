@@ -118,7 +118,7 @@ def _tangents(plan: Plan, vectors: Mapping[str, Tensor], tasks: int) -> list[Ten
 def _prepare(plans: Planner, params: Any, batch: Any) -> tuple[Plan, dict[str, Tensor], Batch]:
     data = arguments.batch("batch", batch)
     arguments.axes("batch x", data.x)
-    plan = plans.plan("batch x", data.x)
+    plan = plans.plan("batch x", data.x, target=arguments.target(data))
     data = plan.check("batch", data)
     return plan, plan.parameters("params", params, data.x.shape[0]), data
 

@@ -62,10 +62,11 @@ class MAML(nn.Module):
         lr: inner step size; its forms are those of :class:`metafast.SGD`.
         steps: inner steps K >= 0.
         loss: a name that :mod:`metafast.losses` lists, such as ``"cross_entropy"`` or ``"mse"``; the torch.nn module
-            or functional of one; or any function (output, target) -> mean, which runs on torch. It may read the
-            model (weight decay, activations): while it runs, ``model.parameters()`` are the task's theta_k. Parameters
-            of a loss that is a module are meta-learnt, not adapted. A copy of the learner keeps a function as it is,
-            reading the model that it was written for; a module or an object that holds the model is copied with it.
+            or functional of one; or any function (output, target) -> mean, which runs natively if it is made of what
+            does, on torch otherwise. It may read the model (weight decay, activations): while it runs,
+            ``model.parameters()`` are the task's theta_k. Parameters of a loss that is a module are meta-learnt, not
+            adapted. A copy of the learner keeps a function as it is, reading the model that it was written for; a
+            module or an object that holds the model is copied with it.
         first_order: take each inner gradient for a constant (FOMAML). The learning rate keeps its gradient; that of
             support data is zero.
         rule: how parameters move: :func:`metafast.SGD`, :func:`metafast.Adam` or another that :mod:`metafast.rules`
@@ -309,7 +310,8 @@ class MAML(nn.Module):
         The arguments are those of :meth:`forward`.
         """
         loop = self._loop(steps, stepwise)
-        plan, train = self._prepare(arguments.batch("support", support), loop)
+        train = arguments.batch("support", support)
+        plan, train = self._prepare(train, loop, arguments.target(train, stepwise=stepwise))
         call = Call(_start(plan, start, train), self._hypers(plan, loop, lr), train, None)
         result = plan.engine.unroll(plan.program, call, loop, want_adapted=True)
         return {p.name: value for p, value in zip(plan.adapted, result.adapted, strict=True)}
@@ -324,7 +326,7 @@ class MAML(nn.Module):
             x: inputs of every task.
         """
         arguments.axes("x", arguments.input_("x", x))
-        plan = self._plans().plan("x", x)
+        plan = self._plans().plan("x", x, any_loss=True)
         plan.reading.check("x", x)
         first = tensors_of(x)[0]
         plan.check_norms("x", first, 1)

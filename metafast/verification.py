@@ -111,7 +111,8 @@ class _Case:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.maml(_tuple(self.support), _tuple(self.query), self.steps, stepwise=self.stepwise)
-            plan = self.maml._plans().plan("support x", self.support.x, self.stepwise)
+            target = arguments.target(self.support, self.query, self.stepwise)
+            plan = self.maml._plans().plan("support x", self.support.x, self.stepwise, target)
         return plan.words
 
     def by_engine(self, dtype: torch.dtype) -> Tensors:

@@ -364,6 +364,8 @@ IDIOMS: dict[str, Idiom] = {
     "channel shuffle": Idiom(of(lambda m, x: channel_shuffle(m.conv(x), 2), conv=lambda: C(2, 4, 1)), IMAGE),
     "patches": Idiom(with_verbose(of(patches, embed=lambda: L(32, 5), fc=lambda: L(5, 2))), IMAGE),
     "a loop over time": Idiom(of(unrolled, ih=lambda: L(6, 4), hh=lambda: L(4, 4)), SEQUENCE),
+    "for each step": Idiom(fc(lambda m, x: m.fc(sum(torch.tanh(step) for step in x.transpose(0, 1)))), SEQUENCE),
+    "for each row": Idiom(fc(lambda m, x: torch.stack([(x * row).sum(-1) for row in m.fc.weight], 1)), VECTOR),
     "DeepSets": Idiom(of(lambda m, x: m.rho(F.relu(m.phi(x)).sum(dim=1)), phi=lambda: L(6, 5), rho=lambda: L(5, 2)),
                       SEQUENCE),
     "concatenated skip": Idiom(of(skip, down=lambda: C(2, 8, 3, stride=2, padding=1), out=lambda: C(4, 2, 1)), IMAGE),

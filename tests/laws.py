@@ -354,7 +354,7 @@ def an_edit_in_between_is_detected(case: Case) -> None:
         edited = problem.leaves | {f"{x}{where}": batch[0][0] if where else batch[0] for x, batch in sets.items()}
         with torch.no_grad():
             edited[name].add_(1)
-        if not name.startswith("model.") and (case.row.inputs or case.row.vocabulary):  # of which the engine has copies
+        if not name.startswith("model.") and case.row.copied:
             assert_close(gradients(out, problem, "task_loss"), truth(case.row)[1]["task_loss"])
             continue
         if case.row.by_torch and name in ("xs", "xq"):  # torch may have kept something else than the inputs

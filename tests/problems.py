@@ -13,6 +13,8 @@ from metafast import arguments, losses
 from metafast.model import lowering
 from metafast.model.inputs import Inputs
 from metafast.model.program import Program
+from metafast.planning import engines
+from metafast.tracking.reads import Reads
 from row import Row
 
 
@@ -87,7 +89,7 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
             if ignored >= 0:  # else some labels are outside of the classes
                 y[..., 0] = ignored
         elif row.soft:
-            y = normal(*lead, *output).softmax(len(lead))
+            y = normal(*lead, *output).double().softmax(len(lead)).float()  # torch's own bits depend on its threads
         elif row.loss == "bce_with_logits" or isinstance(row.loss, nn.BCEWithLogitsLoss):
             y = normal(*lead, *output).sigmoid()
         else:
@@ -116,11 +118,17 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
 
 def lowered(row: Row) -> Program:
     """What the native engine knows of a row."""
-    loss, _ = losses.resolve(row.loss, row.reduction)
+    loss, function = losses.resolve(row.loss, row.reduction)
     adapts = arguments.predicate(row.adapt_params)
     x = oracle.each(inputs(row, (1,), torch.Generator()), lambda x: x.double() if x.is_floating_point() else x)
     several = Inputs.of(x, 1)
     example, given = (row.example, x.dtype) if several is None else ((sum(several.sizes),), None)
+    problem = make(row)
+    if row.native and loss is None:
+        own = several.parts if several else ((row.example, x.dtype),)
+        y = problem.query[1]
+        whole = Inputs((*own, (tuple(y.shape[2:]), y.dtype)))
+        return engines.with_loss(problem.model, function, whole, y, y.dtype, adapts, Reads(problem.model))[1]
     return lowering.lower(
-        make(row).model, example, adapted=adapts, loss=loss, dtype=torch.float64, given=given, inputs=several
+        problem.model, example, adapted=adapts, loss=loss, dtype=torch.float64, given=given, inputs=several
     )

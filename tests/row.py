@@ -45,6 +45,11 @@ class Row:
         return self.name
 
     @property
+    def copied(self) -> bool:
+        """The engine has copies of what it is given, in which several tensors are one, and integers numbers."""
+        return bool(self.inputs or self.vocabulary) or losses.resolve(self.loss)[0] is None
+
+    @property
     def classes(self) -> bool:
         """Targets are class indices."""
         known, _ = losses.resolve(self.loss)

@@ -16,6 +16,7 @@ from rows_convolutions import ALONG_ONE_AXIS, CONVOLUTIONS, NETWORKS
 from rows_inputs import INPUTS
 from rows_norms import NORMS
 from rows_of_losses import LOSSES
+from rows_of_networks import WHOLE
 from rows_of_parts import PAIRS, PARTS
 from rows_of_pointwise import POINTWISE_ROWS
 from rows_on_torch import FALLBACK, STATIC
@@ -230,6 +231,7 @@ ROWS: list[Row] = [
     *CONVOLUTIONS,
     *ALONG_ONE_AXIS,
     *NETWORKS,
+    *WHOLE,
     *NORMS,
     *ACTIVATIONS,
     *POINTWISE_ROWS,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from models import seq
-from models_of_convolutions import Causal, ConvAutoencoder, InvertedResidual, TiedDepthwise, WideBlock, separable
+from models_of_convolutions import Causal, ConvAutoencoder, InvertedResidual, TiedDepthwise, separable
 from row import C, L, Row, conv, transposed
 
 C1, CT = nn.Conv1d, nn.ConvTranspose2d
@@ -168,16 +168,6 @@ NETWORKS = [
         lambda: InvertedResidual(3, 4, 2, nn.ReLU6),
         head=4,
         example=(1, 5, 6),
-        smooth=False,
-    ),
-    network(
-        "wide-resnet",
-        lambda: C(1, 2, 3, padding=1, bias=False),
-        lambda: WideBlock(2, 4, 2),
-        lambda: WideBlock(4, 4, 1),
-        lambda: seq(nn.BatchNorm2d(4), nn.ReLU()),
-        head=4,
-        example=(1, 6, 5),
         smooth=False,
     ),
     network(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from metafast.explain import explain
 from models import Cumulative
@@ -47,6 +48,18 @@ def test_text_is_a_table() -> None:
     assert "T=7 tasks, N=10 examples of shape [3, 4, 4]" in text and "runs natively" in text
     lines = [line for line in text.splitlines() if line.endswith("  yes")]
     assert len(lines) == 7 and len({len(line) for line in lines}) == 1
+
+
+def test_a_loss_of_ones_own_is_traced() -> None:
+    model, weight = nn.Linear(4, 3), {"decay": 0.1}
+
+    def classes(output: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(output, target) + weight["decay"] * output.square().mean()
+
+    assert explain(model, (2, 3, 4), classes).native
+    assert explain(model, ((2, 3, 4),), lambda o, y: (o - y).abs().mean()).native
+    told = explain(model, (2, 3, 4), lambda o, y: torch.logcumsumexp(o - y, 1).mean())
+    assert not told.native and "loss: logcumsumexp() in the function has no native form" in told.reason
 
 
 def test_every_layer_without_a_native_form_is_named() -> None:

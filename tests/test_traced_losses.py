@@ -125,6 +125,19 @@ def test_it_may_read_the_parameters_that_the_inner_loop_has_reached() -> None:
     assert_close(*(gradients(model, penalised, backend, support, query) for backend in ("native", "torch")))
 
 
+def test_a_call_without_targets_needs_no_loss() -> None:
+    """predict runs the model alone, whatever the loss is."""
+    model = mlp(2).double()
+    maml = mf.MAML(model, loss=lambda o, y: torch.logcumsumexp(o - y, 1).mean(), backend="native")
+    x = torch.randn(4, 5, 3, dtype=torch.float64)
+    assert_close({"y": maml.predict({}, x)}, {"y": model(x)})
+
+
+def test_verify_tells_that_it_is_native() -> None:
+    support, query = problem(numbers(3))
+    assert mf.verify(mf.MAML(Policy().double(), loss=surrogate), support, query).engine == "native"
+
+
 def test_a_number_that_it_reads_may_change() -> None:
     model, settings = mlp(2).double(), {"strength": 0.0}
 

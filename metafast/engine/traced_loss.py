@@ -6,7 +6,7 @@ The Program reads the targets behind the inputs, and writes each example's loss 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,18 @@ class TracedLoss:
         result = self.engine.meta_gradient(program, self._joined(call, loop), loop)
         result.logits, result.run = self._outputs(result.logits), None
         return result
+
+    def gradient(
+        self, program: Program, parameters: Sequence[Tensor], batch: Batch
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        loss, gradients = self.engine.gradient(program, parameters, self._batch("batch", batch, 2))
+        return loss, gradients
+
+    def hvp(
+        self, program: Program, parameters: Sequence[Tensor], batch: Batch, vectors: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, ...], Any]:
+        products, run = self.engine.hvp(program, parameters, self._batch("batch", batch, 2), vectors)
+        return products, run
 
     def _joined(self, call: Call, loop: InnerLoop) -> Call:
         support = self._batch("support", call.support, 3 if loop.stepwise else 2)

@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize, rnn
 
 from metafast import transforms
-from metafast.model.builder import Builder, Unsupported
+from metafast.model.builder import Builder, Place, Unsupported
 from metafast.model.inputs import Inputs
 from metafast.model.known import Known, is_size
 from metafast.model.layers import MODULES
@@ -215,8 +215,14 @@ class _Tracer(fx.Tracer):
     def to_bool(self, obj: fx.Proxy) -> NoReturn:
         self.refuse("cannot be traced: its code may take another way for other values of a tensor (if, while, assert)")
 
-    def iter(self, obj: fx.Proxy) -> NoReturn:
-        self.refuse("cannot be traced: it iterates over a tensor")
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """``for row in x``, which torch takes for ``x.unbind()``; a row may be an example."""
+        value = self.known(obj.node)
+        if isinstance(value, Tensor) or (isinstance(value, Place) and (value.shared or value.axis)):
+            rows = self.create_proxy("call_function", torch.unbind, (obj,), {})
+            if isinstance(rows, tuple):
+                return iter(rows)
+        return self.refuse("cannot be traced: it iterates over a tensor")
 
     # ---- what torch.fx asks --------------------------------------------------------------------------------------
 

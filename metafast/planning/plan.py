@@ -28,7 +28,7 @@ from metafast.engine.traced_loss import TracedLoss
 from metafast.model import lowering
 from metafast.model.builder import called
 from metafast.model.inputs import Inputs
-from metafast.model.program import Node, Parameter, Program, Shape
+from metafast.model.program import Loss, Node, Parameter, Program, Shape
 from metafast.planning import engines, shared
 from metafast.planning.accumulation import Receivers
 from metafast.planning.reading import Reading, may_look_at
@@ -239,13 +239,17 @@ class Planner:
             self.plans, self.product = [], None
             self.loss, self.function = known, function
 
-    def plan(self, name: str, x: Any, stepwise: bool = False, target: Target | None = None) -> Plan:
+    def plan(
+        self, name: str, x: Any, stepwise: bool = False, target: Target | None = None, *, any_loss: bool = False
+    ) -> Plan:
         """The plan for ``x`` [T, N, *example], or [T, K, N, *example], or a tuple of such; ``name`` is what errors call
-        it. With a ``target``, of one example, a loss of the user's own may be part of the Program."""
+        it. With a ``target``, of one example, a loss of the user's own may be part of the Program; with ``any_loss``
+        none is computed."""
         kinds = [(t.shape[3 if stepwise else 2 :], t.dtype, t.device) for t in tensors_of(x)]
         key: Hashable = tuple(kinds) if isinstance(x, tuple) else kinds[0]
         target = None if self.loss is not None or self.backend == "torch" else target
-        key = key if target is None else (key, target)
+        any_loss = any_loss and self.loss is None
+        key = (key, target, any_loss) if any_loss or target is not None else key
         with reference.SWAPPING:
             self.refresh()
             for plan in self.plans:
@@ -258,7 +262,7 @@ class Planner:
                 if plan.key == key and plan.snapshot.is_unchanged():
                     shared.keep(everybodys, plan)
                     return self._own(plan)
-            made = self._make(name, arguments.first_of(x, stepwise), key, target)
+            made = self._make(name, arguments.first_of(x, stepwise), key, target, any_loss)
             if not made.snapshot.blind:
                 if target is None:  # else the plan belongs to a loss
                     shared.keep(everybodys, self._anybodys(made))
@@ -299,7 +303,7 @@ class Planner:
     def _warn_of_torch(self, why: str) -> None:
         self._warn(f"running on torch, slower than natively, because of {why}; backend='torch' silences this")
 
-    def _make(self, name: str, x: Any, key: Hashable, target: Target | None) -> Plan:
+    def _make(self, name: str, x: Any, key: Hashable, target: Target | None, any_loss: bool) -> Plan:
         named = dict(self.model.named_parameters())
         arguments.adapted(self.adapt_params, {n: p.requires_grad for n, p in named.items()})
         dtype, device = arguments.one_kind(named)
@@ -315,7 +319,8 @@ class Planner:
             engine, program, reads = self._by_torch(name, x, dtype, undone, inputs)
         else:
             try:
-                engine, program = self._native(x, dtype, device, reads, inputs, target)
+                loss = Loss("mse") if any_loss else self.loss
+                engine, program = self._native(x, dtype, device, reads, inputs, target, loss)
             except lowering.Unsupported as unsupported:
                 why = str(unsupported)
                 engine, program, reads = self._by_torch(
@@ -384,6 +389,7 @@ class Planner:
         reads: Reads,
         inputs: Inputs | None,
         target: Target | None,
+        loss: Loss | None,
     ) -> tuple[Any, Program]:
         """The native engine and what it runs; raises Unsupported. ``reads`` notes what that depends on."""
         engines.check_kind(device)
@@ -391,13 +397,13 @@ class Planner:
         if target is not None:
             own = ((example, x.dtype),) if inputs is None else inputs.parts
             return engines.with_loss(self.model, self.function, Inputs((*own, target)), x, dtype, self.adapts, reads)
-        if self.loss is None:
+        if loss is None:
             raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
         program = lowering.lower(
             self.model,
             example,
             adapted=self.adapts,
-            loss=self.loss,
+            loss=loss,
             dtype=dtype,
             given=x.dtype,
             inputs=inputs,
