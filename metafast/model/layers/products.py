@@ -85,7 +85,9 @@ def _one_batch(b: Builder, left: Place, right: Place, names: str) -> tuple[Shape
     if not left.shared and not right.shared and lengths[0] != lengths[1]:
         b.refuse(f"multiplies {names}, which broadcasts over the axis of the examples and has no native form")
     try:
-        batch = tuple(torch.broadcast_shapes(left.shape[:-2], right.shape[:-2]))  # type: ignore[no-untyped-call]
+        # not broadcast_shapes(), whose first call imports torch's whole compiler
+        parts = [torch.empty(()).expand(place.shape[:-2]) for place in (left, right)]
+        batch = tuple(torch.broadcast_tensors(*parts)[0].shape)  # type: ignore[no-untyped-call]
     except RuntimeError:
         b.refuse(f"multiplies {names}, whose first axes do not broadcast")
     if math.prod(right.shape[:-2]) == 1:
