@@ -47,6 +47,7 @@
   X(kDropoutBackward, DropoutBackward)                       \
   X(kEmbeddingForward, EmbeddingForward)                     \
   X(kEmbeddingClear, EmbeddingClear)                         \
+  X(kEmbeddingChains, EmbeddingChains)                       \
   X(kEmbeddingBackward, EmbeddingBackward)                   \
   X(kConvForwardStaged, ConvForwardStaged)                   \
   X(kConvWeightGradientStaged, ConvWeightGradientStaged)     \

@@ -1,5 +1,6 @@
 // Rows of a table, by their numbers. One that there is not makes the task NaN. A thread sums what belongs to an element of
-// the table, and it is the thread of the first example that names it, so that no pass walks over rows that nobody names.
+// the table, and it is the thread of the first row of the output that names it, so that no pass walks over rows that nobody
+// names. From there it goes along a chain of those that name the same, in their order, which is found once for all channels.
 #pragma once
 
 #include "cuda/primitives/shape_and_sum.cuh"
@@ -52,23 +53,43 @@ struct EmbeddingClear : PhaseDefaults {
   }
 };
 
+// In scratch, for each row of the output: the next one that names the same row of the table, or their number if there is
+// none; with kLater if one before it names that row too.
+template <class T>
+struct EmbeddingChains : PhaseDefaults {
+  using Int = typename Bits<T>::Int;
+  static constexpr Int kLater = Int(1) << 30;
+  static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
+    const uint32_t rows = uint32_t(f.rows(node.output));
+    Int* chains = reinterpret_cast<Int*>(f.scratch);
+    block.for_each(rows, [&](uint32_t at) {
+      const uint32_t row = row_of_table(f, node, at);
+      uint32_t next = at + 1, before = 0;
+      while (next < rows && row_of_table(f, node, next) != row) ++next;
+      while (before < at && row_of_table(f, node, before) != row) ++before;
+      chains[at] = Int(next) | (before < at ? kLater : Int(0));
+    });
+  }
+};
+
 template <class T>
 struct EmbeddingBackward : PhaseDefaults {
+  using Int = typename Bits<T>::Int;
+  static constexpr Int kLater = EmbeddingChains<T>::kLater;
   static __device__ void run(const Frame<T>& f, const Node& node, const Block& block) {
     const int p = node.parameter[0];
     const uint32_t ld = uint32_t(f.value(node.output).ld_cotangent), rows = uint32_t(f.rows(node.output));
     const T* dy = cotangent_plane(f, node.output);
     T* dw = f.tangent_tape ? f.parameter_gradient_dot(p) : f.parameter_gradient(p);
     const int32_t padding = int32_t(node.attribute[0]);
+    const Int* chains = reinterpret_cast<const Int*>(f.scratch);
     block.for_each(int64_t(rows) * ld, [&](uint32_t i) {
       const Divided at(i, ld);
       const uint32_t row = row_of_table(f, node, at.quotient);
-      if (row == kPad || int32_t(row) == padding) return;
-      for (uint32_t before = 0; before < at.quotient; ++before)
-        if (row_of_table(f, node, before) == row) return;
+      if (row == kPad || int32_t(row) == padding || (chains[at.quotient] & kLater)) return;
       T sum = T(0);
-      for (uint32_t from = at.quotient; from < rows; ++from)
-        if (row_of_table(f, node, from) == row) sum += dy[from * ld + at.rest];
+      for (uint32_t from = at.quotient; from < rows; from = uint32_t(chains[from] & ~kLater))
+        sum += dy[from * ld + at.rest];
       put(dw + row * ld + at.rest, sum, node.parameter_mode[0]);
     });
   }

@@ -17,8 +17,11 @@ struct DeviceSchedule<Op::kEmbedding> {
       e(Phase::kEmbeddingClear, node, pointwise_tiles(e.rows(v) * e.value(v).ld_cotangent), 1);
     if (node.parameter_mode[0] == GradientMode::kOverwrite)
       e(Phase::kEmbeddingClear, node, pointwise_tiles(e.plan->parameters[p].size));
-    if (Emitter::wanted(node.parameter_mode[0]))
-      e(Phase::kEmbeddingBackward, node, pointwise_tiles(e.rows(node.output) * e.value(node.output).ld_cotangent));
+    if (!Emitter::wanted(node.parameter_mode[0])) return;
+    const int64_t rows = e.rows(node.output);
+    e.need_scratch(rows);
+    e(Phase::kEmbeddingChains, node, pointwise_tiles(rows));
+    e(Phase::kEmbeddingBackward, node, pointwise_tiles(rows * e.value(node.output).ld_cotangent));
   }
   static void tangent_backward(Emitter& e, const Node& node) { backward(e, node); }
 };
