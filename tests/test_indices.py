@@ -45,6 +45,8 @@ REFUSED: list[tuple[str, Callable[[], nn.Module], str]] = [
         calling(lambda m, x: m.fc(x.float())[:, None, :1] + F.embedding(x, m.fc.weight)),
         "shares the parameter 'fc.weight'",
     ),
+    ("computed integers", calling(lambda m, x: m.table(F.one_hot(x, 9))[:, :, 0]), "integers that are computed"),
+    ("a padding and a number", calling(lambda m, x: m.table(F.pad(x, (1, 1)) - 1)), "integers that are computed"),
     ("max_norm", table(max_norm=1.0), "max_norm"),
     ("frequencies", table(scale_grad_by_freq=True), "scale_grad_by_freq"),
     ("a sparse gradient", table(sparse=True), "sparse"),

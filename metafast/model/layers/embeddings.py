@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,10 +19,33 @@ def _indices(b: Builder, input: Any, rows: int) -> Place:
     b.read(input)
     if input.integers not in (torch.int32, torch.int64):
         b.refuse(f"reads {input.integers or b.dtype}; native are int64 and int32 that the model is given")
+    if not _given(b, input):
+        b.refuse(
+            "chooses by integers that are computed; native are those that the model is given, and with a number added"
+        )
     counted = 2 ** (24 if b.dtype == torch.float32 else 53)
     if rows > counted:
         b.refuse(f"has {rows} rows; native are at most {counted}, which {b.dtype} counts exactly")
     return b.rows(input)
+
+
+def _given(b: Builder, input: Place) -> bool:
+    """Whether all that these integers can be is known from the input, where Python looks at them."""
+    writers = {node.output: node for node in b.nodes}
+    values, fills, shifts = [b.read(input)], False, False
+    while values:
+        value = values.pop()
+        if value == b.input.value:
+            continue
+        node = writers[value]
+        shifts |= node.op == "affine"
+        fills |= -1 in node.table
+        if node.op not in ("flatten", "sparse_map", "affine") or node.factors:
+            return False
+        if len(node.table) not in (0, math.prod(b.values[value])) or dict(node.attributes).get("scale", 1) != 1:
+            return False
+        values.extend(node.inputs)
+    return not (fills and shifts)
 
 
 @lowers(F.embedding)
