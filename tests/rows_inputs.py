@@ -5,7 +5,18 @@ from __future__ import annotations
 from torch import nn
 
 from models import seq
-from models_of_inputs import Bilinear, Columns, ImageAndVector, Masked, TextCNN, TiedOutput, Tokens, Twice, TwoTowers
+from models_of_inputs import (
+    Bilinear,
+    Columns,
+    ImageAndVector,
+    Masked,
+    MasksByHand,
+    TextCNN,
+    TiedOutput,
+    Tokens,
+    Twice,
+    TwoTowers,
+)
 from row import L, Row
 
 #: The row of a padding has no gradient, which differences do not know: such rows are not smooth.
@@ -41,6 +52,7 @@ INPUTS = [
     Row("inputs/tied-rows", lambda: TiedOutput(True), (3,), vocabulary=6, adapt_params="embed.*", smooth=False),
     Row("inputs/two-towers", TwoTowers, loss="bce_with_logits", inputs=(((), 6), ((), 5)), shots=5),
     Row("inputs/masked-tokens", Masked, inputs=(((4,), 6), ((4,), 2)), stepwise=True, weighted=True),
+    Row("inputs/masks-by-hand", MasksByHand, inputs=(((4,), 6), ((), 4)), smooth=False),
     Row("inputs/image-and-vector", ImageAndVector, inputs=(((2, 3, 3), 0), ((3,), 0)), lr_form="per_element"),
     Row(
         "inputs/image-and-vector-head",

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from metafast.model.constant import Constant
 from metafast.model.program import ABSENT, Node, Parameter, Role, Shape
 
 
@@ -211,6 +212,8 @@ class Builder:
         """A tensor computed from the input, as it is; a parameter or buffer as a shared value."""
         if isinstance(thing, Place):
             return thing
+        if isinstance(thing, Constant):
+            return self._constant(thing.tensor)
         index = self.index(thing)
         if index == ABSENT:
             self.refuse("works on None; native are tensors")
@@ -220,6 +223,21 @@ class Builder:
             made = self.emit("parameter", (), form_of(shape), (thing,), shape=shape, table=table)
             self._parameter_places[index] = made
         return self._parameter_places[index]
+
+    def _constant(self, tensor: Tensor) -> Place:
+        """As multiples of a one, which is made of no element of some parameter."""
+        if not self.tensors or (tensor.is_floating_point() and tensor.dtype != self.dtype) or tensor.is_complex():
+            self.refuse(f"makes a tensor of {tensor.dtype}; native is {self.dtype}, that of the parameters, throughout")
+        read = next((i for node in self.nodes for i in node.parameters if i != ABSENT), 0)
+        zero = self.emit("parameter", (), (1,), (self.tensors[read],), table=[-1])
+        one = self.elementwise("affine", zero, {"scale": 1, "shift": 1})
+        shape, numbers = tuple(tensor.shape), tensor.reshape(-1).double().tolist()
+        table = [0] * len(numbers)
+        made = self.emit(
+            "sparse_map", (one,), form_of(shape), shape=shape, table=table, factors=numbers, says="constant"
+        )
+        made.integers = None if tensor.is_floating_point() else tensor.dtype
+        return made
 
     def output(self, place: Place) -> Place:
         """What a model returns: with an axis of examples, and of one axis a value of one."""

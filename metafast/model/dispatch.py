@@ -9,11 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from metafast.model.builder import Batch, Builder, Place, form_of
+from metafast.model.constant import Constant, any_of, folded
 from metafast.model.layers import FUNCTIONS, METHODS, MODULES, POINTWISE
+from metafast.model.layers.indexing import Examples
 from metafast.model.layers.norms import OF_ROWS
 from metafast.model.layers.pairs import PAIRS
 from metafast.model.layers.sequences import Packed
-from metafast.model.layers.table import KNOW_MERGED
+from metafast.model.layers.table import KNOW_CONSTANTS, KNOW_MERGED
 from metafast.model.program import shared_values
 
 #: What is called, resolved: a module, a function, or the name of a method. Returns what the call returns.
@@ -84,7 +86,30 @@ def _evaluate(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[
     b.subject = f"{_written(target)} in {b.subject}"
     if handler is None:
         b.refuse("has no native form")
+    given = (*arguments, *keywords.values())
+    if any_of(Constant, given):
+        if not any_of((Place, Tensor, Batch, Examples), given):
+            return _fold(b, target, arguments, keywords)
+        if target not in KNOW_CONSTANTS:
+            arguments = [b.place(each) if isinstance(each, Constant) else each for each in arguments]
     return b.apply(handler, arguments, keywords)
+
+
+def _fold(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
+    """A function of constants alone, which torch computes."""
+    function = getattr(Tensor, target) if isinstance(target, str) else target
+    name = getattr(function, "__name__", "")
+    writes = name.endswith("_") or (_OPERATORS.get(target, "").endswith("=") and name not in _TESTS)
+    if writes or "dropout" in name:
+        b.refuse("changes a constant in place, or draws, which has no native form")
+    try:
+        return folded(function, arguments, keywords)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        b.refuse(f"fails in torch: {(str(error).splitlines() or [type(error).__name__])[0]}")
+
+
+#: Operators that are written with "=" and write nothing.
+_TESTS = ("eq", "ne", "le", "ge")
 
 
 def _call_module(b: Builder, module: nn.Module, arguments: list[Any], keywords: dict[str, Any]) -> Any:
@@ -101,6 +126,7 @@ def _call_module(b: Builder, module: nn.Module, arguments: list[Any], keywords: 
     if not arguments:
         b.refuse("is called without an input")
     input = b.place(arguments[0]) if isinstance(arguments[0], Tensor) else arguments[0]
-    if not (isinstance(input, Packed) and isinstance(module, nn.RNNBase)):
+    known = isinstance(input, Packed) and isinstance(module, nn.RNNBase)
+    if not known and not (isinstance(input, Constant) and isinstance(module, nn.Embedding)):
         b.read(b.first(input) if isinstance(input, Place) else input)
     return b.apply(MODULES[type(module)], [module, input, *arguments[1:]], keywords)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from metafast.model.builder import Batch, Place
+from metafast.model.constant import Constant
 
 
 class _Unknown:
@@ -43,8 +44,10 @@ class TensorProxy(fx.Proxy):
 
     def __getattr__(self, name: str) -> Any:
         value = self.tracer.known(self.node)
-        if name.startswith("__") or not isinstance(value, (Place, Tensor)):
+        if name.startswith("__") or not isinstance(value, (Place, Tensor, Constant)):
             return super().__getattr__(name)
+        if isinstance(value, Constant) and name in ("tolist", "item"):
+            return getattr(value.tensor, name)
         if not hasattr(value if isinstance(value, Tensor) else Tensor, name):
             raise AttributeError(f"'Tensor' object has no attribute {name!r}")
         if callable(getattr(Tensor, name, None)):
@@ -221,6 +224,18 @@ def takes_proxies(function: Callable[..., Any]) -> Callable[..., Any]:
             if isinstance(argument, TensorProxy):
                 return argument.tracer.create_proxy("call_function", function, arguments, keywords)
         return function(*arguments, **keywords)
+
+    return made
+
+
+def makes_constants(tracer: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that makes a tensor of numbers: in forward it is one node of the graph."""
+
+    @functools.wraps(function)
+    def made(*arguments: Any, **keywords: Any) -> Any:
+        if tracer.is_not_forward() or _is_ours(sys._getframe(1)):
+            return function(*arguments, **keywords)
+        return tracer.create_proxy("call_function", function, arguments, keywords)
 
     return made
 

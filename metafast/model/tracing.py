@@ -19,6 +19,7 @@ from torch.nn.utils import parametrize, rnn
 
 from metafast import transforms
 from metafast.model.builder import Builder, Place, Unsupported
+from metafast.model.constant import Constant
 from metafast.model.inputs import Inputs
 from metafast.model.known import Known, is_size
 from metafast.model.layers import MODULES
@@ -30,6 +31,7 @@ from metafast.model.proxies import (
     Sizes,
     TensorProxy,
     is_plain,
+    makes_constants,
     sizes,
     takes_proxies,
     takes_sizes,
@@ -98,9 +100,9 @@ def _trace_once(
         drawn.append(name)
         refuse(name)
 
-    with _LOCK, torch.enable_grad(), _for_proxies() as enters:
-        known = Known(model, builder)
-        tracer = _Tracer(model, known)
+    known = Known(model, builder)
+    tracer = _Tracer(model, known)
+    with _LOCK, torch.enable_grad(), _for_proxies(tracer if builder else None) as enters:
         before, undone = Snapshot(model, ()), Undone(model)
         changed = False
         try:
@@ -218,7 +220,7 @@ class _Tracer(fx.Tracer):
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
         """``for row in x``, which torch takes for ``x.unbind()``; a row may be an example."""
         value = self.known(obj.node)
-        if isinstance(value, Tensor) or (isinstance(value, Place) and (value.shared or value.axis)):
+        if isinstance(value, (Tensor, Constant)) or (isinstance(value, Place) and (value.shared or value.axis)):
             rows = self.create_proxy("call_function", torch.unbind, (obj,), {})
             if isinstance(rows, tuple):
                 return iter(rows)
@@ -332,9 +334,10 @@ def _modes() -> tuple[bool, ...]:
 
 
 @contextmanager
-def _for_proxies() -> Iterator[Callable[[dict[str, Any]], None]]:
+def _for_proxies(tracer: _Tracer | None) -> Iterator[Callable[[dict[str, Any]], None]]:
     """Code sees builtins of ours in the global variables that the function is given, functions of torch take N for a
-    size, and some take proxies; so does torch.fx.wrap for the whole process."""
+    size, some take proxies, and what a ``tracer`` makes of numbers is in its graph; so does torch.fx.wrap for the whole
+    process."""
     ours = {id(function): takes_proxies(function) for function in (rnn.pack_padded_sequence, rnn.pad_packed_sequence)}
     patched: list[tuple[dict[str, Any], str, Any]] = []
     entered: set[int] = set()
@@ -353,6 +356,9 @@ def _for_proxies() -> Iterator[Callable[[dict[str, Any]], None]]:
 
     try:
         patch(vars(torch), {name: takes_sizes(getattr(torch, name)) for name in ("zeros", "ones")})
+        patch(vars(torch), {"where": takes_proxies(torch.where)})  # with a number it kills the process
+        if tracer is not None:
+            patch(vars(torch), {"arange": makes_constants(tracer, torch.arange)})
         patch(vars(rnn), {name: ours[id(value)] for name, value in vars(rnn).items() if id(value) in ours})
         yield enter
     finally:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metafast.model.builder import Builder, Place, described, form_of
-from metafast.model.layers.rearrangement import reduced
+from metafast.model.constant import Constant
+from metafast.model.layers.rearrangement import rearranged, reduced
 from metafast.model.layers.table import lowers, lowers_module
 
 
@@ -67,6 +68,8 @@ def embedding(
     b.index(weight)
     if weight.dim() != 2:
         b.refuse(f"has {described(weight)} for a table; native are two dimensions")
+    if isinstance(input, Constant):
+        return _constant_rows(b, input.tensor, weight, padding_idx)
     rows, width = weight.shape
     settings = {}
     if padding_idx is not None:
@@ -75,6 +78,14 @@ def embedding(
         settings = {"padding_idx": padding_idx % rows}
     shape = (*input.shape, width) if isinstance(input, Place) else ()
     return b.emit("embedding", (_indices(b, input, rows),), form_of(shape), (weight,), settings, shape=shape)
+
+
+def _constant_rows(b: Builder, indices: Tensor, weight: Tensor, padding_idx: int | None) -> Place:
+    """Rows that are the same for all examples: a table of positions."""
+    if padding_idx is not None:
+        b.refuse("reads rows that are the same for all examples from a table with padding_idx, which is not native")
+    made: Place = rearranged(b, lambda table: F.embedding(indices, table), [weight], {}, False, "embedding")
+    return made
 
 
 @lowers(F.embedding_bag)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metafast.model.builder import BATCH, Builder, Place, batched, described
+from metafast.model.constant import Constant, any_of, given
 from metafast.model.layers.arithmetic import shifted
 from metafast.model.layers.embeddings import chosen
 from metafast.model.layers.pairs import pair
@@ -27,7 +28,9 @@ class Examples:
 
 
 @lowers(torch.arange)
-def arange(b: Builder, *limits: Any, dtype: Any = None, device: Any = None) -> Examples:
+def arange(b: Builder, *limits: Any, dtype: Any = None, device: Any = None) -> Examples | Constant:
+    if all(type(each) is int for each in limits):
+        return Constant(torch.arange(*limits, dtype=dtype))
     if limits not in ((BATCH,), (0, BATCH), (0, BATCH, 1)) or dtype not in (None, torch.int64, torch.int32):
         b.refuse("is native for the numbers of the examples, arange(N), which may choose a step of each")
     return Examples()
@@ -38,7 +41,9 @@ def getitem(b: Builder, input: Any, item: Any) -> Any:
     if isinstance(input, Place) and isinstance(item, tuple) and any(isinstance(each, Examples) for each in item):
         return _step_of_each(b, input, item)
     if isinstance(input, (Place, Tensor)):
-        return rearranged(b, operator.getitem, (input, item), {}, True, "[]")
+        copies = any_of(Constant, [item])
+        function = (lambda x, item: x[given(item)]) if copies else operator.getitem
+        return rearranged(b, function, (input, item), {}, not copies, "[]")
     if not isinstance(input, (tuple, list)):
         b.refuse(f"takes a part of {described(input)}, which has no native form")
     return input[item]

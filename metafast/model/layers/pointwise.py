@@ -102,6 +102,10 @@ def clamp(b: Builder, input: Place, min: Any = None, max: Any = None, *, overwri
             b.refuse(f"has {described(bound)} for a bound; native are plain numbers")
     if not bounds:
         b.refuse("has no bound, which torch refuses")
+    if isinstance(input, Place) and input.integers and not overwrite and all(type(n) is int for n in bounds.values()):
+        made = b.elementwise("clamp", b.real(input), bounds)
+        made.integers = input.integers
+        return made
     return b.elementwise("clamp", input, bounds, overwrite)
 
 

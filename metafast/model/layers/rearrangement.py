@@ -246,6 +246,10 @@ def _axes(b: Builder, input: Any, dim: Any) -> list[int]:
 def sum_over(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Literal[None] = None) -> Place:
     input = b.place(input)
     axes = _axes(b, input, dim)
+    if input.integers == torch.bool:  # whose numbers are counted exactly
+        made = reduced(b, b.real(input), axes, keepdim, 1.0, "sum")
+        made.integers = torch.int64
+        return made
     if input.ragged and 0 in _inner(input, axes):  # to which what stands behind an end adds zeros
         input = Place(input.value, input.shape, axis=input.axis)
     return reduced(b, input, axes, keepdim, 1.0, "sum")

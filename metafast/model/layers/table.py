@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch.nn.functional as F
 from torch import nn
 
 Handler = Callable[..., Any]
@@ -17,6 +18,8 @@ METHODS: dict[str, Handler] = {}
 MODULES: dict[type[nn.Module], ModuleHandler] = {}
 #: Those whose handlers know Places whose first axis is merged with that of the examples.
 KNOW_MERGED: set[Any] = {"size", "dim", "ndimension", "numel", "nelement", getattr, len, operator.getitem}
+#: Those whose handlers know constants; others are given them as values.
+KNOW_CONSTANTS: set[Any] = {operator.getitem, F.embedding}
 #: Names of the primitives that are functions of one element.
 POINTWISE: set[str] = set()
 

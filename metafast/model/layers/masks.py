@@ -1,0 +1,123 @@
+"""Comparisons of integers, and what is done with the truth values that they give: as numbers, 1 and 0.
+
+Where a mask is 1, a number that is taken away must be finite: it is multiplied by zero.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from metafast.model.builder import Builder, Place, described
+from metafast.model.layers.arithmetic import affine
+from metafast.model.layers.pairs import is_tensor, pair
+from metafast.model.layers.table import lowers
+
+
+def _truth(place: Place) -> Place:
+    place.integers = torch.bool
+    return place
+
+
+def _between_0_and_1(b: Builder, x: Place) -> Place:
+    return b.elementwise("clamp", x, {"low": 0, "high": 1})
+
+
+def _difference(b: Builder, left: Any, right: Any) -> Place:
+    """left - right of integers, at least one of them a tensor."""
+    left, right = (b.place(each) if is_tensor(each) else each for each in (left, right))
+    for each in (left, right):
+        if not (each.integers if isinstance(each, Place) else isinstance(each, int)):
+            b.refuse(f"compares {described(each)}; native are integers")
+    if not isinstance(left, Place):
+        return affine(b, b.real(right), -1, left)
+    if not isinstance(right, Place):
+        return affine(b, b.real(left), 1, -right)
+    return pair(b, "subtract", b.real(left), b.real(right))
+
+
+def _greater(b: Builder, left: Any, right: Any) -> Place:
+    return _truth(_between_0_and_1(b, _difference(b, left, right)))
+
+
+def _differ(b: Builder, left: Any, right: Any) -> Place:
+    return _truth(_between_0_and_1(b, b.elementwise("abs", _difference(b, left, right))))
+
+
+def _not(b: Builder, mask: Place) -> Place:
+    return _truth(affine(b, b.real(mask), -1, 1))
+
+
+_COMPARISONS: dict[str, Callable[[Builder, Any, Any], Place]] = {
+    "gt": _greater,
+    "lt": lambda b, left, right: _greater(b, right, left),
+    "ge": lambda b, left, right: _not(b, _greater(b, right, left)),
+    "le": lambda b, left, right: _not(b, _greater(b, left, right)),
+    "ne": _differ,
+    "eq": lambda b, left, right: _not(b, _differ(b, left, right)),
+}
+
+
+def _compares(name: str, compare: Callable[[Builder, Any, Any], Place]) -> None:
+    def handler(b: Builder, input: Any, other: Any) -> Any:
+        if not is_tensor(input) and not is_tensor(other):
+            return getattr(operator, name)(input, other)
+        return compare(b, input, other)
+
+    lowers(getattr(operator, name), getattr(torch, name), name)(handler)
+
+
+for _name, _compare in _COMPARISONS.items():
+    _compares(_name, _compare)
+
+
+def _mask(b: Builder, thing: Any) -> Place:
+    place = b.place(thing)
+    if place.integers != torch.bool:
+        b.refuse(f"takes {described(thing)} of {place.integers or b.dtype} for a mask; native are truth values")
+    return place
+
+
+@lowers(operator.invert, torch.logical_not, "logical_not", torch.bitwise_not, "bitwise_not")
+def invert(b: Builder, input: Any) -> Place:
+    return _not(b, _mask(b, input))
+
+
+@lowers(operator.and_, torch.logical_and, "logical_and", torch.bitwise_and, "bitwise_and")
+def both(b: Builder, input: Any, other: Any) -> Place:
+    return _truth(pair(b, "multiply", b.real(_mask(b, input)), b.real(_mask(b, other))))
+
+
+@lowers(operator.or_, torch.logical_or, "logical_or", torch.bitwise_or, "bitwise_or")
+def either(b: Builder, input: Any, other: Any) -> Place:
+    return _truth(pair(b, "maximum", b.real(_mask(b, input)), b.real(_mask(b, other))))
+
+
+@lowers(torch.masked_fill, "masked_fill")
+def masked_fill(b: Builder, input: Any, mask: Any, value: Any) -> Place:
+    place = b.place(input)
+    made = where(b, mask, value, place)
+    if (made.shape, made.shared) != (place.shape, place.shared):
+        b.refuse("fills by a mask of more elements, which torch refuses")
+    return made
+
+
+@lowers(torch.where)
+def where(b: Builder, condition: Any, input: Any, other: Any) -> Place:
+    mask = b.real(_mask(b, condition))
+    return pair(b, "add", _times(b, mask, input), _times(b, affine(b, mask, -1, 1), other))
+
+
+def _times(b: Builder, mask: Place, chosen: Any) -> Place:
+    if is_tensor(chosen):
+        place = b.place(chosen)
+        if place.integers:
+            b.refuse(f"chooses among {place.integers}, which has no native form")
+        return pair(b, "multiply", mask, place)
+    if not isinstance(chosen, (int, float)) or not math.isfinite(chosen):
+        b.refuse(f"fills in {described(chosen)}; native are numbers that are finite")
+    return affine(b, mask, chosen)
