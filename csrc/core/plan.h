@@ -65,11 +65,13 @@ struct PoolWindow {
 // Index tables that make a convolution the indirect product of cpu/kernels/gemm.h. Offsets are into a buffer that holds
 // `group` zero-padded images; `pixel` gives the first element under each output position, `tap` the way from there to
 // each (tap, channel). `adjoint_*` are the same for the input gradient, which is a convolution of the output cotangents
-// (spread by the stride) with flipped, transposed weights.
+// (spread by the stride) with flipped, transposed weights. Where the images have few channels, the adjoint is one plain
+// product instead: of its row for a cotangent `adjoint_columns`, padded, are what that gives to each (tap, channel).
 struct ConvTables {
   int32_t group;
   int32_t padded_height, padded_width, adjoint_height, adjoint_width;
   int32_t adjoint_top, adjoint_left;  // where the first cotangent lands in its buffer; may be negative
+  int32_t adjoint_columns;            // or 0
   const int32_t *pixel, *tap, *adjoint_pixel, *adjoint_tap;
 };
 

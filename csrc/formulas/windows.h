@@ -14,10 +14,10 @@ MF_HD void for_positions(const PoolWindow& window, const Node& node, int64_t wid
     for (int64_t w = window.column_begin; w < window.column_end; w += node.dilation[1]) body(h * width + w);
 }
 
-// The first maximum of a window wins, and NaN is the greatest of all, as in torch.
+// The first maximum of a window wins, and NaN is the greatest of all, as in torch. Of numbers, or of vectors of them.
 template <class T>
-MF_HD bool beats(T challenger, T best) {
-  return !(challenger <= best) & (best == best);
+MF_HD auto beats(T challenger, T best) {
+  return ((challenger <= best) == 0) & (best == best);
 }
 
 // Where channel c of position r stands in the flattened row: torch's order, channels outermost.

@@ -4,7 +4,9 @@
 //
 // A group of images is copied into a zero-padded buffer that stays in cache; index tables made by the planner point
 // into it. Forward and weight gradient share the tables, with rows and columns exchanged. The adjoint is the
-// convolution of the small images, spread by the stride, with flipped and transposed weights.
+// convolution of the small images, spread by the stride, with flipped and transposed weights. Towards images of few channels,
+// as the input mostly has, it is a plain product instead: a row for each small position, which holds what that gives to each
+// place of the kernel in each channel. A large position then sums, over the kernel, parts of rows.
 #pragma once
 
 #include "cpu/primitives/convolution.h"
@@ -62,7 +64,8 @@ struct ConvProducts {
   }
 
   static void flip(const ConvShape& n, const T* w, T* flipped) {
-    const int64_t ld = n.large.ld_cotangent;
+    const int64_t ld = n.large.ld_cotangent, columns = n.tables.adjoint_columns;
+    if (columns) return transpose(w, n.small.ld, n.taps * n.large.channels, n.small.channels, flipped, columns);
     for (int64_t tap = 0; tap < n.taps; ++tap)
       for (int64_t group = 0; group < n.groups; ++group) {
         const T* from = w + tap * n.large_of_group * n.small.ld + group * n.small_of_group;
@@ -73,11 +76,13 @@ struct ConvProducts {
   }
 
   static int64_t room_against(const ConvShape& n) {
+    if (n.tables.adjoint_columns) return n.tables.group * n.small.rows * n.tables.adjoint_columns + kLanes<T>;
     return int64_t(n.tables.group) * n.tables.adjoint_height * n.tables.adjoint_width * n.small.ld;
   }
 
   static void against(const Frame<T>& f, const Node& node, const ConvShape& n, const T* dy, const T* flipped, T* dx,
                       Start start, const T* bias) {
+    if (n.tables.adjoint_columns) return against_few_channels(f, node, n, dy, flipped, dx, start, bias);
     const int64_t buffer = room_against(n) / n.tables.group;
     memset(f.scratch, 0, size_t(room_against(n)) * sizeof(T));
     for (int64_t i = 0; i < n.examples; i += n.tables.group) {
@@ -90,6 +95,46 @@ struct ConvProducts {
                     flipped + at, ld, dx + i * n.large.rows * ld + at, ld, images * n.large.rows, n.large_columns(),
                     n.taps * n.small_of_group, start, bias ? bias + at : nullptr);
       }
+    }
+  }
+
+  static void against_few_channels(const Frame<T>& f, const Node& node, const ConvShape& n, const T* dy,
+                                   const T* transposed, T* dx, Start start, const T* bias) {
+    const int64_t columns = n.tables.adjoint_columns, image = n.small.rows * columns;
+    T* const products = f.scratch;
+    for (int64_t i = 0; i < n.examples; i += n.tables.group) {
+      const int64_t images = n.examples - i < n.tables.group ? n.examples - i : n.tables.group;
+      multiply<T>(f.share, {dy + i * n.small.rows * n.small.ld, nullptr, nullptr, int32_t(n.small.ld), 1}, transposed,
+                  columns, products, columns, images * n.small.rows, columns, n.small.channels, Start::kZero);
+      store(products + images * image, Vector<T>{});  // the last part is read as a whole vector
+      f.share(images * n.large.height, 2 * n.taps * n.large.width * kLanes<T>, [&](int64_t begin, int64_t end, T*) {
+        for (int64_t row = begin; row < end; ++row)
+          sum_parts(node, n, products + row / n.large.height * image, row % n.large.height,
+                    dx + (i * n.large.height + row) * n.large.width * kLanes<T>, start, bias);
+      });
+    }
+  }
+
+  // A row of the large image from its products. Channels are fewer than lanes, and the others' sums are zero.
+  static void sum_parts(const Node& node, const ConvShape& n, const T* products, int64_t h, T* dx, Start start,
+                        const T* bias) {
+    using V = Vector<T>;
+    auto of_channels = V{} == V{};
+    for (int lane = n.large.channels; lane < kLanes<T>; ++lane) of_channels[lane] = 0;
+    const int64_t step = n.large.channels, columns = n.tables.adjoint_columns;
+    for (int64_t w = 0; w < n.large.width; ++w, dx += kLanes<T>) {
+      V sum{};
+      for (int64_t i = 0; i < node.kernel[0]; ++i) {
+        const int64_t from_h = h + node.pad[0] - i * node.dilation[0];
+        if (from_h < 0 || from_h >= n.small.height) continue;
+        for (int64_t j = 0; j < node.kernel[1]; ++j) {
+          const int64_t from_w = w + node.pad[1] - j * node.dilation[1];
+          if (from_w < 0 || from_w >= n.small.width) continue;
+          sum += load(products + (from_h * n.small.width + from_w) * columns + (i * node.kernel[1] + j) * step);
+        }
+      }
+      const V before = start == Start::kZero ? V{} : load(start == Start::kBias ? bias : dx);
+      store(dx, before + (of_channels ? sum : V{}));
     }
   }
 

@@ -57,9 +57,21 @@ struct ConvFit {
   }
   // The buffers of the adjoint, and what stands behind them.
   static void plan_adjoint(const NodePlan& p, const Value& large, const Value& small, int64_t behind) {
-    const ConvTables& c = p.node.conv;
+    ConvTables& c = p.node.conv;
+    c.adjoint_columns = int32_t(adjoint_columns(p, large));
+    if (c.adjoint_columns) return p.scratch(c.group * small.rows * c.adjoint_columns + p.lanes + behind);
     const int64_t size = int64_t(c.adjoint_height) * c.adjoint_width;
     p.scratch((by_elements(p, large, small) ? size * large.ld_cotangent : c.group * size * small.ld) + behind);
+  }
+
+ private:
+  // Few channels fill a part of a vector, and so do the columns of the adjoint's product, for each tap.
+  static int64_t adjoint_columns(const NodePlan& p, const Value& large) {
+    const int64_t taps = int64_t(p.node.kernel[0]) * p.node.kernel[1];
+    const int64_t columns = (taps * large.channels + p.lanes - 1) / p.lanes * p.lanes;
+    const bool pays = !p.for_device && groups(p, large) == 1 && p.node.stride[0] == 1 && p.node.stride[1] == 1 &&
+                      large.ld_cotangent == p.lanes && 2 * columns <= taps * p.lanes;
+    return pays ? columns : 0;
   }
 };
 
@@ -94,7 +106,7 @@ struct Conv2dNode {
     for (int i = 0; i < 2; ++i)
       if (p.node.kernel[i] != 3 || p.node.stride[i] != 1 || p.node.dilation[i] != 1 || p.node.pad[i] > 2) return false;
     const int64_t tiles = ((out.height + 1) / 2) * int64_t((out.width + 1) / 2);
-    return in.ld % p.lanes == 0 && in.channels >= 16 && out.channels >= 16 && p.examples() * tiles >= 48 &&
+    return in.ld % p.lanes == 0 && in.channels >= 16 && out.channels >= 16 && p.examples() * tiles >= 20 &&
            16 * tiles < 7 * out.rows;
   }
 };
