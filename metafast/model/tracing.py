@@ -101,7 +101,8 @@ def _trace_once(
         refuse(name)
 
     known = Known(model, builder)
-    tracer = _Tracer(model, known)
+    with torch.enable_grad():  # as the code is run that it traces
+        tracer = _Tracer(model, known)
     with _LOCK, torch.enable_grad(), _for_proxies(tracer if builder else None) as enters:
         before, undone = Snapshot(model, ()), Undone(model)
         changed = False
