@@ -175,10 +175,11 @@ def _normalise(node: Node, inputs: list[Tensor], parameters: list[Tensor | None]
     return y.movedim(-1, 1) if x.ndim == 4 else y
 
 
-def _softmax(x: Tensor) -> Tensor:
+def _softmax(x: Tensor, of_nothing: bool = False) -> Tensor:
     channel = 1 if x.ndim == 4 else -1
     powers = torch.exp(x)
-    return powers / powers.sum(channel, keepdim=True)
+    total = powers.sum(channel, keepdim=True)
+    return powers / torch.where(total == 0, 1, total) if of_nothing else powers / total
 
 
 def _pointwise(function: Callable[[Tensor, Named], Tensor]) -> Callable[..., Tensor]:
@@ -237,7 +238,7 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "conv_transpose2d": _conv_transpose2d,
     "batch_norm": _batch_norm,
     "normalise": _normalise,
-    "softmax": lambda node, inputs, parameters, a, shape: _softmax(inputs[0]),
+    "softmax": lambda node, inputs, parameters, a, shape: _softmax(inputs[0], bool(a.get("of_nothing"))),
     "log_softmax": lambda node, inputs, parameters, a, shape: _softmax(inputs[0]).log(),
     "relu": _pointwise(lambda x, a: torch.where(x > 0, x, 0)),
     "tanh": _pointwise(lambda x, a: 1 - 2 / (torch.exp(2 * x) + 1)),
@@ -285,6 +286,8 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "subtract": lambda node, inputs, parameters, a, shape: inputs[0] - inputs[1],
     "multiply": lambda node, inputs, parameters, a, shape: inputs[0] * inputs[1],
     "divide": lambda node, inputs, parameters, a, shape: inputs[0] / inputs[1],
+    "keep": lambda node, inputs, parameters, a, shape: torch.where(inputs[1] != 0, inputs[0], 0.0),
+    "hide": lambda node, inputs, parameters, a, shape: torch.where(inputs[1] != 0, inputs[0], -math.inf),
     "maximum": lambda node, inputs, parameters, a, shape: torch.maximum(inputs[0], inputs[1]),
     "minimum": lambda node, inputs, parameters, a, shape: torch.minimum(inputs[0], inputs[1]),
 }

@@ -136,3 +136,56 @@ class Transformer(nn.Module):
         if not self.batch_first:
             return self.head(self.encoder(h.transpose(0, 1), mask=self.mask).mean(0))
         return self.head(self.encoder(h, mask=self.mask).mean(1))
+
+
+class Padded(nn.Module):
+    """Tokens of which some are padding, which attention and the sum leave out: by hand, by a function, by a layer or
+    by an encoder. Where all are padding, torch's functions give zeros."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.embed, self.head, self.kind = nn.Embedding(4, 4), L(4, 2), kind
+        if kind == "encoder":
+            layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        elif kind == "layer":
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        else:
+            self.projection = L(4, 12)
+        self.register_buffer("future", torch.ones(3, 3, dtype=torch.bool).triu(1))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h, padding = self.embed(ids), ids == 0
+        if self.kind == "encoder":
+            h = self.encoder(h, src_key_padding_mask=padding)
+        elif self.kind == "layer":
+            settings = dict(key_padding_mask=padding, attn_mask=self.future, need_weights=False)
+            h = h + self.attention(h, h, h, **settings)[0]
+        else:
+            q, k, v = self.projection(h).chunk(3, -1)
+            if self.kind == "function":
+                h = F.scaled_dot_product_attention(q, k, v, attn_mask=(~padding).unsqueeze(1))
+            else:
+                scores = (q @ k.transpose(1, 2)).masked_fill(padding.unsqueeze(1), -1e9)
+                h = torch.softmax(scores, -1) @ v
+        keep = torch.where((ids > 0).unsqueeze(-1), torch.tanh(h), 0.0)
+        return self.head(keep.sum(1))
+
+
+class Translator(nn.Module):
+    """Decoder layers that look at a sequence of another length, parts of which are masked."""
+
+    def __init__(self, first: bool, batch_first: bool) -> None:
+        super().__init__()
+        settings = dict(dropout=0.0, activation="gelu", batch_first=batch_first, norm_first=first)
+        self.target, self.source, self.head = L(3, 4), L(2, 4), L(4, 2)
+        self.decoder = nn.TransformerDecoder(nn.TransformerDecoderLayer(4, 2, 5, **settings), 1, nn.LayerNorm(4))
+        self.batch_first = batch_first
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(3))
+
+    def forward(self, target: Tensor, source: Tensor, padding: Tensor) -> Tensor:
+        x, memory = self.target(target), self.source(source)
+        if not self.batch_first:
+            x, memory = x.transpose(0, 1), memory.transpose(0, 1)
+        x = self.decoder(x, memory, tgt_mask=self.mask, memory_key_padding_mask=padding)
+        return self.head(x.mean(int(self.batch_first)))

@@ -70,6 +70,8 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
         for parameter in model.parameters():
             parameter += 0.1 * normal(*parameter.shape)
         for name, buffer in model.named_buffers():
+            if buffer.dtype == torch.bool:
+                continue
             if not buffer.is_floating_point():
                 buffer += 1  # batches tracked
             else:

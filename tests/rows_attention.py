@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from models_attention import Attends, Autoencoder, Equations, LowRank, Products, Transformer, Weighed, Weights
+from models_attention import (
+    Attends,
+    Autoencoder,
+    Equations,
+    LowRank,
+    Padded,
+    Products,
+    Transformer,
+    Translator,
+    Weighed,
+    Weights,
+)
 from row import Row
 
 ATTENTION = [
@@ -20,4 +31,15 @@ ATTENTION = [
     Row("attention/transformer", Transformer, (3, 2)),
     Row("attention/transformer-norm-first", lambda: Transformer(2, first=True, mask=True), (3, 2), steps=1),
     Row("attention/transformer-sequence-first", lambda: Transformer(batch_first=False), (3, 2), training=False),
+    Row("attention/padded-encoder", lambda: Padded("encoder"), (3,), vocabulary=4, smooth=False, steps=1),
+    Row("attention/padded-layer", lambda: Padded("layer"), (3,), vocabulary=4),
+    Row("attention/padded-function", lambda: Padded("function"), (3,), vocabulary=3, shots=7),
+    Row("attention/padded-by-hand", lambda: Padded("hand"), (3,), vocabulary=4),
+    Row("attention/decoder", lambda: Translator(False, True), inputs=(((3, 3), 0), ((4, 2), 0), ((4,), 2)), steps=1),
+    Row(
+        "attention/decoder-sequence-first",
+        lambda: Translator(True, False),
+        inputs=(((3, 3), 0), ((2, 2), 0), ((2,), 2)),
+        steps=1,
+    ),
 ]

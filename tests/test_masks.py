@@ -42,6 +42,8 @@ NATIVE: dict[str, Body] = {
     "not, and, or": lambda m, x, n: m.embed(x) * (~((x > 1) & (x != 4)) | (x == 3)).unsqueeze(2),
     "by names": lambda m, x, n: m.embed(x) * torch.logical_or((x < 2).logical_not(), x.eq(4)).unsqueeze(2),
     "fill": lambda m, x, n: m.embed(x).masked_fill((x == 0).unsqueeze(-1), -1e9),
+    "fill with -inf": lambda m, x, n: m.embed(x).masked_fill(x.bool().unsqueeze(-1), -torch.inf),
+    "leave out what is not finite": lambda m, x, n: (m.embed(x) / 0).masked_fill((x < 9).unsqueeze(-1), 0.5),
     "choose": lambda m, x, n: torch.where((n < 3).view(-1, 1, 1), m.embed(x), m.embed(x.flip(1))),
     "choose numbers": lambda m, x, n: torch.where((x > 2).unsqueeze(2), m.embed(x), 0.25),
     "count": lambda m, x, n: m.embed(x).sum(1) / (x != 0).sum(1).clamp(min=1).unsqueeze(-1),
@@ -74,7 +76,7 @@ def test_what_code_makes_of_integers_is_what_torch_makes(name: str) -> None:
 REFUSED: list[tuple[str, Body, str]] = [
     ("numbers", lambda m, x, n: m.embed(x) * (m.embed(x) > 0), "compares a tensor computed from the input"),
     ("a mask of numbers", lambda m, x, n: m.embed(x).masked_fill(x.unsqueeze(2), 0), "torch.int64 for a mask"),
-    ("an infinite fill", lambda m, x, n: m.embed(x).masked_fill((x == 0).unsqueeze(2), -torch.inf), "are finite"),
+    ("an infinite fill", lambda m, x, n: m.embed(x).masked_fill((x == 0).unsqueeze(2), torch.inf), "are finite"),
     ("a larger mask", lambda m, x, n: m.embed(x[:, :1]).masked_fill((x == 0).unsqueeze(2), 0), "more elements"),
     ("a choice of integers", lambda m, x, n: m.embed(torch.where(x > 2, x, n[:, None])), "chooses among torch.int64"),
     ("computed rows", lambda m, x, n: m.embed((x > 2).long()), "integers that are computed"),

@@ -99,11 +99,13 @@ LAYERS: dict[str, tuple[Layer, Layer]] = {
             "divide": torch.div,
             "maximum": torch.maximum,
             "minimum": torch.minimum,
+            "keep": lambda x, y: torch.where(y != 0, x, 0.0),
         }.items()
     },
     "sparse_map": (Flip, Flip),
     "matmul": (Gram, Gram),
     "parameter": (lambda: Replaced(1), lambda: Replaced(1, 4, 4)),
+    "hide": (None, None),  # it makes -inf, of which only a softmax makes a number
     "embedding": (None, None),  # of integers, which no layer writes
 }
 LAYERS |= {name: (build, build) for name, build in POINTWISE.items() if name in primitives()}

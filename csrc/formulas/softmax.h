@@ -8,10 +8,16 @@ namespace METAFAST_ISA {
 
 template <bool kLog>
 struct SoftmaxRow {
-  // Of an element less the greatest of its row, and the sum of the exponentials of such.
+  // What to subtract from the elements of a row before the exponential: the greatest. Where that is -inf, a softmax that
+  // may be of nothing comes out as zeros, else as NaN.
+  template <class T>
+  MF_HD static T origin(T greatest, bool of_nothing) {
+    return of_nothing && greatest == -Bits<T>::kInfinity ? T(0) : greatest;
+  }
+  // Of an element less that, and the sum of the exponentials of such, which is zero of nothing alone.
   template <class T>
   MF_HD static T value(T shifted, T sum) {
-    return kLog ? shifted - log(sum) : exp(shifted) / sum;
+    return kLog ? shifted - log(sum) : exp(shifted) / (sum == T(0) ? T(1) : sum);
   }
   template <class S>
   MF_HD static S probability(S y) {

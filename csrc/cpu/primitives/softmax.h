@@ -17,8 +17,9 @@ struct SoftmaxOfRows {
   static void forward(const Frame<T>& f, const Node& node) {
     const T* x = f.activation(node.input[0]);
     T* y = f.activation_out(node.output);
+    const bool of_nothing = node.attribute[0] != 0;
     each_row(f, node, [=](int64_t i, int64_t channels, int64_t ld, T* room) {
-      const T *from = x + i, most = greatest(from, channels);
+      const T *from = x + i, most = Row::origin(greatest(from, channels), of_nothing);
       for (int64_t c = 0; c < channels; ++c) room[c] = exp(from[c] - most);
       const T sum = sum_range(room, 0, channels);
       T* const to = y + i;

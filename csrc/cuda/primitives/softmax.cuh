@@ -47,6 +47,7 @@ struct SoftmaxForward : PhaseDefaults {
           const T other = __shfl_xor_sync(~0u, most, lanes);
           most = other > most ? other : most;
         }
+        most = Row::origin(most, node.attribute[0] != 0);
         METAFAST_ROLLED for (uint32_t c = lane; c < channels; c += kWarp) sum +=
             f.tangent_tape ? Row::probability(y[i + c]) * x_dot[i + c] : exp(x[i + c] - most);
         sum = warp_sum(sum);

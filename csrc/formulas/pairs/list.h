@@ -6,6 +6,8 @@
 
 #include "formulas/pairs/add.h"
 #include "formulas/pairs/divide.h"
+#include "formulas/pairs/hide.h"
+#include "formulas/pairs/keep.h"
 #include "formulas/pairs/maximum.h"
 #include "formulas/pairs/minimum.h"
 #include "formulas/pairs/multiply.h"
@@ -17,5 +19,7 @@
   X(Subtract, "subtract", kLinear | kTakesPads) \
   X(Multiply, "multiply", kTakesPads)           \
   X(Divide, "divide", 0)                        \
+  X(Hide, "hide", kLinear)                      \
+  X(Keep, "keep", kLinear | kTakesPads)         \
   X(Maximum, "maximum", kLinear | kTakesPads)   \
   X(Minimum, "minimum", kLinear | kTakesPads)

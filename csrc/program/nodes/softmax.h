@@ -1,4 +1,5 @@
-// Softmax over the channels of each row or position, and its logarithm.
+// Softmax over the channels of each row or position, and its logarithm. Attribute: of_nothing, whether a row of -inf alone
+// comes out as zeros.
 #pragma once
 
 #include "program/node_check.h"
@@ -7,7 +8,10 @@
 namespace metafast {
 
 struct SoftmaxNode {
-  static bool fits(const NodeCheck& c) { return c.in() == c.out(); }
+  static bool fits(const NodeCheck& c) {
+    c.node.attribute[0] = c.attribute("of_nothing", 0);
+    return c.in() == c.out();
+  }
   static void plan(const NodePlan& p) { p.scratch(2 * p.out().ld); }
 };
 using LogSoftmaxNode = SoftmaxNode;

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metafast.model.builder import Builder, Place, described
+from metafast.model.layers.masks import to_bool
 from metafast.model.layers.shapes import ATTRIBUTES, clone, contiguous
 from metafast.model.layers.table import lowers
 
@@ -66,6 +67,8 @@ def unchanged(b: Builder, input: Any, dtype: Any = None, device: Any = None) -> 
     """The input itself, as torch has it of a cast to what a tensor is. Integers stand as numbers of the parameters'
     type, and may be cast to that or to integers of more bits."""
     mine: torch.dtype = _fact(b, input, "dtype")
+    if dtype == torch.bool and isinstance(input, Place):
+        return unchanged(b, to_bool(b, input), None, device)
     if isinstance(input, Place) and input.integers and dtype not in (None, mine):
         wider = dtype in _INTEGERS and torch.promote_types(mine, dtype) == dtype
         if dtype == b.dtype or wider:

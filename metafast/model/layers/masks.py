@@ -1,7 +1,4 @@
-"""Comparisons of integers, and what is done with the truth values that they give: as numbers, 1 and 0.
-
-Where a mask is 1, a number that is taken away must be finite: it is multiplied by zero.
-"""
+"""Comparisons of integers, and what is done with the truth values that they give: as numbers, 1 and 0."""
 
 from __future__ import annotations
 
@@ -75,6 +72,12 @@ for _name, _compare in _COMPARISONS.items():
     _compares(_name, _compare)
 
 
+@lowers("bool")
+def to_bool(b: Builder, input: Any, memory_format: Any = None) -> Place:
+    place = b.place(input)
+    return place if place.integers == torch.bool else _differ(b, place, 0)
+
+
 def _mask(b: Builder, thing: Any) -> Place:
     place = b.place(thing)
     if place.integers != torch.bool:
@@ -100,7 +103,8 @@ def either(b: Builder, input: Any, other: Any) -> Place:
 @lowers(torch.masked_fill, "masked_fill")
 def masked_fill(b: Builder, input: Any, mask: Any, value: Any) -> Place:
     place = b.place(input)
-    made = where(b, mask, value, place)
+    hides = isinstance(value, float) and value == -math.inf and not place.integers
+    made = pair(b, "hide", place, b.real(invert(b, mask))) if hides else where(b, mask, value, place)
     if (made.shape, made.shared) != (place.shape, place.shared):
         b.refuse("fills by a mask of more elements, which torch refuses")
     return made
@@ -109,15 +113,15 @@ def masked_fill(b: Builder, input: Any, mask: Any, value: Any) -> Place:
 @lowers(torch.where)
 def where(b: Builder, condition: Any, input: Any, other: Any) -> Place:
     mask = b.real(_mask(b, condition))
-    return pair(b, "add", _times(b, mask, input), _times(b, affine(b, mask, -1, 1), other))
+    return pair(b, "add", _kept(b, mask, input), _kept(b, affine(b, mask, -1, 1), other))
 
 
-def _times(b: Builder, mask: Place, chosen: Any) -> Place:
+def _kept(b: Builder, mask: Place, chosen: Any) -> Place:
     if is_tensor(chosen):
         place = b.place(chosen)
         if place.integers:
             b.refuse(f"chooses among {place.integers}, which has no native form")
-        return pair(b, "multiply", mask, place)
+        return pair(b, "keep", place, mask)
     if not isinstance(chosen, (int, float)) or not math.isfinite(chosen):
         b.refuse(f"fills in {described(chosen)}; native are numbers that are finite")
     return affine(b, mask, chosen)

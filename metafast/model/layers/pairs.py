@@ -14,7 +14,7 @@ from metafast.model.layers.table import lowers
 from metafast.model.program import Shape
 
 #: Names of the primitives that are functions of two elements.
-PAIRS = frozenset({"add", "subtract", "multiply", "divide", "maximum", "minimum"})
+PAIRS = frozenset({"add", "subtract", "multiply", "divide", "maximum", "minimum", "keep", "hide"})
 
 
 def is_tensor(thing: Any) -> bool:

@@ -45,6 +45,12 @@ def _over_channels(b: Builder, op: str, input: Place, form: tuple[int, ...]) -> 
     return b.emit(op, (b.in_form(input, form),), form, shape=input.shape)
 
 
+def of_what_is_shown(b: Builder, scores: Place) -> Place:
+    """The softmax over the last axis that gives zeros where all are -inf, as attention's does."""
+    form = form_of(scores.shape)
+    return b.emit("softmax", (b.in_form(scores, form),), form, (), {"of_nothing": 1}, shape=scores.shape)
+
+
 def _lowers_softmax(op: str, function: Any, plain: Any, module: type[nn.Module]) -> None:
     """Of torch.nn.functional, of torch and Tensor, and as a module."""
 
