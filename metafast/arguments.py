@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metafast import losses
-from metafast.call import Batch, each_of, tensors_of
-from metafast.estimators import Checkpoint
+from metafast import estimators, losses
+from metafast.call import Batch, each_of, named, tensors_of
+from metafast.estimators import Checkpoint, Exact, FirstOrder
+from metafast.estimators.estimator import Estimator
 from metafast.model.program import Loss, Parameter, Shape
 from metafast.tracking.metadata import holds_classes, rows_add_up
 
@@ -34,6 +35,17 @@ def memory(value: Any) -> str | Checkpoint:
     if not isinstance(value, str) or value not in MEMORY:
         allowed = ", ".join(map(repr, MEMORY))
         raise ValueError(f"memory must be one of {allowed}, or a metafast.Checkpoint(); it is {value!r}")
+    return value
+
+
+def estimator(value: Any, first_order: bool) -> Estimator:
+    if value is None:
+        return FirstOrder() if first_order else Exact()
+    if not isinstance(value, Estimator):
+        names = [f"metafast.{n}" for n in estimators.__all__ if issubclass(getattr(estimators, n), Estimator)]
+        raise TypeError(f"estimator must be one of {', '.join(names)}, as in metafast.Exact(); it is {value!r}")
+    if first_order and not isinstance(value, FirstOrder):
+        raise ValueError(f"first_order=True and estimator={value} contradict each other")
     return value
 
 
@@ -93,6 +105,15 @@ def input_(name: str, x: Any) -> Any:
     return tensor(name, x)
 
 
+def target(name: str, y: Any) -> Any:
+    """One tensor, or several in a tuple or dict, for a loss of the user's own."""
+    if isinstance(y, (tuple, dict)) and any(isinstance(part, Tensor) for part in tensors_of(y)):
+        for at, part in named(name, y).items():
+            tensor(at, part)
+        return y
+    return tensor(name, y)
+
+
 def _remedy(value: Any) -> str:
     """How to make a tensor of it."""
     if not isinstance(value, (list, tuple)) and not hasattr(value, "__array__"):
@@ -129,7 +150,7 @@ def batch(name: str, value: Any) -> Batch:
     w = rest[0] if rest else None
     if not (isinstance(x, Tensor) and isinstance(y, Tensor) and (w is None or isinstance(w, Tensor))):
         input_(f"{name} x", x)
-        tensor(f"{name} y", y)
+        target(f"{name} y", y)
         if w is not None:
             tensor(f"{name} weights", w)
     return Batch(x, y, w)
@@ -160,7 +181,7 @@ def axes(name: str, x: Tensor | tuple[Tensor, ...], stepwise: bool = False) -> N
 
 def first_of(tensor: Any, stepwise: bool = False) -> Any:
     """What the first task has of x, y or weights, [N, ...]; where there is no step that could have any, zeros."""
-    if isinstance(tensor, tuple):
+    if isinstance(tensor, (tuple, list, dict)):
         return each_of(tensor, lambda part: first_of(part, stepwise))
     if not stepwise:
         return tensor[0]
@@ -171,11 +192,15 @@ def examples(
     name: str, batch: Batch, loss: Loss | None, out: Shape, dtype: torch.dtype, device: torch.device, stepwise: bool
 ) -> None:
     """Targets and weights fit x and the model's output: everything but the values."""
-    x, y, w = tensors_of(batch.x)[0], batch.y, batch.w
+    x, w = tensors_of(batch.x)[0], batch.w
+    y: Any = batch.y
     lead = tuple(x.shape[: 3 if stepwise else 2])
     axes_ = "[T, K, N" if stepwise else "[T, N"
     if y is not None:
-        same_device(f"{name} y", y, device)
+        if isinstance(y, Tensor):
+            same_device(f"{name} y", y, device)
+        else:
+            inputs(f"{name} y", y, dtype, device)
         _targets(f"{name} y", y, lead, axes_, loss, out, dtype)
     if w is not None:
         same_device(f"{name} weights", w, device)
@@ -189,29 +214,41 @@ def examples(
             raise TypeError(f"{name} weights have dtype {w.dtype}; expected {dtype}, that of the model's parameters")
 
 
-def _targets(name: str, y: Tensor, lead: Shape, axes_: str, loss: Loss | None, out: Shape, dtype: torch.dtype) -> None:
-    shape = tuple(y.shape)
-    if shape[: len(lead)] != lead:
-        raise ValueError(
-            f"{name} has shape {list(shape)}; expected {axes_}, ...] with {axes_}] = {list(lead)} as x has"
-        )
+def lead(name: str, y: Any, lead: Shape) -> None:
+    """Targets have the leading axes of x."""
+    axes_ = "[T, K, N" if len(lead) == 3 else "[T, N"
+    for at, part in named(name, y).items():
+        if tuple(part.shape[: len(lead)]) != lead:
+            raise ValueError(
+                f"{at} has shape {list(part.shape)}; expected {axes_}, ...] with {axes_}] = {list(lead)} as x has"
+            )
+
+
+def _targets(name: str, y: Any, lead_: Shape, axes_: str, loss: Loss | None, out: Shape, dtype: torch.dtype) -> None:
+    lead(name, y, lead_)
     if loss is None:
         return  # a function of the user's own says itself what its targets are
+    if not isinstance(y, Tensor):
+        raise TypeError(
+            f"{name} is {len(tensors_of(y))} tensors; loss {loss.kind!r} expects one. If they are those of the tasks, "
+            "use torch.stack; several targets are for a loss that is a function (outputs, targets)"
+        )
+    shape = tuple(y.shape)
     classes = losses.NAMED[loss.kind].classes
     if classes and not out:
         raise ValueError(f"loss {loss.kind!r} needs outputs [N, C]; the model returns [N]")
     if classes and not y.is_floating_point():
         if y.dtype == torch.bool or y.is_complex():
             raise TypeError(f"{name} has dtype {y.dtype}; expected integer classes")
-        if shape != lead + out[1:]:
-            raise ValueError(f"{name} has shape {list(shape)}; expected integer classes {list(lead + out[1:])}")
+        if shape != lead_ + out[1:]:
+            raise ValueError(f"{name} has shape {list(shape)}; expected integer classes {list(lead_ + out[1:])}")
         return
     if not losses.NAMED[loss.kind].numbers:
-        raise TypeError(f"{name} has dtype {y.dtype}; loss {loss.kind!r} expects integer classes {list(lead)}")
-    if classes and shape != lead + out:
+        raise TypeError(f"{name} has dtype {y.dtype}; loss {loss.kind!r} expects integer classes {list(lead_)}")
+    if classes and shape != lead_ + out:
         raise TypeError(
-            f"{name} has dtype {y.dtype} and shape {list(shape)}; expected integer classes {list(lead)}, "
-            f"or probabilities {list(lead + out)}"
+            f"{name} has dtype {y.dtype} and shape {list(shape)}; expected integer classes {list(lead_)}, "
+            f"or probabilities {list(lead_ + out)}"
         )
     if classes and loss.ignored is not None and loss.ignored >= 0:
         raise TypeError(f"{name} has dtype {y.dtype}; expected integer classes: the loss ignores class {loss.ignored}")
@@ -219,8 +256,8 @@ def _targets(name: str, y: Tensor, lead: Shape, axes_: str, loss: Loss | None, o
         raise TypeError(
             f"{name} has dtype {y.dtype}; loss {loss.kind!r} expects {dtype}, that of the model's parameters"
         )
-    if shape != lead + out:
-        raise ValueError(f"{name} has shape {list(shape)}; expected exactly the output's shape {list(lead + out)}")
+    if shape != lead_ + out:
+        raise ValueError(f"{name} has shape {list(shape)}; expected exactly the output's shape {list(lead_ + out)}")
 
 
 def labels(name: str, y: Tensor, classes: int, ignored: int | None = None) -> None:
@@ -262,14 +299,14 @@ def same_device(name: str, value: Tensor, device: torch.device) -> None:
         raise ValueError(f"{name} is on {value.device}; the model's parameters are on {device}")
 
 
-def inputs(name: str, x: Tensor | tuple[Tensor, ...], dtype: torch.dtype, device: torch.device) -> None:
+def inputs(name: str, x: Any, dtype: torch.dtype, device: torch.device) -> None:
     """Device and dtype of x. Integers pass here: some models embed them; among several tensors, truth values too."""
-    if isinstance(x, tuple):
-        for i, part in enumerate(x):
+    if not isinstance(x, Tensor):
+        for at, part in named(name, x).items():
             if part.dtype == torch.bool:
-                same_device(f"{name}[{i}]", part, device)
+                same_device(at, part, device)
             else:
-                inputs(f"{name}[{i}]", part, dtype, device)
+                inputs(at, part, dtype, device)
         return
     same_device(name, x, device)
     if (x.is_floating_point() or x.is_complex()) and x.dtype != dtype:
@@ -297,22 +334,6 @@ def parameters(
             raise TypeError(f"{where} has dtype {value.dtype}; expected {dtype}, that of the model's parameters")
         same_device(where, value, device)
     return dict(given)
-
-
-def target(support: Any, query: Any = None, stepwise: bool = False) -> tuple[tuple[int, ...], torch.dtype] | None:
-    """Shape and dtype of one example's target, if all sets that are given have targets of one kind and no weights."""
-    found = None
-    for batch, lead in ((support, 3 if stepwise else 2), (query, 2)):
-        if batch is None:
-            continue
-        y = batch.y
-        if not isinstance(y, Tensor) or batch.w is not None or y.dim() < lead:
-            return None
-        kind = (tuple(y.shape[lead:]), y.dtype)
-        if found is not None and kind != found:
-            return None
-        found = kind
-    return found
 
 
 def one_kind(named: Mapping[str, Tensor]) -> tuple[torch.dtype, torch.device]:

@@ -23,18 +23,33 @@ class Batch(NamedTuple):
     second axis K after T."""
 
     x: Tensor  # [T, N, *example]; as the user gives it, perhaps a tuple of several
-    y: Tensor | None  # [T, N] classes, or [T, N, *output] real targets
+    y: Tensor | None  # [T, N] classes, or [T, N, *output] real targets; as the user gives it, perhaps several
     w: Tensor | None  # [T, N] per-example weights
 
 
 def tensors_of(x: Any) -> tuple[Tensor, ...]:
-    """One tensor, or several, of inputs."""
-    return x if isinstance(x, tuple) else (x,)
+    """One tensor, or several in tuples, lists and dicts."""
+    if not isinstance(x, (tuple, list, dict)):
+        return (x,)
+    return tuple([tensor for part in (x.values() if isinstance(x, dict) else x) for tensor in tensors_of(part)])
 
 
-def each_of(x: Any, function: Callable[[Tensor], Tensor]) -> Any:
+def named(name: str, x: Any) -> dict[str, Tensor]:
+    """The tensors in x under what messages call them, if x is called ``name``."""
+    if not isinstance(x, (tuple, list, dict)):
+        return {name: x}
+    parts = x.items() if isinstance(x, dict) else enumerate(x)
+    return {at: tensor for key, part in parts for at, tensor in named(f"{name}[{key!r}]", part).items()}
+
+
+def each_of(x: Any, function: Callable[[Tensor], Any]) -> Any:
     """``function`` of one tensor, or of each of several."""
-    return tuple([function(tensor) for tensor in x]) if isinstance(x, tuple) else function(x)
+    if isinstance(x, dict):
+        return {key: each_of(part, function) for key, part in x.items()}
+    if not isinstance(x, (tuple, list)):
+        return function(x)
+    made = [each_of(part, function) for part in x]
+    return type(x)._make(made) if hasattr(x, "_make") else made if isinstance(x, list) else tuple(made)
 
 
 class Hyper(NamedTuple):

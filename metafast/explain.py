@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,13 +17,14 @@ from metafast import losses, transforms
 from metafast.arguments import AdaptParams, predicate
 from metafast.engine import reference
 from metafast.engine.reference import SWAPPING, describe
-from metafast.model import cost
+from metafast.model import cost, traced_loss
 from metafast.model.builder import Batch, Builder, Place, Unsupported, batched, called
 from metafast.model.cut import layer_of, static_values
 from metafast.model.dispatch import evaluate
 from metafast.model.inputs import Inputs
-from metafast.model.lowering import check_output, interpret
+from metafast.model.lowering import check_output, interpret, lower
 from metafast.model.program import ABSENT, Loss, Node, Program, Shape
+from metafast.model.several import Several
 from metafast.model.tracing import trace
 from metafast.planning import engines
 from metafast.tracking.reads import Reads
@@ -144,7 +146,7 @@ def explain(
         shape: that of the support inputs xs, [T, N, *example]; or xs itself, which also says whether it is integers;
             or a tuple of either, for several inputs.
         loss: as for :class:`metafast.MAML`; None looks at the model only. One of your own is tried with targets like
-            the outputs, and with classes.
+            the outputs, and with their classes.
         adapt_params: as for :class:`metafast.MAML`; counts the parameters by their role.
         steps, queries: of the meta-step whose cost is estimated (default: one step, as many queries as examples).
 
@@ -173,17 +175,17 @@ def explain(
                 counts[parameter.role] = counts.get(parameter.role, 0) + parameter.numel
             output = interpret(trace(model, build, inputs=inputs).graph, model, builder, walk)
         if known is not None:
-            check_output(known, output.shape)
+            check_output(known, output.shape, builder.outputs)
         if all(row.native for row in walk.rows):
             cut = walk.mark(builder, builder.read(output))
-            out = output.shape
+            out = builder.outputs or Several(None, Inputs(((output.shape, dtype),)))
     except Unsupported as unsupported:
         if all(row.native for row in walk.rows):
             walk.rows.append(Row(unsupported.where, "?", None, 0, 0, 0, unsupported.reason))
     foreign_loss = "" if loss is None or known else losses.why_not_native(loss)
     if foreign_loss and out is not None:
         own = inputs or Inputs(((tuple(example), held or dtype),))
-        foreign_loss = _why_not_traced(model, losses.resolve(loss)[1], own, out, dtype)
+        foreign_loss = _why_not_traced(model, losses.resolve(loss)[1], own, out)
     if not foreign_loss and not all(row.native for row in walk.rows) and len(counts) > 1:
         x = torch.zeros(max(examples, 2), *example, dtype=held or dtype)
         cut = walk.mark_by_torch(model, adapt_params, known or Loss("mse"), x, inputs)
@@ -203,21 +205,27 @@ def explain(
     )
 
 
-def _why_not_traced(
-    model: nn.Module, function: losses.LossFunction, own: Inputs, out: Shape, dtype: torch.dtype
-) -> str:
-    """Why a loss of the user's own has no native form for this output of an example; empty if it has one."""
-    x = torch.zeros(1, sum(own.sizes), dtype=dtype)
+def _why_not_traced(model: nn.Module, function: losses.LossFunction, own: Inputs, outputs: Several) -> str:
+    """Why a loss of the user's own has no native form for these outputs of an example; empty if it has one for targets
+    that are each like an output, or its class."""
 
-    def reason(target: tuple[Shape, torch.dtype]) -> str:
+    def reason(kinds: tuple[tuple[Shape, torch.dtype], ...]) -> str:
+        inputs = Inputs((*own.parts, *kinds))
+        head = traced_loss.Head(function, Several(outputs.form, Inputs(kinds)))
         try:
-            engines.with_loss(model, function, Inputs((*own.parts, target)), x, dtype, lambda name: True, Reads(model))
+            lower(
+                model, (sum(inputs.sizes),), loss=traced_loss.LAST, dtype=parts[0][1], inputs=inputs, head=head,
+                reads=Reads(model),
+            )  # fmt: skip
         except Unsupported as unsupported:
             return str(unsupported)
         return ""
 
-    why = reason((out, dtype))
-    return why and reason((out[1:], torch.int64)) and why
+    parts = outputs.rows.parts
+    choices = [((shape, dtype), (shape[1:], torch.int64)) for shape, dtype in parts]
+    tried = [*itertools.product(*choices)] if len(parts) <= 4 else [*zip(*choices, strict=True)]
+    why = reason(tried[0])
+    return why and why * all(map(reason, tried[1:]))
 
 
 def _given(shape: Any) -> tuple[tuple[int, ...], torch.dtype | None]:

@@ -12,6 +12,7 @@ from metafast import arguments, transforms
 from metafast.call import Batch
 from metafast.model.program import Parameter
 from metafast.planning.plan import Plan, Planner, planner
+from metafast.planning.reading import kinds_of
 
 
 @transforms.entry("metafast.grad")
@@ -118,7 +119,7 @@ def _tangents(plan: Plan, vectors: Mapping[str, Tensor], tasks: int) -> list[Ten
 def _prepare(plans: Planner, params: Any, batch: Any) -> tuple[Plan, dict[str, Tensor], Batch]:
     data = arguments.batch("batch", batch)
     arguments.axes("batch x", data.x)
-    plan = plans.plan("batch x", data.x, target=arguments.target(data))
+    plan = plans.plan("batch x", data.x, targets=() if plans.loss else kinds_of(data, None))
     data = plan.check("batch", data)
     return plan, plan.parameters("params", params, data.x.shape[0]), data
 

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metafast import arguments, estimators, transforms
-from metafast.call import Batch, Call, Hyper, InnerLoop, tensors_of
+from metafast import arguments, transforms
+from metafast.call import Batch, Call, Hyper, InnerLoop, each_of, tensors_of
 from metafast.engine.reference import SWAPPING
 from metafast.estimators import Checkpoint, Exact, FirstOrder
 from metafast.estimators.estimator import Estimator
 from metafast.model.program import Parameter
 from metafast.planning import accumulation
 from metafast.planning.plan import Plan, Planner
+from metafast.planning.reading import kinds_of
 from metafast.rules import SGD
 from metafast.rules.hypers import Frame, LearntValues, hyper, hypers, learnt
 from metafast.rules.rule import HyperValue, Rule
@@ -35,7 +36,7 @@ class Output(NamedTuple):
 
     loss: Tensor  # [] mean of task_loss
     task_loss: Tensor  # [T] query loss after adaptation
-    logits: Tensor  # [T, Nq, *output] the adapted models' outputs on the query set
+    logits: Any  # [T, Nq, *output] the adapted models' outputs on the query set; in the model's containers if several
     support_loss: Tensor  # [T, K] before each step
 
 
@@ -55,7 +56,8 @@ class MAML(nn.Module):
     into its own parameters and buffers ends with the call: the model is left as it is.
 
     Args:
-        model: any module from [N, *example], or several such tensors, to one tensor [N, *output]; what
+        model: any module from [N, *example], or several such tensors, to one tensor [N, *output], or to several in a
+            tuple, list or dict for a loss that is a function; what
             ``torch.compile(module)`` returns stands for the module. ``requires_grad=False`` parameters are neither
             adapted nor meta-learnt. BatchNorm in training mode uses the statistics of the task's own batch and leaves
             its buffers alone; in eval mode it uses the buffers.
@@ -122,7 +124,7 @@ class MAML(nn.Module):
         self.model = model
         self.loss = loss
         self.steps = arguments.steps(steps)
-        self.estimator = _estimator(estimator, first_order)
+        self.estimator = arguments.estimator(estimator, first_order)
         self.adapt_params = adapt_params
         self.memory = arguments.memory(memory)
         self.backend = backend
@@ -196,8 +198,9 @@ class MAML(nn.Module):
             support: ``(xs, ys)`` or ``(xs, ys, weights)``: xs [T, N, *example], integers too where the model reads
                 such; or a tuple of tensors [T, N, ...], with which the model is called as ``model(*xs)``, each of the
                 parameters' dtype, integers or a mask of truth values. ys [T, N] integer classes, or [T, N, *output] of
-                the parameters' dtype, exactly the output's shape; weights [T, N], whose part in the task's loss
-                ``reduction`` says (any values; all zero gives NaN where their sum divides).
+                the parameters' dtype, exactly the output's shape, or what a loss that is a function takes,
+                a tuple or dict of tensors [T, N, ...] too; weights [T, N], whose part in the task's loss ``reduction``
+                says (any values; all zero gives NaN where their sum divides).
             query: the same for the query set, with its own number of examples.
             steps, lr: take the place of the learner's for this call.
             stepwise: the support set holds another minibatch for each step: its tensors have an axis of ``steps``
@@ -208,7 +211,7 @@ class MAML(nn.Module):
         as_set = steps is None and lr is None and start is None and not stepwise
         repeat: Repeat | None = self.__dict__.get("_repeat")
         if as_set and repeat is not None and (outputs := repeat.unrolled(self, support, query)) is not None:
-            return Output(*outputs)
+            return _output(repeat, Output(*outputs))
         return self._unrolled(*self._unrolling(support, query, steps, lr, stepwise, start), as_set)
 
     @transforms.entry(f"{THIS}.meta_gradient", differentiable="that of the learner itself is")
@@ -233,7 +236,7 @@ class MAML(nn.Module):
         repeat: Repeat | None = self.__dict__.get("_repeat")
         if as_set and repeat is not None and (written := repeat.gradient(self, support, query)) is not None:
             support_loss, task_loss, loss, logits, *made = written
-            return Output(loss, task_loss, logits, support_loss), tuple(made)
+            return _output(repeat, Output(loss, task_loss, logits, support_loss)), tuple(made)
         plan, call, loop = self._unrolling(support, query, steps, lr, stepwise, start)
         if plan.looped is None or self.learn_lr or self.rule.learn:
             given = {name: value.detach().requires_grad_() for name, value in (start or {}).items()}
@@ -242,12 +245,11 @@ class MAML(nn.Module):
             own = {f"model.{name}": value for name, value in given.items()}
             wanted = [own.get(name, p) for name, p in self.named_parameters() if p.requires_grad]
             gradients = torch.autograd.grad(out.loss, wanted, materialize_grads=True)
-            return Output(*(value.detach() for value in out)), gradients
+            return each_of(out, Tensor.detach), gradients
         result = plan.engine.meta_gradient(plan.program, call, loop)
         if as_set and result.run is not None:  # one native call, which can be repeated
             self._remember(plan, result.run, call)
-        out = Output(result.loss, result.task_loss, result.logits, result.support_loss)
-        return out, tuple(result.gradients.parameters)
+        return _output(plan, result), tuple(result.gradients.parameters)
 
     @transforms.entry(f"{THIS}.backward", differentiable="that of the learner itself is")
     def backward(
@@ -281,7 +283,7 @@ class MAML(nn.Module):
         repeat: Repeat | None = self.__dict__.get("_repeat")
         if as_set and repeat is not None and (written := repeat.accumulated(self, support, query, scale)) is not None:
             support_loss, task_loss, loss, logits = written
-            return Output(loss, task_loss, logits, support_loss)
+            return _output(repeat, Output(loss, task_loss, logits, support_loss))
         with torch.enable_grad():
             plan, call, loop = self._unrolling(support, query, steps, lr, stepwise, start)
             others = call.leaves()[len(call.parameters) :]
@@ -291,10 +293,11 @@ class MAML(nn.Module):
                 if as_set and result.run is not None:
                     self._remember(plan, result.run, call)
                 accumulation.accumulate(plan.receivers, result.gradients.parameters, scale)
-                return Output(result.loss, result.task_loss, result.logits, result.support_loss)
+                return _output(plan, result)
             out = self._unrolled(plan, call, loop, as_set)
             torch.autograd.backward(out.loss, scale)
-            return Output(*(value.detach() for value in out))
+            detached: Output = each_of(out, Tensor.detach)
+            return detached
 
     @transforms.entry(f"{THIS}.adapt")
     def adapt(
@@ -310,14 +313,13 @@ class MAML(nn.Module):
         The arguments are those of :meth:`forward`.
         """
         loop = self._loop(steps, stepwise)
-        train = arguments.batch("support", support)
-        plan, train = self._prepare(train, loop, arguments.target(train, stepwise=stepwise))
+        plan, train = self._prepare(arguments.batch("support", support), None, loop)
         call = Call(_start(plan, start, train), self._hypers(plan, loop, lr), train, None)
         result = plan.engine.unroll(plan.program, call, loop, want_adapted=True)
         return {p.name: value for p, value in zip(plan.adapted, result.adapted, strict=True)}
 
     @transforms.entry(f"{THIS}.predict")
-    def predict(self, params: Mapping[str, Tensor], x: Tensor | tuple[Tensor, ...]) -> Tensor:
+    def predict(self, params: Mapping[str, Tensor], x: Tensor | tuple[Tensor, ...]) -> Any:
         """The model's outputs [T, N, *output] at ``params`` for x [T, N, *example], or a tuple of such; differentiable.
 
         Args:
@@ -326,14 +328,14 @@ class MAML(nn.Module):
             x: inputs of every task.
         """
         arguments.axes("x", arguments.input_("x", x))
-        plan = self._plans().plan("x", x, any_loss=True)
+        plan = self._plans().plan("x", x)
         plan.reading.check("x", x)
         first = tensors_of(x)[0]
         plan.check_norms("x", first, 1)
         given = plan.parameters("params", params, first.shape[0])
         plan.refuse_constants("params", given)
         result: Tensor = plan.engine.predict(plan.program, plan.replaced(given), plan.reading.taken("x", x))
-        return result
+        return result if plan.outputs is None else plan.outputs.unpack(result)
 
     def _plans(self) -> Planner:
         """The planner of the learner as it is now, should the user have assigned to it."""
@@ -355,7 +357,7 @@ class MAML(nn.Module):
         if as_set and result.again is not None:
             node, run = result.again
             self._remember(plan, run, call, node)
-        return Output(result.loss, result.task_loss, result.logits, result.support_loss)
+        return _output(plan, result)
 
     def _unrolling(
         self,
@@ -369,7 +371,7 @@ class MAML(nn.Module):
         """The plan, and the arguments of its engine's ``unroll``, all checked."""
         loop = self._loop(steps, stepwise)
         train, test = arguments.batch("support", support), arguments.batch("query", query)
-        plan, train = self._prepare(train, loop, arguments.target(train, test, stepwise))
+        plan, train = self._prepare(train, test, loop)
         test = plan.check("query", test, like=train.x)
         return plan, Call(_start(plan, start, train), self._hypers(plan, loop, lr), train, test), loop
 
@@ -377,7 +379,7 @@ class MAML(nn.Module):
         count = self.steps if steps is None else arguments.steps(steps)
         return InnerLoop(count, self.rule, self.estimator, self.memory, stepwise)
 
-    def _prepare(self, train: Batch, loop: InnerLoop, target: Any = None) -> tuple[Plan, Batch]:
+    def _prepare(self, train: Batch, test: Batch | None, loop: InnerLoop) -> tuple[Plan, Batch]:
         arguments.axes("support x", train.x, loop.stepwise)
         shape = tensors_of(train.x)[0].shape
         if loop.stepwise and shape[1] != loop.steps:
@@ -385,7 +387,9 @@ class MAML(nn.Module):
                 f"support x has shape {list(shape)}; expected [T, K, N, ...] with K = steps = {loop.steps}, "
                 "as stepwise=True asks"
             )
-        plan = self._plans().plan("support x", train.x, loop.stepwise, target)
+        plans = self._plans()
+        targets = () if plans.loss else kinds_of(train, test, loop.stepwise)
+        plan = plans.plan("support x", train.x, loop.stepwise, targets)
         return plan, plan.check("support", train, loop.stepwise)
 
     def _hypers(self, plan: Plan, loop: InnerLoop, lr: HyperValue | None) -> tuple[Hyper, ...]:
@@ -424,6 +428,11 @@ class MAML(nn.Module):
         return f"lr={shown}, steps={self.steps}, loss={self.loss!r}{rule}{reduction}{order}"
 
 
+def _output(of: Plan | Repeat, made: Any) -> Output:
+    logits = made.logits if of.outputs is None else of.outputs.unpack(made.logits)
+    return Output(made.loss, made.task_loss, logits, made.support_loss)
+
+
 def _start(plan: Plan, start: Mapping[str, Tensor] | None, train: Batch) -> Sequence[Tensor]:
     """The initial parameters: the model's own, but for those that ``start`` names."""
     if start is None:
@@ -431,14 +440,3 @@ def _start(plan: Plan, start: Mapping[str, Tensor] | None, train: Batch) -> Sequ
     given = plan.parameters("start", start, train.x.shape[0])
     plan.refuse_constants("start", given)
     return plan.replaced(given)
-
-
-def _estimator(estimator: Any, first_order: bool) -> Estimator:
-    if estimator is None:
-        return FirstOrder() if first_order else Exact()
-    if not isinstance(estimator, Estimator):
-        names = [f"metafast.{n}" for n in estimators.__all__ if issubclass(getattr(estimators, n), Estimator)]
-        raise TypeError(f"estimator must be one of {', '.join(names)}, as in metafast.Exact(); it is {estimator!r}")
-    if first_order and not isinstance(estimator, FirstOrder):
-        raise ValueError(f"first_order=True and estimator={estimator} contradict each other")
-    return estimator

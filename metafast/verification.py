@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from metafast import arguments, losses
-from metafast.call import Batch
+from metafast.call import Batch, each_of, named, tensors_of
 from metafast.engine.reference import call
 from metafast.engine.swap import SWAPPING
 from metafast.judge import Held, Loop, Tensors, parameter
 from metafast.learner import MAML
 from metafast.planning import shared
+from metafast.planning.reading import kinds_of
 
 #: Relative L2 error up to which float64 results are the same numbers, summed in another order.
 TOLERANCE = 1e-9
@@ -33,7 +34,7 @@ class Report:
 
     Quantities are ``loss``, the meta-gradient of every parameter under its name (``loss weight`` for one of a loss that
     is a module), and the gradients of ``lr``, ``xs``, ``xq`` and of targets and weights where they are floating;
-    ``xs[0]`` is the first of several inputs.
+    ``xs[0]`` is the first of several inputs, ``ys['value']`` one of several targets.
     """
 
     engine: str  # "native", or "torch" and why, or both where torch runs the static prefix
@@ -111,8 +112,9 @@ class _Case:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self.maml(_tuple(self.support), _tuple(self.query), self.steps, stepwise=self.stepwise)
-            target = arguments.target(self.support, self.query, self.stepwise)
-            plan = self.maml._plans().plan("support x", self.support.x, self.stepwise, target)
+            plans = self.maml._plans()
+            targets = () if plans.loss else kinds_of(self.support, self.query, self.stepwise)
+            plan = plans.plan("support x", self.support.x, self.stepwise, targets)
         return plan.words
 
     def by_engine(self, dtype: torch.dtype) -> Tensors:
@@ -170,20 +172,17 @@ class _Case:
         return learner, leaves
 
     def _data(self, dtype: torch.dtype) -> tuple[Batch, Batch, Tensors]:
-        named = {
+        given = {
             f"{part}{kind}": t
             for kind, b in (("s", self.support), ("q", self.query))
             for part, t in zip("xyw", b, strict=True)
+            if t is not None
         }
-        several = {name for name, t in named.items() if isinstance(t, tuple)}
-        for name in several:
-            named |= {f"{name}[{i}]": t for i, t in enumerate(named.pop(name))}  # type: ignore[arg-type]
-        leaves = _leaves({name: t for name, t in named.items() if t is not None}, dtype)
+        leaves = _leaves({at: t for name, x in given.items() for at, t in named(name, x).items()}, dtype)
 
         def leaf(name: str) -> Any:
-            if name not in several:
-                return leaves.get(name)
-            return tuple(t for key, t in leaves.items() if key.startswith(f"{name}["))
+            names = iter(named(name, given.get(name)))
+            return each_of(given.get(name), lambda _: leaves.get(next(names)))
 
         support, query = (Batch(*(leaf(f"{part}{kind}") for part in "xyw")) for kind in "sq")
         return support, query, {name: t for name, t in leaves.items() if t.requires_grad}
@@ -222,7 +221,7 @@ def _refuse_randomness(case: _Case) -> None:
     with case.held.restored():  # and with gradients: some models differentiate in forward
         for _ in range(2):
             case.held.put_copies(case.held.parameters | case.held.buffers)
-            outputs.append(call(case.maml.model, x).nan_to_num())
+            outputs.append(torch.cat([t.flatten().nan_to_num() for t in tensors_of(call(case.maml.model, x))]))
     if not torch.equal(*outputs):
         raise ValueError(
             "model gives two answers for one input (dropout in training mode?); verify needs one: call eval()"

@@ -80,8 +80,8 @@ def learner(case: Case, problem: Problem, **options: Any) -> mf.MAML:
     return mf.MAML(problem.model, **{**settings, **options})
 
 
-def flat(loss: Tensor, task_loss: Tensor, logits: Tensor, support_loss: Tensor, adapted: Tensors) -> Tensors:
-    outputs = dict(loss=loss, task_loss=task_loss, logits=logits, support_loss=support_loss)
+def flat(loss: Tensor, task_loss: Tensor, logits: Any, support_loss: Tensor, adapted: Tensors) -> Tensors:
+    outputs = dict(loss=loss, task_loss=task_loss, **oracle.named("logits", logits), support_loss=support_loss)
     return outputs | {f"adapted.{name}": value for name, value in adapted.items()}
 
 
@@ -119,10 +119,8 @@ COTANGENTS = ("loss", "task_loss", "logits", "adapted", "together")
 
 def cotangents(outputs: Tensors, kind: str) -> Tensors:
     """Random cotangents (ones for the loss itself) for the outputs that ``kind`` names."""
-    chosen = {
-        "together": ("loss", "task_loss", "logits"),
-        "adapted": tuple(name for name in outputs if name.startswith("adapted.")),
-    }.get(kind, (kind,))
+    logits, adapted = (tuple(part(outputs, prefix)) for prefix in ("logits", "adapted."))
+    chosen = {"together": ("loss", "task_loss", *logits), "logits": logits, "adapted": adapted}.get(kind, (kind,))
     random = torch.Generator().manual_seed(len(kind))
     ones = torch.ones_like(outputs["loss"]) if "loss" in outputs else None
     draw = {n: torch.randn(outputs[n].shape, generator=random).to(outputs[n]) for n in chosen if n != "loss"}

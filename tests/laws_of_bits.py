@@ -143,10 +143,10 @@ def expanded_inputs_are_right(case: Case) -> None:
         setattr(copied, batch, tuple(oracle.each(part, clone) for part in views))
     first, second = forward(case, expanded), forward(case, copied)
     assert_same_bits(first, second)
-    seeds = torch.ones_like(second["logits"])
-    stretched = seeds.new_ones(()).expand(seeds.shape)
-    actual = pull_back(first, expanded.leaves, {"logits": stretched})
-    assert_same_bits(actual, pull_back(second, copied.leaves, {"logits": seeds}))
+    seeds = {name: torch.ones_like(value) for name, value in part(second, "logits").items()}
+    stretched = {name: seed.new_ones(()).expand(seed.shape) for name, seed in seeds.items()}
+    actual = pull_back(first, expanded.leaves, stretched)
+    assert_same_bits(actual, pull_back(second, copied.leaves, seeds))
 
 
 @law(lambda row: row.tasks > 1 and not row.vocabulary and any(not kind for _, kind in row.inputs or [((), 0)]))
@@ -165,5 +165,5 @@ def nan_stays_in_its_task(case: Case) -> None:
     assert actual["loss"].isnan()
     assert actual["task_loss"][1].isnan()
     told = run_oracle(case.row, spoilt)
-    for name in ("logits", "support_loss", *part(told, "adapted.")):
+    for name in (*part(told, "logits"), "support_loss", *part(told, "adapted.")):
         assert (actual[name].isnan() >= told[name].isnan()).all(), f"{name}: a number where the oracle has NaN"

@@ -111,7 +111,7 @@ def task_loss(
     return {"weighted_mean": total / (weight * counts).sum(), "mean": total / counts.sum(), "sum": total}[reduction]
 
 
-# ------------------------------------------------------------------------------------------------ several inputs
+# ------------------------------------------------------------------------- several inputs, targets and outputs
 
 
 def each(x: Any, function: Callable[[Tensor], Any]) -> Any:
@@ -122,6 +122,23 @@ def each(x: Any, function: Callable[[Tensor], Any]) -> Any:
 def at(batch: Batch, i: int) -> list[Any]:
     """The i-th task or step of everything in a batch, whose inputs may be a tuple of tensors."""
     return [each(part, lambda tensor: tensor[i]) for part in batch]
+
+
+def count(batch: Batch) -> int:
+    """How many tasks there are."""
+    return len(batch[1][0] if isinstance(batch[1], tuple) else batch[1])
+
+
+def named(name: str, x: Any) -> dict[str, Tensor]:
+    """A tensor by its name, or each of a tuple of them."""
+    return {f"{name}[{i}]": part for i, part in enumerate(x)} if isinstance(x, tuple) else {name: x}
+
+
+def stacked(outputs: list[Any]) -> Any:
+    """Of every task's outputs, one tensor or several."""
+    return (
+        tuple(map(torch.stack, zip(*outputs, strict=True))) if isinstance(outputs[0], tuple) else torch.stack(outputs)
+    )
 
 
 # -------------------------------------------------------------------------------------------------------- the model
@@ -225,18 +242,18 @@ def unroll(
 ) -> Unrolled:
     names = adapted_names(model, adapt_params)
     losses, logits, before, adapted = [], [], [], []
-    for task in range(len(support[1])):
+    for task in range(count(support)):
         task_support, (x, *targets) = at(support, task), at(query, task)
         theta, history = adapt_one(model, loss, task_support, lr, steps, names, first_order, stepwise, reduction)
         output = call(model, theta, x)
         losses.append(task_loss(loss, output, *targets, reduction=reduction))
         logits.append(output)
-        before.append(torch.stack(history) if history else output.new_zeros(0))
+        before.append(torch.stack(history) if history else losses[-1].new_zeros(0))
         adapted.append(theta)
     return Unrolled(
         torch.stack(losses).mean(),
         torch.stack(losses),
-        torch.stack(logits),
+        stacked(logits),
         torch.stack(before),
         {name: torch.stack([theta[name] for theta in adapted]) for name in names},
     )
@@ -256,7 +273,7 @@ def gradient(
 ) -> tuple[Tensor, Parameters]:
     """-> task losses [T] and their gradients, name -> [T, *shape]; differentiable."""
     losses, slopes = [], []
-    for task in range(len(batch[1])):
+    for task in range(count(batch)):
         theta = of_task(parameters, task, model)
         x, *targets = at(batch, task)
         value = task_loss(loss, call(model, theta, x), *targets, reduction=reduction)
@@ -275,7 +292,7 @@ def hvp(
 ) -> Parameters:
     """H_t v_t for every task: name -> [T, *shape]."""
     products = []
-    for task in range(len(batch[1])):
+    for task in range(count(batch)):
         theta = of_task(parameters, task, model)
         x, *targets = at(batch, task)
         value = task_loss(loss, call(model, theta, x), *targets, reduction=reduction)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 import oracle
 from metafast import arguments, losses
+from metafast.call import Batch
 from metafast.model import lowering
 from metafast.model.inputs import Inputs
 from metafast.model.program import Program
-from metafast.planning import engines
-from metafast.tracking.reads import Reads
+from metafast.planning.plan import Planner
+from metafast.planning.reading import kinds_of
 from row import Row
 
 
@@ -33,9 +34,8 @@ class Problem:
         """Every differentiable input, by name."""
         named: dict[str, Tensor] = {f"model.{name}": value for name, value in self.model.named_parameters()}
         for kind, batch in (("s", self.support), ("q", self.query)):
-            x = {f"[{i}]": part for i, part in enumerate(batch[0])} if isinstance(batch[0], tuple) else {"": batch[0]}
-            named |= {f"x{kind}{which}": part for which, part in x.items()}
-            named |= dict(zip((f"y{kind}", f"w{kind}"), batch[1:], strict=False))
+            for part, given in zip("xyw", batch, strict=False):
+                named |= oracle.named(f"{part}{kind}", given)
         named |= (
             {f"lr.{name}": value for name, value in self.lr.items()} if isinstance(self.lr, dict) else {"lr": self.lr}
         )
@@ -44,14 +44,19 @@ class Problem:
 
 def inputs(row: Row, lead: tuple[int, ...], random: torch.Generator) -> Any:
     """One tensor, or a tuple of several."""
+    return (
+        several(row.inputs, lead, random) if row.inputs else several(((row.example, row.vocabulary),), lead, random)[0]
+    )
 
+
+def several(kinds: tuple[tuple[tuple[int, ...], int], ...], lead: tuple[int, ...], random: torch.Generator) -> Any:
     def drawn(shape: tuple[int, ...], vocabulary: int) -> Tensor:
         if not vocabulary:
             return torch.randn(*lead, *shape, generator=random)
         values = torch.randint(vocabulary, (*lead, *shape), generator=random)
         return values.bool() if vocabulary == 2 else values
 
-    return tuple(drawn(*each) for each in row.inputs) if row.inputs else drawn(row.example, row.vocabulary)
+    return tuple(drawn(*each) for each in kinds)
 
 
 def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu") -> Problem:
@@ -77,7 +82,8 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
             else:
                 buffer += 0.3 * normal(*buffer.shape).abs() if name.endswith("var") else 0.3 * normal(*buffer.shape)
         one = inputs(row, (2,), torch.Generator())
-        output = model.to("cpu").eval()(*(one if isinstance(one, tuple) else (one,))).shape[1:]
+        output = model.to("cpu").eval()(*(one if isinstance(one, tuple) else (one,)))
+        output = None if row.targets else output.shape[1:]
     model = model.train(row.training).to(device, dtype)
 
     def batch(*lead: int) -> tuple[Tensor, ...]:
@@ -85,7 +91,9 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
         if row.zeros:
             x[..., 0, :] = 0 if x.dim() > len(lead) else x[..., 0, :]
             x[x.abs() < 0.3] = 0
-        if row.classes:
+        if row.targets:
+            y = several(row.targets, lead, random)
+        elif row.classes:
             y = torch.randint(output[0], (*lead, *output[1:]), generator=random)
             ignored = getattr(row.loss, "ignore_index", -100)
             if ignored >= 0:  # else some labels are outside of the classes
@@ -97,10 +105,10 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
         else:
             y = normal(*lead, *output)
         if not row.weighted:
-            return oracle.each(x, leaf), leaf(y)
+            return oracle.each(x, leaf), oracle.each(y, leaf)
         w = torch.rand(lead, generator=random) + 0.25
         w[..., 0] = 0
-        return oracle.each(x, leaf), leaf(y), leaf(w)
+        return oracle.each(x, leaf), oracle.each(y, leaf), leaf(w)
 
     lead = (row.tasks, row.steps) if row.stepwise else (row.tasks,)
     support, query = batch(*lead, row.shots), batch(row.tasks, row.queries)
@@ -120,17 +128,17 @@ def make(row: Row, dtype: torch.dtype = torch.float64, seed: int = 0, device: st
 
 def lowered(row: Row) -> Program:
     """What the native engine knows of a row."""
-    loss, function = losses.resolve(row.loss, row.reduction)
+    if row.native and losses.resolve(row.loss)[0] is None:
+        problem = make(row)
+        targets = kinds_of(Batch(*problem.query, None), None)
+        planner = Planner(problem.model, row.loss, row.adapt_params)
+        return planner.plan("x", problem.query[0], targets=targets).program
+    loss, _ = losses.resolve(row.loss, row.reduction)
     adapts = arguments.predicate(row.adapt_params)
     x = oracle.each(inputs(row, (1,), torch.Generator()), lambda x: x.double() if x.is_floating_point() else x)
     several = Inputs.of(x, 1)
     example, given = (row.example, x.dtype) if several is None else ((sum(several.sizes),), None)
     problem = make(row)
-    if row.native and loss is None:
-        own = several.parts if several else ((row.example, x.dtype),)
-        y = problem.query[1]
-        whole = Inputs((*own, (tuple(y.shape[2:]), y.dtype)))
-        return engines.with_loss(problem.model, function, whole, y, y.dtype, adapts, Reads(problem.model))[1]
     return lowering.lower(
         problem.model, example, adapted=adapts, loss=loss, dtype=torch.float64, given=given, inputs=several
     )

@@ -40,6 +40,7 @@ class Row:
     by_torch: bool = False  # and has no native form, so that torch runs it
     vocabulary: int = 0  # inputs are integers smaller than this; 0: they are real
     inputs: tuple[tuple[tuple[int, ...], int], ...] = ()  # several: the shape of each, and its vocabulary; 2: a mask
+    targets: tuple[tuple[tuple[int, ...], int], ...] = ()  # of a loss function: the shape of each, and how many classes
 
     def __str__(self) -> str:
         return self.name

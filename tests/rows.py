@@ -19,6 +19,7 @@ from rows_of_losses import LOSSES
 from rows_of_networks import WHOLE
 from rows_of_parts import PAIRS, PARTS
 from rows_of_pointwise import POINTWISE_ROWS
+from rows_of_traced_losses import TRACED
 from rows_on_torch import FALLBACK, STATIC
 from rows_recurrent import RECURRENT
 
@@ -243,6 +244,7 @@ ROWS: list[Row] = [
     *RECURRENT,
     *INPUTS,
     *LOSSES,
+    *TRACED,
     *OPTIONS,
     *STATIC,
     *FALLBACK,

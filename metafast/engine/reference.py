@@ -31,11 +31,12 @@ from metafast import losses, transforms
 from metafast.call import Batch, Call, InnerLoop, Unrolled, tensors_of
 from metafast.engine import custom_loss
 from metafast.engine.higher_order import WrittenOut, in_own_dtype, without_checkpoints
+from metafast.engine.returned import returned, running
 from metafast.engine.swap import SWAPPING as SWAPPING
 from metafast.engine.swap import Slot, slots, swapped
-from metafast.model.builder import called
 from metafast.model.inputs import Inputs
 from metafast.model.program import Loss, Parameter, Shape
+from metafast.model.several import Several
 from metafast.tracking import draws
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -68,6 +69,8 @@ class Model:
     written: frozenset[str]  # buffers, and the parameters that forward writes into
     differentiates: bool  # forward calls torch.autograd.grad itself
     inputs: Inputs | None = None  # several, which stand in one tensor
+    outputs: Several | None = None  # several, which do so behind the module
+    targets: Several | None = None  # several, of a loss of the user's own
     differentiated_once: bool = False  # no second derivative of it is ever taken, and torch's own formulas will do
 
     @cached_property
@@ -79,6 +82,16 @@ class Model:
     def at_once(self) -> bool:
         """Whether all tasks run at once."""
         return self.batched and not self.reading
+
+    def packed(self, output: Any) -> Tensor:
+        """What the module returned, in one tensor."""
+        return output if self.outputs is None else self.outputs.pack(output, tensors_of(output)[0].dtype)
+
+    def value(self, output: Tensor, target: Tensor) -> Tensor:
+        """The loss of one task by a function of the user's own."""
+        loss: Any = self.loss
+        outputs = output if self.outputs is None else self.outputs.unpack(output)
+        return custom_loss.checked(loss, loss(outputs, target if self.targets is None else self.targets.unpack(target)))
 
     @cached_property
     def adapted(self) -> tuple[int, ...]:
@@ -128,7 +141,7 @@ def describe(
 
     Raises:
         ValueError, TypeError: the module cannot take ``x``, which the error calls ``name``, or its dtype; or it does
-            not return one tensor [N, *output].
+            not return tensors [N, *output], or several for a loss that takes one.
     """
     roles = {
         n: ("adapted" if adapted(n) else "meta") if p.requires_grad else "constant"
@@ -149,7 +162,7 @@ def describe(
             with swapped(places, copies), draws.private(drawn.append), operations, written_out, without_checkpoints():
                 output = call(module, x, inputs)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            raised = f"{_where(module, error)} raised {type(error).__name__}: {error}; {given}"
+            raised = f"{running(module, error)} raised {type(error).__name__}: {error}; {given}"
             if x.is_floating_point():
                 raise ValueError(raised) from error
             if isinstance(error, IndexError):
@@ -157,23 +170,22 @@ def describe(
             dtype = next((p.dtype for p in own.values()), torch.get_default_dtype())
             fits = f"{name} has dtype {x.dtype}; expected {dtype}, or what the model reads"
             raise TypeError(f"{fits}: {raised}") from error
-    if not isinstance(output, Tensor) or output.ndim == 0 or output.shape[0] != x.shape[0]:
-        got = f"a tensor of shape {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(f"{type(module).__name__} returned {got}; expected one tensor [N, *output]; {given}")
+    outputs = returned(module, output, loss, x.shape[0], given)
     into = {n for (n, p), copy in zip(own.items(), copies, strict=True) if _written(copy, p)}
     model = Model(
         module,
         loss,
         parameters,
-        out=tuple(output.shape[1:]),
+        out=tuple(output.shape[1:]) if outputs is None else (sum(outputs.rows.sizes),),
         batched=not drawn and operations.names <= BATCHABLE,
         own=tuple(own.values()),
         places=places,
         written=frozenset(into | (own.keys() - roles.keys())),
         differentiates=written_out.differentiates,
         inputs=inputs,
+        outputs=outputs,
     )
-    return replace(model, batched=model.batched and _vmaps(model, list(own.values()), x, output.detach()))
+    return replace(model, batched=model.batched and _vmaps(model, list(own.values()), x, model.packed(output).detach()))
 
 
 def observed(model: Model, run: Callable[[Tensor], R], x: Tensor, note: Callable[[str], Any]) -> R:
@@ -195,16 +207,6 @@ def observed(model: Model, run: Callable[[Tensor], R], x: Tensor, note: Callable
 def _written(copy: Tensor, own: Tensor) -> bool:
     """Whether forward wrote into ``copy``, through ``copy.data`` even, which has a version of its own."""
     return copy._version > 0 or copy.shape != own.shape or not torch.equal(copy, own)
-
-
-def _where(module: nn.Module, error: BaseException) -> str:
-    """The innermost module that was running when ``error`` was raised."""
-    names = {id(m): f"{called(name)}: {type(m).__name__}" for name, m in module.named_modules() if name}
-    found, frame = type(module).__name__, error.__traceback__
-    while frame is not None:
-        found = names.get(id(frame.tb_frame.f_locals.get("self")), found)
-        frame = frame.tb_next
-    return found
 
 
 def call(module: nn.Module, x: Any, inputs: Inputs | None = None) -> Any:
@@ -233,8 +235,7 @@ def _run(model: Model, values: Sequence[Tensor], x: Tensor) -> Tensor:
     copied = [v.clone() if p.name in model.written else v for p, v in zip(model.parameters, values, strict=True)]
     formulas = nullcontext() if model.differentiated_once else WrittenOut()
     with swapped(model.places, copied), formulas, without_checkpoints():
-        output: Tensor = call(model.module, x, model.inputs)
-    return output
+        return model.packed(call(model.module, x, model.inputs))
 
 
 def _by_task(model: Model, parameters: Sequence[Tensor], tasks: int) -> list[tuple[Tensor, ...]]:
@@ -289,9 +290,9 @@ def _outputs_and_read(model: Model, parameters: Sequence[Tensor], x: Tensor, y: 
                 for name, v, own in zip(names, values, model.own, strict=True)
             ]
         with swapped(places, held), WrittenOut(), without_checkpoints(), transforms.as_written(model.module):
-            output = call(model.module, x_t, model.inputs)
+            output = model.packed(call(model.module, x_t, model.inputs))
             custom_loss.mark(held, model.own)
-            value = custom_loss.checked(loss, loss(output, y_t))
+            value = model.value(output, y_t)
         custom_loss.refuse_captured(loss, value, output, list(zip(names, model.own, held, strict=True)))
         made.append((output, value))
     outputs, values = zip(*made, strict=True)
@@ -304,8 +305,7 @@ def _losses(model: Model, output: Tensor, y: Tensor, w: Tensor | None) -> Tensor
         if model.loss is None or w is not None:
             raise ValueError("weights need a loss known by name, whose value per example is defined")
         with WrittenOut():
-            values = [model.loss(o, y_t) for o, y_t in zip(output.unbind(0), y.unbind(0), strict=True)]
-        return torch.stack([custom_loss.checked(model.loss, value) for value in values])
+            return torch.stack([model.value(o, y_t) for o, y_t in zip(output.unbind(0), y.unbind(0), strict=True)])
     outputs, targets = output.flatten(0, 1), y.flatten(0, 1)
     each = losses.per_example(model.loss, outputs, targets).view(output.shape[:2])
     masses = losses.masses(model.loss, outputs, targets)

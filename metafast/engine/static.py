@@ -251,7 +251,9 @@ def cut(
         every = tuple(range(len(names)))
         prefix = Half(
             reference,
-            replace(whole, module=before, inputs=None, out=features, differentiated_once=native is not None),
+            replace(
+                whole, module=before, inputs=None, outputs=None, out=features, differentiated_once=native is not None
+            ),
             every,
         )
         if native is None or not isinstance(whole.loss, Loss):
@@ -271,6 +273,11 @@ def cut(
 def _agree(whole: reference.Model, before: Part, behind: Part, x: Tensor) -> bool:
     """Whether the halves give what the whole gives: the last word on code that writes where nobody has looked."""
     drawn: list[str] = []
-    expected = reference.observed(whole, lambda x: reference.call(whole.module, x, whole.inputs), x, drawn.append)
-    made = reference.observed(whole, lambda x: behind(before(x)), x, drawn.append)
-    return bool(drawn) or torch.allclose(made, expected, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+    def made(run: Callable[[Tensor], Any]) -> Tensor:
+        return reference.observed(whole, lambda x: whole.packed(run(x)), x, drawn.append)
+
+    expected = made(lambda x: reference.call(whole.module, x, whole.inputs))
+    return bool(drawn) or torch.allclose(
+        made(lambda x: behind(before(x))), expected, rtol=1e-3, atol=1e-5, equal_nan=True
+    )

@@ -18,13 +18,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from metafast.model.constant import Constant
 from metafast.model.program import ABSENT, Node, Parameter, Role, Shape
+
+if TYPE_CHECKING:
+    from metafast.model.several import Several
 
 
 def called(where: str) -> str:
@@ -105,6 +108,7 @@ class Builder:
         self.subject = ""  # its type, or what is called in it: reasons go on from here
         self.dtype = dtype
         self.averages = False  # a mean over the examples may be made: of a loss, which is one
+        self.outputs: Several | None = None  # of the model, if they stand in one value
         self._parameter_places: dict[int, Place] = {}
         self._tables: dict[int, bool] = {}  # of parameters that nodes read: whether as tables
         self._indices: dict[int, int] = {}  # id of a tensor -> its place among the parameters

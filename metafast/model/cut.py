@@ -150,8 +150,8 @@ def reads_parameters(nodes: Sequence[fx.Node], model: nn.Module) -> bool:
 
 
 class Part(nn.Module):
-    """Nodes of a traced graph, run by torch as a module from ``source`` to ``result``, with whatever parameters the
-    model holds at the time.
+    """Nodes of a traced graph, run by torch as a module from ``source`` to ``result``, which is a node or several
+    in tuples, lists and dicts, with whatever parameters the model holds at the time.
 
     Args:
         known: the values of nodes before ``source``, sizes for instance; Batch stands for the number of examples.
@@ -163,7 +163,7 @@ class Part(nn.Module):
         model: nn.Module | None,
         nodes: Sequence[fx.Node],
         source: fx.Node,
-        result: fx.Node,
+        result: Any,
         known: Mapping[fx.Node, Any],
         copies: bool = False,
     ) -> None:
@@ -177,7 +177,7 @@ class Part(nn.Module):
         return Part(model, self.nodes, self.source, self.result, self.known, self.copies)
 
     def forward(self, x: Tensor) -> Any:
-        return self._run(x, lambda node: None, self._last_read)[self.result]
+        return fx.node.map_arg(self.result, self._run(x, lambda node: None, self._last_read).__getitem__)
 
     def values(self, x: Tensor, note: Callable[[fx.Node], Any] = lambda node: None) -> dict[fx.Node, Any]:
         """What every node comes to; ``note(node)`` hears when it has."""
@@ -190,10 +190,10 @@ class Part(nn.Module):
         last: dict[fx.Node, fx.Node] = {}
         for node in self.nodes:
             last.update(dict.fromkeys((node, *node.all_input_nodes), node))
+        fx.node.map_arg(self.result, lambda node: last.pop(node, None))
         freed: dict[fx.Node, list[fx.Node]] = {}
         for value, node in last.items():
-            if value is not self.result:
-                freed.setdefault(node, []).append(value)
+            freed.setdefault(node, []).append(value)
         return freed
 
     def _run(
@@ -264,7 +264,7 @@ class GraphCut:
 
     @property
     def result(self) -> Any:
-        """What the model returns: a node, if it is one tensor."""
+        """What the model returns: a node, or several in tuples, lists and dicts."""
         (output,) = [node for node in self.graph.nodes if node.op == "output"]
         result: Any = output.args[0]
         return result
@@ -288,7 +288,7 @@ def graph_cut(graph: fx.Graph, at: fx.Node, few: Mapping[fx.Node, Any], more: Ma
     cut = GraphCut(graph, at, {})
     before = cut.before
     n, value, other = len(few[cut.source]), few[at], more[at]
-    if not (isinstance(cut.result, fx.Node) and isinstance(value, Tensor) and isinstance(other, Tensor)):
+    if not (isinstance(value, Tensor) and isinstance(other, Tensor)):
         return None
     if value.ndim < 2 or value.shape[1:] != other.shape[1:] or (len(value), len(other)) != (n, n + 1):
         return None

@@ -81,6 +81,8 @@ def _by_rows(b: Builder, merged: list[Place], target: Any, arguments: Sequence[A
 def _evaluate(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
     if isinstance(target, nn.Module):
         return _call_module(b, target, [*arguments], keywords)
+    if isinstance(target, type) and hasattr(target, "_make"):  # a named tuple, among what is returned
+        return target(*arguments, **keywords)
     method = isinstance(target, str)
     handler = METHODS.get(target) if method else FUNCTIONS.get(target)
     b.subject = f"{_written(target)} in {b.subject}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -20,12 +20,12 @@ from metafast.model.program import Shape
 
 
 def part(x: Tensor, begin: int, shape: Shape, dtype: torch.dtype) -> Tensor:
-    """One of the tensors that stand in x [N, total]."""
+    """One of the tensors that stand in x [..., total]."""
     return _part(x, begin, shape).to(dtype)
 
 
 def _part(x: Tensor, begin: int, shape: Shape) -> Tensor:
-    return x[:, begin : begin + math.prod(shape)].reshape(len(x), *shape)
+    return x[..., begin : begin + math.prod(shape)].reshape(*x.shape[:-1], *shape)
 
 
 @lowers(part)
@@ -100,21 +100,23 @@ class Inputs:
         )
 
     def unpack(self, x: Any) -> Iterator[Any]:
-        """The tensors that stand in x [N, total], or what takes their place while a model is traced."""
+        """The tensors that stand in x [..., total], or what takes their place while a model is traced."""
         for begin, (shape, dtype) in zip(self.begins, self.parts, strict=True):
             if isinstance(x, fx.Proxy):
                 yield x.tracer.create_proxy("call_function", part, (x, begin, shape, dtype), {})
             else:
                 yield part(x, begin, shape, dtype)
 
-    def check(self, name: str, x: Sequence[Tensor], dtype: torch.dtype) -> None:
-        """Raise ValueError for integers that the parameters' type does not count exactly."""
+    @staticmethod
+    def check(called: Callable[[int], str], x: Sequence[Tensor], dtype: torch.dtype) -> None:
+        """Raise ValueError for integers that the parameters' type does not count exactly; ``called`` tells a tensor's
+        name."""
         most = 2 ** (24 if dtype == torch.float32 else 53)
         for i, tensor in enumerate(x):
             if tensor.dtype in (torch.int32, torch.int64) and tensor.numel():
                 low, high = (int(bound) for bound in torch.aminmax(tensor))
                 if max(-low, high) > most:
                     raise ValueError(
-                        f"{name}[{i}] holds {low if -low > high else high}; of several inputs, integers may be at most "
-                        f"{most}, which {dtype} counts exactly"
+                        f"{called(i)} holds {low if -low > high else high}; among several tensors, integers may be at "
+                        f"most {most}, which {dtype} counts exactly"
                     )

@@ -14,11 +14,12 @@ import torch
 from torch import fx, nn
 
 from metafast import losses
-from metafast.model.builder import Builder, Place, Unsupported, batched, described
+from metafast.model.builder import Builder, Place, Unsupported, batched
 from metafast.model.cut import GraphCut, pruned
 from metafast.model.dispatch import Evaluate, evaluate
 from metafast.model.inputs import Inputs
 from metafast.model.program import Loss, Node, Program, Shape
+from metafast.model.several import Several, in_one
 from metafast.model.tracing import Head, trace
 from metafast.tracking.reads import Reads
 
@@ -74,19 +75,21 @@ def lower_rest(
 
 def _program(builder: Builder, output: Place, loss: Loss | None) -> Program:
     if loss is not None:
-        check_output(loss, output.shape)
+        check_output(loss, output.shape, None if builder.averages else builder.outputs)
         if losses.NAMED[loss.kind].classes and len(output.shape) > 1:  # each position is a row of channels
             builder.where, builder.subject = "loss", loss.kind
             output = builder.image(output, (output.shape[0], math.prod(output.shape[1:-1]), output.shape[-1]))
     value = builder.read(output)
     values, nodes = _live(builder, value)
     shape = output.shape if output.shape != builder.values[value] else None
-    return Program(values, tuple(builder.parameters), nodes, loss, shape)
+    return Program(values, tuple(builder.parameters), nodes, loss, shape, builder.outputs)
 
 
-def check_output(loss: Loss, shape: Shape) -> None:
-    """Raise Unsupported if the loss is not native for examples' outputs of this shape."""
+def check_output(loss: Loss, shape: Shape, outputs: Several | None = None) -> None:
+    """Raise Unsupported if the loss is not native for examples' outputs of this shape, or of several tensors."""
     known = losses.NAMED[loss.kind]
+    if outputs is not None:
+        raise Unsupported("loss", f"{loss.kind} takes one output, and the model returns {outputs}")
     if known.vectors and len(shape) != 1:
         raise Unsupported("loss", f"{loss.kind} is native for outputs [N, C], not for {batched(shape)}")
     if loss.class_weights and (not shape or len(loss.class_weights) != shape[0]):
@@ -131,9 +134,7 @@ def interpret(
         elif node.op == "get_attr":
             results[node] = tensors[node.target]
         elif node.op == "output":
-            if not isinstance(arguments[0], Place):
-                b.refuse(f"returns {described(arguments[0])}, not one tensor computed from the input")
-            return b.output(arguments[0])
+            return b.output(arguments[0]) if isinstance(arguments[0], Place) else in_one(b, arguments[0])
         else:
             target = modules[node.target] if node.op == "call_module" else node.target
             results[node] = evaluate(b, target, arguments, keywords)

@@ -11,7 +11,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from metafast.model.several import Several
 
 Shape = tuple[int, ...]
 #: ``adapted``: moved by the inner loop, and meta-learnt. ``meta``: meta-learnt only (ANIL's body).
@@ -129,6 +132,8 @@ class Program:
     loss: Loss | None
     #: What torch's shape of an example's output is, if its value has another form of as many elements.
     shape: Shape | None = None
+    #: What the model returns, if that is several tensors, or has a loss behind it.
+    outputs: Several | None = None
 
     @property
     def output_shape(self) -> Shape:

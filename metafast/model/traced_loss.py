@@ -8,43 +8,52 @@ the example, of which the negative log-likelihood makes the loss again.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from metafast.call import tensors_of
 from metafast.model.builder import Builder, Place, described
 from metafast.model.layers.rearrangement import rearranged
 from metafast.model.layers.table import lowered, lowers
 from metafast.model.program import Loss
+from metafast.model.several import Several, in_one
 
 #: What makes minus the last element of an output, the label being its place, the loss.
 LAST = Loss("nll", (("ignore_index", -100.0),))
 
 
-def joined(output: Tensor, loss: Tensor) -> Tensor:
-    """[N, outputs + 1] of what a model and a loss return: a name for the handler below, since torch has no losses of
+def joined(outputs: Any, loss: Tensor) -> Tensor:
+    """[N, total + 1] of what a model and a loss return: a name for the handler below, since torch has no losses of
     examples to put there."""
     raise NotImplementedError("joined() stands in a traced graph alone, and is never run")
 
 
-def head(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """(outputs, targets) -> outputs with the loss behind them, while they are traced."""
+@dataclass(frozen=True)
+class Head:
+    """Outputs with the loss behind them, while they are traced."""
 
-    def with_loss(output: Any, target: Any) -> Any:
-        tracer: Any = target.tracer
+    function: Callable[[Any, Any], Any]
+    targets: Several
+
+    @property
+    def takes(self) -> int:
+        """How many of the inputs are targets, which the model does not see."""
+        return len(self.targets.rows.parts)
+
+    def __call__(self, outputs: Any, targets: Sequence[Any]) -> Any:
+        tracer: Any = targets[0].tracer
         tracer.enter_head()
-        return tracer.create_proxy("call_function", joined, (output, function(output, target)), {})
-
-    return with_loss
+        loss = self.function(outputs, self.targets.built(iter(targets)))
+        return tracer.create_proxy("call_function", joined, (outputs, loss), {})
 
 
 @lowers(joined)
-def _joined(b: Builder, output: Any, loss: Any) -> Place:
+def _joined(b: Builder, outputs: Any, loss: Any) -> Place:
     b.where, b.subject = "loss", ""
-    if not isinstance(output, Place):
-        b.refuse(f"is called with {described(output)}; native is one tensor that the model returns")
     if isinstance(loss, Place) and loss.averaged:
         each = Place(loss.value, (), [])
     elif isinstance(loss, (Place, Tensor)) and b.place(loss).shared and math.prod(b.place(loss).shape) == 1:
@@ -52,16 +61,10 @@ def _joined(b: Builder, output: Any, loss: Any) -> Place:
     else:
         b.refuse(f"returns {described(loss)}; native are means over the examples, their sums, differences, multiples")
     minus = lowered(b, torch.neg, each)
-    size = math.prod(output.shape)
     row = Place(minus.value, (1,), [], minus.shared)
     if row.shared:
-        row = rearranged(b, _for_all, [output, row], {}, False, "expand")
-    whole = rearranged(b, torch.flatten, [output, 1], {}, True, "flatten") if len(output.shape) != 1 else output
-    if not output.shape:
-        whole = Place(output.value, (1,), [])
-    made: Place = rearranged(b, torch.cat, [[whole, row], 1], {}, False, "loss")
-    assert made.shape == (size + 1,)
-    return made
+        row = rearranged(b, _for_all, [tensors_of(outputs)[0], row], {}, False, "expand")
+    return in_one(b, outputs, row)
 
 
 def _for_all(output: Tensor, row: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ so each is refused here.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -36,6 +36,7 @@ from metafast.model.proxies import (
     takes_proxies,
     takes_sizes,
 )
+from metafast.model.several import strange
 from metafast.tracking import draws
 from metafast.tracking.reads import Reads, Undone
 from metafast.tracking.snapshot import GLOBAL_HOOKS, HOOKS, Snapshot
@@ -55,8 +56,13 @@ def is_leaf(module: nn.Module) -> bool:
     )
 
 
-#: What is made of a model's outputs and the last of its inputs, which it does not see itself: the targets.
-Head = Callable[[Any, Any], Any]
+class Head(Protocol):
+    """What is made of a model's outputs and the last of its inputs, which it does not see itself: the targets."""
+
+    @property
+    def takes(self) -> int: ...
+
+    def __call__(self, outputs: Any, targets: Sequence[Any]) -> Any: ...
 
 
 class Trace(NamedTuple):
@@ -155,13 +161,12 @@ class _Root(nn.Module):
         self.model, self.inputs, self.head = model, inputs, head
 
     def forward(self, x: Any) -> Any:
-        if self.inputs is None:
-            return self.model(x)
-        given = [*self.inputs.unpack(x)]
-        if self.head is None:
-            return self.model(*given)
-        *own, target = given
-        return self.head(self.model(*own), target)
+        given = [x] if self.inputs is None else [*self.inputs.unpack(x)]
+        own = len(given) - (0 if self.head is None else self.head.takes)
+        outputs = self.model(*given[:own])
+        if kind := strange(outputs):
+            x.tracer.refuse(f"returns {kind}; native are tensors, and tuples, lists and dicts of such")
+        return outputs if self.head is None else self.head(outputs, given[own:])
 
 
 class _Tracer(fx.Tracer):

@@ -11,14 +11,11 @@ from torch import Tensor, nn
 
 from metafast.engine import reference, static
 from metafast.engine.static import Composed
-from metafast.engine.traced_loss import TracedLoss
-from metafast.model import lowering, traced_loss
+from metafast.model import lowering
 from metafast.model.builder import Builder
 from metafast.model.cut import split
-from metafast.model.inputs import Inputs
 from metafast.model.program import Program
 from metafast.model.tracing import trace
-from metafast.planning.reading import Limits, may_look_at
 from metafast.tracking.reads import Reads, Undone
 
 Adapted = Callable[[str], bool]
@@ -38,44 +35,6 @@ def native(program: Program, x: Tensor, unrolls: bool) -> Any:
     except lowering.Unsupported:
         return ops
     return static.composed(ops, parts)
-
-
-def with_loss(
-    model: nn.Module,
-    function: Callable[[Any, Any], Any],
-    inputs: Inputs,
-    x: Tensor,
-    dtype: torch.dtype,
-    adapted: Adapted,
-    reads: Reads,
-) -> tuple[TracedLoss, Program]:
-    """The native engine for a model and a loss function of the user's own, whose targets are the last of ``inputs``;
-    and what it runs. Raises Unsupported."""
-    ops = _ops()
-    *own, _ = inputs.parts
-    several = Inputs(tuple(own)) if len(own) > 1 else None
-    example = (sum(several.sizes),) if several is not None else own[0][0]
-    given = own[0][1] if several is None else dtype
-    bare = lowering.lower(model, example, adapted=adapted, dtype=dtype, given=given, inputs=several)
-    whole = (sum(inputs.sizes),)
-    made = lowering.lower(
-        model,
-        whole,
-        adapted=adapted,
-        loss=traced_loss.LAST,
-        dtype=dtype,
-        inputs=inputs,
-        head=traced_loss.head(function),
-        reads=reads,
-    )
-    _check_device(x, made)
-    limits = Limits(made, inputs)
-
-    def check(name: str, packed: Tensor) -> None:
-        if may_look_at(packed):
-            limits.check(name, packed)
-
-    return TracedLoss(ops, bare.output_shape, dtype, check), made
 
 
 def composed(

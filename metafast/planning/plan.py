@@ -21,18 +21,18 @@ import torch
 from torch import Tensor, nn
 
 from metafast import arguments, losses, transforms
-from metafast.call import Batch, Hyper, tensors_of
+from metafast.call import Batch, Hyper, named, tensors_of
 from metafast.engine import reference
 from metafast.engine.static import Composed
-from metafast.engine.traced_loss import TracedLoss
-from metafast.model import lowering
+from metafast.model import lowering, traced_loss
 from metafast.model.builder import called
 from metafast.model.inputs import Inputs
-from metafast.model.program import Loss, Node, Parameter, Program, Shape
+from metafast.model.program import Node, Parameter, Program, Shape
+from metafast.model.several import Several
 from metafast.planning import engines, shared
 from metafast.planning.accumulation import Receivers
-from metafast.planning.reading import Reading, may_look_at
-from metafast.planning.warned import CANCELLING, PADDED, warn_once
+from metafast.planning.reading import Reading, may_look_at, read_together
+from metafast.planning.warned import CANCELLING, PADDED, UNTRAINED, untrained_norm, warn_once
 from metafast.tracking.metadata import metadata
 from metafast.tracking.reads import Reads, Undone
 from metafast.tracking.snapshot import Snapshot
@@ -41,8 +41,7 @@ if TYPE_CHECKING:
     from metafast.planning.repeat import RepeatedHvp
 
 
-#: Shape and dtype of one example's target.
-Target = tuple[Shape, torch.dtype]
+Kinds = tuple[Several, ...]
 
 
 @dataclass(eq=False)
@@ -71,6 +70,11 @@ class Plan:
     def native(self) -> bool:
         """Whether the whole model has a native form."""
         return isinstance(self.program, Program)
+
+    @property
+    def outputs(self) -> Several | None:
+        """What the model returns, where that is several tensors or has a loss behind it."""
+        return self.program.outputs  # type: ignore[no-any-return]
 
     @property
     def composed(self) -> Composed | None:
@@ -147,7 +151,8 @@ class Plan:
         """
         x, y, w = batch
         first, *others = tensors_of(x)
-        key = (name, stepwise, isinstance(x, tuple), metadata((first, *others, y, w, like)))
+        several = isinstance(x, tuple), None if y is None or isinstance(y, Tensor) else (*named("", y),)
+        key = (name, stepwise, several, metadata((first, *others, *tensors_of(y), w, like)))
         if key not in self.accepted:
             arguments.axes(f"{name} x", x, stepwise)
             alike = self.reading.inputs is not None or first.shape[2:] == self.example
@@ -161,7 +166,7 @@ class Plan:
             arguments.examples(name, batch, self.loss, self.out, self.dtype, self.device, stepwise)
             self.accepted.add(key)
         if self.reading.converts:
-            batch = batch._replace(x=self.reading.taken(f"{name} x", x))
+            batch = self.reading.batch(name, batch)
         if y is not None and self.loss is not None and not y.is_floating_point():
             if y.dtype != torch.int64:
                 batch = batch._replace(y=y.long())
@@ -239,17 +244,15 @@ class Planner:
             self.plans, self.product = [], None
             self.loss, self.function = known, function
 
-    def plan(
-        self, name: str, x: Any, stepwise: bool = False, target: Target | None = None, *, any_loss: bool = False
-    ) -> Plan:
+    def plan(self, name: str, x: Any, stepwise: bool = False, targets: Kinds = ()) -> Plan:
         """The plan for ``x`` [T, N, *example], or [T, K, N, *example], or a tuple of such; ``name`` is what errors call
-        it. With a ``target``, of one example, a loss of the user's own may be part of the Program; with ``any_loss``
-        none is computed."""
+        it. A loss of the user's own wants ``targets`` of :func:`metafast.planning.reading.kinds_of`; without them, the
+        model alone is run."""
         kinds = [(t.shape[3 if stepwise else 2 :], t.dtype, t.device) for t in tensors_of(x)]
         key: Hashable = tuple(kinds) if isinstance(x, tuple) else kinds[0]
-        target = None if self.loss is not None or self.backend == "torch" else target
-        any_loss = any_loss and self.loss is None
-        key = (key, target, any_loss) if any_loss or target is not None else key
+        if self.loss is not None or (self.backend == "torch" and all(kind.one for kind in targets)):
+            targets = ()
+        key = (key, targets) if targets else key
         with reference.SWAPPING:
             self.refresh()
             for plan in self.plans:
@@ -262,9 +265,9 @@ class Planner:
                 if plan.key == key and plan.snapshot.is_unchanged():
                     shared.keep(everybodys, plan)
                     return self._own(plan)
-            made = self._make(name, arguments.first_of(x, stepwise), key, target, any_loss)
+            made = self._make(name, arguments.first_of(x, stepwise), key, targets)
             if not made.snapshot.blind:
-                if target is None:  # else the plan belongs to a loss
+                if not targets:  # else the plan belongs to a loss
                     shared.keep(everybodys, self._anybodys(made))
                 shared.keep(self.plans, made)
             return made
@@ -303,47 +306,49 @@ class Planner:
     def _warn_of_torch(self, why: str) -> None:
         self._warn(f"running on torch, slower than natively, because of {why}; backend='torch' silences this")
 
-    def _make(self, name: str, x: Any, key: Hashable, target: Target | None, any_loss: bool) -> Plan:
+    def _make(self, name: str, x: Any, key: Hashable, targets: Kinds) -> Plan:
         named = dict(self.model.named_parameters())
         arguments.adapted(self.adapt_params, {n: p.requires_grad for n, p in named.items()})
         dtype, device = arguments.one_kind(named)
         arguments.inputs(name, x, dtype, device)
         inputs = Inputs.of(x, 1)
         given, x = (x.dtype, x) if inputs is None else (dtype, inputs.pack(x, dtype))
-        self._check_statistics()
+        if (layer := untrained_norm(self.model)) is not None:
+            self._warn(UNTRAINED.format(layer))
         engine: Any
         program: Any
         why = "backend='torch'"
         reads, undone = Reads(self.model), Undone(self.model)
         if self.backend == "torch":
-            engine, program, reads = self._by_torch(name, x, dtype, undone, inputs)
+            engine, program, reads = self._by_torch(name, x, dtype, undone, inputs, targets)
         else:
             try:
-                loss = Loss("mse") if any_loss else self.loss
-                engine, program = self._native(x, dtype, device, reads, inputs, target, loss)
+                engine, program = self._native(x, dtype, device, reads, inputs, targets)
             except lowering.Unsupported as unsupported:
                 why = str(unsupported)
-                engine, program, reads = self._by_torch(
-                    name, x, dtype, undone, inputs
-                )  # what torch cannot run is another error
+                # what torch cannot run is another error
+                engine, program, reads = self._by_torch(name, x, dtype, undone, inputs, targets)
                 self._check_choice(engine, why, unsupported)
-        native = isinstance(program, Program)
-        traced = isinstance(engine, TracedLoss)
-        out = engine.outputs if traced else program.output_shape if native else program.out
+        native, example = isinstance(program, Program), tuple(x.shape[1:])
+        reading = Reading(program if native else None, dtype, device, example, given, inputs)
+        if native and targets:
+            reading = replace(reading, targets=targets[0], label=sum(program.outputs.rows.sizes))
+        elif not native:
+            reading = replace(reading, targets=program.targets)
         tensors = named | dict(self.model.named_buffers())
         return Plan(
             engine,
             program,
             self.loss,
-            tuple(out),
+            tuple(program.output_shape if native else program.out),
             dtype,
             device,
-            Reading(program if native and not traced else None, dtype, device, tuple(x.shape[1:]), given, inputs),
+            reading,
             tensors=tuple(tensors[p.name] for p in program.parameters),
             names=tuple(named),
             adapted=tuple(program.parameters[i] for i in program.adapted),
             why=why,
-            example=tuple(x.shape[1:]),
+            example=example,
             key=key,
             snapshot=Snapshot(
                 self.model, named.values(), reads, undone.assigned, undone.written, versions=engine is not reference
@@ -361,10 +366,12 @@ class Planner:
         self._warn_of_torch(why)
 
     def _by_torch(
-        self, name: str, x: Tensor, dtype: torch.dtype, undone: Undone, inputs: Inputs | None
+        self, name: str, x: Tensor, dtype: torch.dtype, undone: Undone, inputs: Inputs | None, targets: Kinds
     ) -> tuple[Any, reference.Model, Reads]:
         """What runs a model that is not native as a whole, and what that depends on."""
         program, reads = self._describe(name, x, undone, inputs)
+        if targets and not targets[0].one:
+            program = replace(program, targets=targets[0])
         if self.unrolls:
             on_torch = self.backend == "torch" or self.loss is None
             found = engines.composed(self.model, program, self.adapts, x, dtype, on_torch)
@@ -388,40 +395,29 @@ class Planner:
         device: torch.device,
         reads: Reads,
         inputs: Inputs | None,
-        target: Target | None,
-        loss: Loss | None,
+        targets: Kinds,
     ) -> tuple[Any, Program]:
         """The native engine and what it runs; raises Unsupported. ``reads`` notes what that depends on."""
         engines.check_kind(device)
-        example = tuple(x.shape[1:])
-        if target is not None:
-            own = ((example, x.dtype),) if inputs is None else inputs.parts
-            return engines.with_loss(self.model, self.function, Inputs((*own, target)), x, dtype, self.adapts, reads)
-        if loss is None:
-            raise lowering.Unsupported("loss", losses.why_not_native(self.settings[1]))
+        example, given, loss, head = tuple(x.shape[1:]), x.dtype, self.loss, None
+        if len(targets) > 1:
+            kinds = " and ".join(str(kind) for kind in targets)
+            raise lowering.Unsupported("loss", f"targets are {kinds} in the two sets; native are those of one kind")
+        if targets:  # which stand behind the inputs
+            inputs, loss = read_together(inputs, example, given, targets[0]), traced_loss.LAST
+            example, given, head = (sum(inputs.sizes),), dtype, traced_loss.Head(self.function, targets[0])
         program = lowering.lower(
             self.model,
             example,
             adapted=self.adapts,
             loss=loss,
             dtype=dtype,
-            given=x.dtype,
+            given=given,
             inputs=inputs,
+            head=head,
             reads=reads,
         )
-        return engines.native(program, x, self.unrolls), program
-
-    def _check_statistics(self) -> None:
-        for name, module in self.model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training:
-                count = module.num_batches_tracked
-                if module.running_mean is not None and count is not None and not count.item():
-                    self._warn(
-                        f"{called(name)} ({type(module).__name__}) is in eval mode and its running statistics were "
-                        "never updated: it normalises by mean 0 and variance 1. Call train() for statistics of each "
-                        "task's own batch"
-                    )
-                    return
+        return engines.native(program, x, self.unrolls and not targets), program
 
     def _warn(self, message: str) -> None:
         warn_once(self.warned, message)

@@ -1,10 +1,14 @@
-"""What an engine reads of x: one tensor of numbers of the model's type. Integers become such, several tensors stand in
-one; and which of the integers choose rows of tables, and of how many."""
+"""What an engine reads of x and y: tensors of numbers of the model's type. Integers become such, several tensors stand
+in one; and which of the integers choose rows of tables, and of how many.
+
+Where a loss of the user's own is part of the Program, targets stand behind the inputs, and the label of every example
+is the place of the loss among the Program's outputs (:mod:`metafast.model.traced_loss`)."""
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,9 +17,10 @@ import torch
 from torch import Tensor
 
 from metafast import arguments
-from metafast.call import tensors_of
+from metafast.call import Batch, named, tensors_of
 from metafast.model.inputs import Inputs
-from metafast.model.program import ABSENT, Program
+from metafast.model.program import ABSENT, Program, Shape
+from metafast.model.several import Several
 from metafast.tracking.metadata import holds_classes
 
 
@@ -32,6 +37,8 @@ class Reading:
     example: tuple[int, ...]  # the shape of one, as the engine reads it
     given: torch.dtype  # of x, if that is one tensor
     inputs: Inputs | None  # of several
+    targets: Several | None = None  # of a loss of the user's own, if they stand in one tensor
+    label: int | None = None  # where the loss stands among the outputs of the Program that it is part of
 
     def check(self, name: str, x: Any, stepwise: bool = False) -> None:
         """Device and dtype of x, and whether it is of the kind that was planned for."""
@@ -45,31 +52,94 @@ class Reading:
 
     @cached_property
     def converts(self) -> bool:
-        """Whether x is not what the engine reads."""
-        return self.inputs is not None or (self.program is not None and not self.given.is_floating_point)
+        """Whether x, or y, is not what the engine reads."""
+        several = self.inputs is not None or self.targets is not None
+        return several or (self.program is not None and not self.given.is_floating_point)
 
-    def fits(self, x: Any) -> bool:
-        """Whether x is certainly of the kind that was planned for."""
+    def fits(self, x: Any, y: Any) -> bool:
+        """Whether x and y are certainly of the kind that was planned for."""
+        if self.label is not None and self.targets is not None and self._all is not None:
+            alike = self.targets.alike(y) and isinstance(x, tuple) == (self.inputs is not None)
+            return alike and self._all.fit((*tensors_of(x), *tensors_of(y)), self.device)
         if self.inputs is not None:
             return self.inputs.fit(x, self.device)
         axes = x.dim() - len(self.example) if type(x) is Tensor else -1
         return axes >= 0 and x.dtype == self.given and x.shape[axes:] == self.example
 
     @cached_property
-    def _limits(self) -> Limits | None:
-        return None if self.program is None else Limits(self.program, self.inputs)
+    def _all(self) -> Inputs | None:
+        """What an engine's x is made of: several inputs, or inputs and targets."""
+        if self.label is None:
+            return self.inputs
+        assert self.targets is not None
+        return read_together(self.inputs, self.example, self.given, self.targets)
 
-    def taken(self, name: str, x: Any) -> Tensor:
-        """x as the engine reads it; indices and large integers are looked at."""
-        if not self.converts:
+    @cached_property
+    def _limits(self) -> Limits | None:
+        return None if self.program is None else Limits(self.program, self._all)
+
+    def batch(self, name: str, batch: Batch) -> Batch:
+        """Examples as the engine reads them."""
+        x, y, w = batch
+        if self.label is not None:
+            packed = self.taken(f"{name} x", x, y, f"{name} y")
+            return Batch(packed, self._labels(packed.shape[:-1]), w)
+        if self.targets is not None:
+            if may_look_at(tensors_of(y)[0]):
+                Inputs.check(lambda i: [*named(f"{name} y", y)][i], tensors_of(y), self.dtype)
+            y = self.targets.pack(y, self.dtype)
+        return Batch(self.taken(f"{name} x", x), y, w)
+
+    def taken(self, name: str, x: Any, y: Any = (), name_of_y: str = "") -> Tensor:
+        """x as the engine reads it, with y behind it; indices and large integers are looked at."""
+        if self._all is None and (self.program is None or self.given.is_floating_point):
             return x  # type: ignore[no-any-return]
-        look = may_look_at(tensors_of(x)[0])  # where not, an index out of range gives its task NaN
-        read: Tensor = x.to(self.dtype) if self.inputs is None else self.inputs.pack(x, self.dtype)
+        given = (*tensors_of(x), *tensors_of(y))
+        look = may_look_at(given[0])  # where not, an index out of range gives its task NaN
+        read: Tensor = x.to(self.dtype) if self._all is None else self._all.pack(given, self.dtype)
+
+        def called(i: int) -> str:
+            return [*named(name, x), *named(name_of_y, y)][i]
+
         if look and self._limits is not None:
-            self._limits.check(name, x if self.inputs is None else read.detach())
-        if look and self.inputs is not None:
-            self.inputs.check(name, x, self.dtype)
+            self._limits.check(called, x if self._all is None else read.detach())
+        if look and self._all is not None:
+            Inputs.check(called, given, self.dtype)
         return read
+
+    @cached_property
+    def _known_labels(self) -> dict[Shape, Tensor]:
+        return {}
+
+    def _labels(self, lead: Shape) -> Tensor:
+        """The place of the loss, for each example: the same tensor again at the next call."""
+        found = self._known_labels.get(lead)
+        if found is None:
+            assert self.label is not None
+            with torch.inference_mode(False):
+                found = torch.full(lead, self.label, dtype=torch.int64, device=self.device)
+            if len(self._known_labels) < 16:
+                self._known_labels[lead] = found
+        return found
+
+
+def read_together(inputs: Inputs | None, example: Shape, given: torch.dtype, targets: Several) -> Inputs:
+    """Inputs with the targets behind them."""
+    own = ((tuple(example), given),) if inputs is None else inputs.parts
+    return Inputs((*own, *targets.rows.parts))
+
+
+def kinds_of(support: Batch, query: Batch | None, stepwise: bool = False) -> tuple[Several, ...]:
+    """What one example's targets are like: one for both sets, or two if the sets differ."""
+    found = []
+    for name, batch in (("support", support), ("query", query)):
+        if batch is not None:
+            lead = tensors_of(batch.x)[0].shape[: 3 if stepwise and name == "support" else 2]
+            arguments.lead(f"{name} y", batch.y, tuple(lead))
+            found.append(Several.of(batch.y, len(lead)))
+    if len(set(found)) == 2 and not all(kind.one for kind in found):
+        raise ValueError(f"query y is {found[1]}; expected {found[0]}, as support y is")
+    return tuple(dict.fromkeys(found))
 
 
 class Limits:
@@ -89,8 +159,8 @@ class Limits:
     def _bounds(self) -> Tensor:
         return torch.tensor([(each.start, each.stop) for each in self._each])
 
-    def check(self, name: str, x: Tensor) -> None:
-        """Raise IndexError if an index of x [..., *example] names no row."""
+    def check(self, called: Callable[[int], str], x: Tensor) -> None:
+        """Raise IndexError if an index of x [..., *example] names no row; ``called`` tells a tensor's name."""
         if self.none or not x.numel() or (self.classes and holds_classes(x, self.classes)):
             return
         flat = x.reshape(-1, self.example)
@@ -98,9 +168,7 @@ class Limits:
         wrong = (flat < first) | (flat >= end)
         if wrong.any():
             n, i = (int(place) for place in wrong.nonzero()[0])
-            if self._inputs is not None:
-                name = f"{name}[{self._inputs.place(i)}]"
-            valid = self._each[i]
+            name, valid = called(0 if self._inputs is None else self._inputs.place(i)), self._each[i]
             raise IndexError(
                 f"{name} holds the index {int(flat[n, i])}; expected {valid.start} to {valid.stop - 1}, as the table "
                 f"that it chooses from has {len(valid)} rows"

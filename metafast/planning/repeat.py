@@ -60,7 +60,7 @@ class Repeated:
         checks: list[tuple[int, int, Any]] = []
         classes = plan.out[0] if plan.out else 0
         for name, batch, y in sets:
-            if batch.y is not None and not batch.y.is_floating_point():
+            if batch.y is not None and not batch.y.is_floating_point() and plan.reading.label is None:
                 ignored = None if plan.loss is None else plan.loss.ignored
                 check = functools.partial(arguments.labels, f"{name} y", classes=classes, ignored=ignored)
                 checks.append((y, classes, check))
@@ -83,16 +83,16 @@ class Repeated:
         )
 
     def _taken(self, name: str, data: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """x, y and weights with x as the engine reads it; None where this is another kind of x."""
+        """x, y and weights as the engine reads them; None where they are of another kind."""
         if not self._reading.converts:
             return data
-        return (self._reading.taken(name, data[0]), *data[1:]) if self._reading.fits(data[0]) else None
+        return self._reading.batch(name, Batch(*data)) if self._reading.fits(*data[:2]) else None
 
 
 class Repeat(Repeated):
     """What a learner's ``call`` came to, and ``node`` if it stands in a graph."""
 
-    __slots__ = ("lr", "node", "receivers", "results", "seed", "settings", "shared")
+    __slots__ = ("lr", "node", "outputs", "receivers", "results", "seed", "settings", "shared")
 
     def __init__(
         self,
@@ -112,6 +112,7 @@ class Repeat(Repeated):
         wanted = [*LOSSES, *[("gradient.parameters", i, 0) for i in range(len(plan.learnt))]]
         #: These of all that the session writes: it may be one that makes gradients of the data, too.
         self.results = operator.itemgetter(*[run.prepared.outputs.index(slot) for slot in wanted])
+        self.outputs = plan.outputs
         self.receivers, seed = plan.receivers, run.inputs.get(SEED)
         self.seed = () if seed is None else (torch.zeros_like(seed),)  # what one is like
         self.node = None
@@ -180,7 +181,7 @@ class Repeat(Repeated):
             return None
         if learner.__dict__.get("lr") is not self.lr or _settings(learner) != self.settings:
             return None
-        first, second = self._taken("support x", first), self._taken("query x", second)
+        first, second = self._taken("support", first), self._taken("query", second)
         return None if first is None or second is None else first + second
 
 
@@ -205,7 +206,7 @@ class RepeatedHvp(Repeated):
             return None
         if (tuple(params), tuple(v)) != self.names:
             return None
-        data = self._taken("batch x", data)
+        data = self._taken("batch", data)
         made = None if data is None else self._call.run((*params.values(), *v.values(), *data))
         return None if made is None else {name: made[place] for name, place in self.written}
 
