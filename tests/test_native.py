@@ -137,6 +137,7 @@ def test_a_workspace_that_is_not_kept_lives_as_long_as_the_call(monkeypatch: pyt
 
     monkeypatch.setattr(native, "Workspace", Watched)
     monkeypatch.setattr(native, "KEEP_WORKSPACE_BYTES", 0)
+    monkeypatch.setattr(native._thread, "workspace", None, raising=False)  # what an earlier call left
     model = mlp()
     program, x = lower(model, (4,), dtype=torch.float64), torch.randn(1, 3, 4).double()
     run = native.run(program, Call([*model.parameters()], (), None, Batch(x, None, None))).run

@@ -63,6 +63,14 @@ class Flip(nn.Module):
         return x.flip(1)
 
 
+class Masked(nn.Module):
+    """One channel is left out, by a comparison of integers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.arange(x.shape[1]) != 1
+        return torch.where(mask.view(-1, *(1,) * (x.dim() - 2)), x, 0.0)
+
+
 class Replaced(nn.Module):
     """Parameters in the place of the first channel."""
 
@@ -99,9 +107,9 @@ LAYERS: dict[str, tuple[Layer, Layer]] = {
             "divide": torch.div,
             "maximum": torch.maximum,
             "minimum": torch.minimum,
-            "keep": lambda x, y: torch.where(y != 0, x, 0.0),
         }.items()
     },
+    "keep": (Masked, Masked),
     "sparse_map": (Flip, Flip),
     "matmul": (Gram, Gram),
     "parameter": (lambda: Replaced(1), lambda: Replaced(1, 4, 4)),
