@@ -1,9 +1,11 @@
 """Time metafast, every gradient checked first; print a table.
 
-rivals  metafast beside its rivals, with a picture; the default
-rules   what momentum and Adam cost, and inner steps of the last layer alone
-steps   memory and time of many inner steps, with checkpoints and without
-outer   a whole step of a training loop beside its meta-gradient
+rivals    metafast beside its rivals, with a picture; the default
+rules     what momentum and Adam cost, and inner steps of the last layer alone
+steps     memory and time of many inner steps, with checkpoints and without
+outer     a whole step of a training loop beside its meta-gradient
+networks  models that people adapt, beside the loop over tasks, torch.func and JAX
+fallback  the same by torch alone, as models run that have no native form
 
 Rivals that are not installed are left out, with the reason. What takes minutes is left out unless --all is given.
 Runs in a source checkout of metafast, whose folder benchmarks/ is not installed.
@@ -20,14 +22,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cuda, machine, outer, rivals, rules, steps, timing, workloads
+from benchmarks import cuda, fallback, machine, networks, outer, rivals, rules, steps, timing, workloads
 from benchmarks.run import Options, measure
 from benchmarks.table import Result, table
 from metafast.cli.options import at_least
 from metafast.files import replacing
 
-#: Tables of metafast's own figures, each a module here.
-TABLES: dict[str, Any] = {"rules": rules, "steps": steps, "outer": outer}
+#: Tables of other kinds, each a module here.
+TABLES: dict[str, Any] = {"rules": rules, "steps": steps, "outer": outer, "networks": networks, "fallback": fallback}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -41,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         default="rivals",
         help="the table (default %(default)s)",
     )
-    made.add_argument("--only", metavar="W1,W2", help="workloads to run (default all; W6 is all of its sizes)")
+    made.add_argument("--only", metavar="W1,W2", help="what to run (default all; W6 is all of its sizes)")
     made.add_argument("--rivals", metavar="jax,...", help="rivals to run (default all that are installed)")
     made.add_argument(
         "--out",
@@ -73,12 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def alone(args: argparse.Namespace, command: str) -> Result:
-    """A table of metafast's own figures, printed; ValueError for options that it has not."""
-    if args.only or args.rivals or args.all or args.device != "cpu":
-        raise ValueError(f"{args.what} has no --only, --rivals, --all and --device")
+    """A table of another kind, printed; ValueError for options that it has not."""
+    if args.rivals or args.all or args.device != "cpu":
+        raise ValueError(f"{args.what} has no --rivals, --all and --device")
+    module, some = TABLES[args.what], {}
+    if args.only:
+        if module not in (networks, fallback):
+            raise ValueError(f"{args.what} has no --only")
+        some["only"] = args.only.split(",")
     machine.confine(args.threads)
-    module = TABLES[args.what]
-    result: Result = module.measure(effort(args), command, say)
+    result: Result = module.measure(effort(args), command, say, **some)
     print(module.table(result))
     return result
 

@@ -6,34 +6,61 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
-from benchmarks import check, models, networks
+from benchmarks import check, fallback, networks, timing
+from benchmarks.networks import modules, torch_forms
+from benchmarks.networks.cases import CASES, Case, Problem
 
-#: As small as the second-order term allows.
+#: As small as the second-order term allows; the forms of JAX know the depths of the whole.
 TINY: dict[str, dict[str, Any]] = {
-    "fast-weights": dict(network=lambda: networks.FastWeights(128, 8), steps=2),
-    "resnet12": dict(network=lambda: networks.ResNet12((4, 5, 4, 4)), query=5, steps=1),
-    "siren": dict(network=lambda: networks.Siren(8), tasks=2),
-    "latent-siren": dict(network=lambda: networks.LatentSiren(8, latent=3), tasks=2),
-    "transformer": dict(network=lambda: networks.Transformer(8, blocks=1), tasks=2),
-    "distillation": dict(network=lambda: networks.convnet3(4), query=8, steps=2),
-    "policy-gradient": dict(network=lambda: networks.GaussianPolicy(8), tasks=2),
+    "fast-weights": dict(network=lambda: modules.FastWeights(128, 8), steps=2),
+    "resnet12": dict(network=lambda: modules.ResNet12((4, 5, 4, 4)), query=5, steps=1),
+    "siren": dict(network=lambda: modules.Siren(8), tasks=2),
+    "latent-siren": dict(network=lambda: modules.LatentSiren(8, latent=3), tasks=2),
+    "transformer": dict(network=lambda: modules.Transformer(8), tasks=2),
+    "distillation": dict(network=lambda: modules.convnet3(4), query=8, steps=2),
+    "policy-gradient": dict(network=lambda: modules.GaussianPolicy(8), tasks=2),
+}
+ONCE = timing.Effort(turn=0, rounds=(1, 1), seconds=0)
+
+
+def tiny(name: str) -> Case:
+    return replace(CASES[name], **{"support": 6, "query": 6, "tasks": 1, **TINY[name]})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_timed_is_exact_and_native(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name != "fast-weights":  # compiling all of them takes longer than a test may
+        monkeypatch.setattr(networks, "jax_is_installed", lambda: False)
+    row = networks.row(name, tiny(name), ONCE)
+    row["runs"] = torch_forms.native(Problem(tiny(name)))
+    assert row["runs"] == "native"
+    assert {"metafast", "loop over tasks", "torch.func"} <= row["ms"].keys()
+    assert "times the best" in networks.table({"rows": [row], **_CONDITIONS})
+
+
+_CONDITIONS = {
+    "machine": {"packages": {}, "cpu": "", "threads": 1, "instruction set": "", "python": "", "load": [0.0]},
+    "date": "",
+    "seconds": 0.0,
+    "command": "",
 }
 
 
-def tiny(name: str) -> models.Case:
-    return replace(models.CASES[name], **{"support": 6, "query": 6, "tasks": 1, **TINY[name]})
-
-
-@pytest.mark.parametrize("name", models.CASES)
-def test_what_is_timed_is_exact_and_native(name: str) -> None:
-    assert max(models.errors(tiny(name))[:2]) < 1e-2
-    assert models.native(models.Problem(tiny(name), torch.float64)) == "native"
+def test_torch_alone_is_timed_beside_the_loop() -> None:
+    row = networks.row("fast-weights", tiny("fast-weights"), ONCE, fallback.contestants)
+    assert row["ms"].keys() == {"metafast", "loop over tasks"}
+    assert "times the loop" in fallback.table({"rows": [row], **_CONDITIONS})
 
 
 def test_a_wrong_gradient_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    first_order = models.loop
-    monkeypatch.setattr(models, "metafast", lambda problem: lambda: first_order(problem, first_order=True))
-    with pytest.raises(check.Wrong, match="off by"):
-        models.errors(tiny("siren"))
+    monkeypatch.setattr(networks, "jax_is_installed", lambda: False)
+    loop = torch_forms.loop
+    monkeypatch.setattr(torch_forms, "metafast", lambda problem: lambda: loop(problem, first_order=True))
+    with pytest.raises(check.Wrong, match="metafast's float64 result is off by"):
+        networks.checked("siren", tiny("siren"), networks.steps)
+
+
+def test_a_network_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match="no network sirens; there are fast-weights"):
+        networks.measure(timing.QUICK, "", print, ["sirens"])

@@ -1,4 +1,4 @@
-"""The networks of :mod:`benchmarks.models`, as plain torch modules."""
+"""The networks of :mod:`benchmarks.networks`, as plain torch modules."""
 
 from __future__ import annotations
 
