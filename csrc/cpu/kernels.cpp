@@ -150,8 +150,11 @@ void elementary(int32_t function, const Real* x, Real* y, int64_t n) {
     case 7:
       for (int64_t i = 0; i < n; ++i) y[i] = sin(x[i]);
       break;
-    default:
+    case 8:
       for (int64_t i = 0; i < n; ++i) y[i] = cos(x[i]);
+      break;
+    default:
+      for (int64_t i = 0; i < n; ++i) y[i] = erf(x[i]);
       break;
   }
 }

@@ -145,8 +145,8 @@ std::unique_ptr<Prepared> prepare(std::shared_ptr<const Program> program, bool i
 
 // Evaluates an elementary function of csrc/core/scalar.h on an array in place, for tests of its stated error.
 void elementary(const std::string& name, bool is_double, Address x, Address y, int64_t n) {
-  const char* names[] = {"exp", "expm1", "tanh", "sigmoid", "log1p01", "log", "log1p", "sin", "cos"};
-  for (int i = 0; i < 9; ++i)
+  const char* names[] = {"exp", "expm1", "tanh", "sigmoid", "log1p01", "log", "log1p", "sin", "cos", "erf"};
+  for (int i = 0; i < 10; ++i)
     if (name == names[i]) {
       if (is_double)
         kernels<double>().elementary(i, reinterpret_cast<const double*>(x), reinterpret_cast<double*>(y), n);
