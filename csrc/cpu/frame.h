@@ -50,6 +50,7 @@ struct Frame {
   RandomKey random;
   const T* vector;             // tangent of the parameters, or null
   T *gradient, *gradient_dot;  // of the learnt parameters; null where only those of the values are wanted
+  bool only_adapted;           // a step of the inner loop reads no other gradient
   T* transient;                // what need not last
   T* scratch;                  // for what is not shared
   Sharing<T> share;
@@ -96,6 +97,11 @@ struct Frame {
   const T* user_dot(int p) const { return user(job->vectors[p]); }
   T* user_gradient_dot(int p) const {
     return reinterpret_cast<T*>(job->own_gradient[p] + task * parameter_plan(p).numel());
+  }
+  // Is the gradient of the node's parameter i to be made?
+  bool makes_gradient(const Node& node, int i) const {
+    if (!gradient || node.parameter_mode[i] == GradientMode::kIgnore) return false;
+    return !only_adapted || plan->parameters[node.parameter[i]].offset < plan->adapted_size;
   }
   T* parameter_gradient(int p) const { return gradient + plan->parameters[p].offset; }
   T* parameter_gradient_dot(int p) const { return gradient_dot + plan->parameters[p].offset; }

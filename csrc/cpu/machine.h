@@ -139,6 +139,7 @@ struct Machine : TaskData<T> {
   // H v + c grad L, with the mixed derivatives of the data, c being the cotangent of the loss.
   METAFAST_OUTLINED void hessian_vector() {
     Frame<T> f = support_frame(0);
+    f.only_adapted = false;
     const bool only_product = !job.loss_cotangent && job.loss_cotangent_all == E(0);
     const T c = only_product ? T(0) : loss_cotangent();
     if (only_product) f.gradient = nullptr;
@@ -266,6 +267,7 @@ struct Machine : TaskData<T> {
     f.transient = base + job.layout.transient + k * job.layout.transient_stride;
     bind_set(f, job.support, k);
     f.gradient = gradient_of(k);
+    f.only_adapted = true;
     if (has_first()) f.first = first().z(k);
     return f;
   }

@@ -11,13 +11,13 @@ namespace METAFAST_ISA {
 // same code, which is compiled once. Arrays are distinct or the same, never shifted: hence ivdep and no __restrict.
 template <class E, class Function>
 struct Pointwise {
-  METAFAST_OUTLINED static void forward(Function function, int64_t n, const E* x, E* y) {
+  METAFAST_ONE_LOOP static void forward(Function function, int64_t n, const E* x, E* y) {
 #pragma GCC ivdep
     for (int64_t i = 0; i < n; ++i) y[i] = function.value(x[i]);
   }
 
   // out (+)= slope * in: the cotangent on its way back, or the tangent on its way forward.
-  METAFAST_OUTLINED static void scale(Function function, int64_t n, const E* x, const E* y, const E* in, E* out,
+  METAFAST_ONE_LOOP static void scale(Function function, int64_t n, const E* x, const E* y, const E* in, E* out,
                                       bool keep) {
     if (keep)
 #pragma GCC ivdep
@@ -28,7 +28,7 @@ struct Pointwise {
   }
 
   // The tangent of scale(in = dy).
-  METAFAST_OUTLINED static void scale_tangent(Function function, int64_t n, const E* x, const E* y, const E* x_dot,
+  METAFAST_ONE_LOOP static void scale_tangent(Function function, int64_t n, const E* x, const E* y, const E* x_dot,
                                               const E* y_dot, const E* dy, const E* dy_dot, E* dx_dot, bool keep) {
     const auto tangent = [=](int64_t i) {
       const Dual<E> slope = function.slope(Dual<E>(x[i], x_dot[i]), Dual<E>(y[i], y_dot[i]));

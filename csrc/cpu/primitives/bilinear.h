@@ -49,11 +49,10 @@ struct Bilinear {
 
   static void backward(const Frame<T>& f, const Node& node) {
     const T* dy = f.cotangent(node.output);
-    if (f.gradient && wanted(node.parameter_mode[0]))
+    if (f.makes_gradient(node, 0))
       Primitive::weight_gradient(f, node, f.activation(node.input[0]), dy, f.parameter_gradient(node.parameter[0]),
                                  begin_with(node.parameter_mode[0]));
-    if (f.gradient && wanted(node.parameter_mode[1]))
-      bias_gradient(f, node, dy, f.parameter_gradient(node.parameter[1]));
+    if (f.makes_gradient(node, 1)) bias_gradient(f, node, dy, f.parameter_gradient(node.parameter[1]));
     if (wanted(node.input_mode[0]) && !f.cotangent_unread(node.input[0])) {
       const T* w = f.parameter(node.parameter[0]);
       const T* transposed = Primitive::transpose_weight(f, node, w, room(f, node));

@@ -20,8 +20,7 @@ struct Embedding {
       each(f, node, 0, f.examples(), [&](int64_t one, int64_t to) { y[to * f.value(node.output).ld + one] = T(1); });
   }
   static void backward(const Frame<T>& f, const Node& node) {
-    if (f.gradient && wanted(node.parameter_mode[0]))
-      scatter(f, node, f.cotangent(node.output), f.parameter_gradient(node.parameter[0]));
+    if (f.makes_gradient(node, 0)) scatter(f, node, f.cotangent(node.output), f.parameter_gradient(node.parameter[0]));
     if (wanted(node.input_mode[0])) no_gradient(f, node, f.cotangent(node.input[0]));
   }
   static void tangent_forward(const Frame<T>& f, const Node& node) {

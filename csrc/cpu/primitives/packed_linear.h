@@ -22,13 +22,12 @@ struct PackedLinear {
 
   static void backward(const Frame<T>& f, const Node& node) {
     const T* dy = f.cotangent(node.output);
-    if (f.gradient && wanted(node.parameter_mode[0])) {
+    if (f.makes_gradient(node, 0)) {
       PackProduct<T> p = weight_gradient(f, node, f.parameter_gradient(node.parameter[0]));
       p.add(f.activation(node.input[0]), dy);
       multiply_packs(p);
     }
-    if (f.gradient && wanted(node.parameter_mode[1]))
-      bias_gradient(f, node, dy, f.parameter_gradient(node.parameter[1]));
+    if (f.makes_gradient(node, 1)) bias_gradient(f, node, dy, f.parameter_gradient(node.parameter[1]));
     if (!wanted(node.input_mode[0]) || f.cotangent_unread(node.input[0])) return;
     PackProduct<T> p = input_gradient(f, node, f.cotangent(node.input[0]));
     p.add(dy, f.parameter(node.parameter[0]));

@@ -120,8 +120,7 @@ struct ParameterValue {
     apply(f, node, f.parameter(node.parameter[0]), f.activation_out(node.output));
   }
   static void backward(const Frame<T>& f, const Node& node) {
-    if (f.gradient && wanted(node.parameter_mode[0]))
-      adjoint(f, node, f.cotangent(node.output), f.parameter_gradient(node.parameter[0]));
+    if (f.makes_gradient(node, 0)) adjoint(f, node, f.cotangent(node.output), f.parameter_gradient(node.parameter[0]));
   }
   static void tangent_forward(const Frame<T>& f, const Node& node) {
     apply(f, node, f.parameter_dot(node.parameter[0]), f.activation_dot(node.output));

@@ -21,11 +21,10 @@ struct WinogradConv2d {
   static void backward(const Frame<T>& f, const Node& node) {
     const Shape n(f, node);
     const T* dy = f.cotangent(node.output);
-    if (f.gradient && wanted(node.parameter_mode[0]))
+    if (f.makes_gradient(node, 0))
       n.along.weight_gradient({{f.activation(node.input[0]), dy}}, f.parameter_gradient(node.parameter[0]),
                               begin_with(node.parameter_mode[0]));
-    if (f.gradient && wanted(node.parameter_mode[1]))
-      bias_gradient(f, node, dy, f.parameter_gradient(node.parameter[1]));
+    if (f.makes_gradient(node, 1)) bias_gradient(f, node, dy, f.parameter_gradient(node.parameter[1]));
     if (!wanted(node.input_mode[0])) return;
     n.flip(f, f.tape + node.saved);
     n.against.product({{dy, n.flipped(f.tape + node.saved)}}, f.cotangent(node.input[0]),
