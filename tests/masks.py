@@ -24,12 +24,31 @@ def philox(counter: Sequence[int], key: int) -> list[int]:
     return [a, b, c, d]
 
 
-class Given(nn.Module):
-    """Dropout by the masks of ``seed``, for the task and the step that are set."""
+class DropPath(nn.Module):
+    """Stochastic depth as vision models have it: whole examples are dropped."""
 
-    def __init__(self, p: float, channels: bool, number: int) -> None:
+    def __init__(self, p: float) -> None:
         super().__init__()
-        self.p, self.channels, self.number = p, channels, number
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.p == 0.0 or not self.training:
+            return x
+        keep = 1 - self.p
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        random = x.new_empty(shape).bernoulli_(keep)
+        if keep > 0.0:
+            random.div_(keep)
+        return x * random
+
+
+class Given(nn.Module):
+    """Dropout by the masks of ``seed``, for the task and the step that are set; a draw for each element of the first
+    ``axes``, of all where that is None."""
+
+    def __init__(self, p: float, axes: int | None, number: int) -> None:
+        super().__init__()
+        self.p, self.axes, self.number = p, axes, number
         self.seed = self.task = self.step = 0
 
     def mask(self, count: int) -> Tensor:
@@ -40,7 +59,7 @@ class Given(nn.Module):
         return torch.tensor([word < round((1 - self.p) * 2**32) for word in words[:count]])
 
     def forward(self, x: Tensor) -> Tensor:
-        drawn = x.shape[:2] if self.channels else x.shape
+        drawn = x.shape[: self.axes]
         kept = self.mask(math.prod(drawn)).reshape(drawn + (1,) * (x.ndim - len(drawn)))
         return x * (kept.to(x) / (1 - self.p)) if self.p < 1 else x * 0
 
@@ -50,8 +69,9 @@ def given(model: nn.Sequential) -> nn.Sequential:
     layers: list[nn.Module] = []
     for layer in model:
         number = sum(isinstance(m, Given) for m in layers)
-        random = isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
-        layers.append(Given(layer.p, not isinstance(layer, nn.Dropout), number) if random else layer)  # type: ignore[arg-type,operator]
+        random = isinstance(layer, (nn.modules.dropout._DropoutNd, DropPath)) and layer.p > 0
+        axes = None if isinstance(layer, nn.Dropout) else 1 if isinstance(layer, DropPath) else 2
+        layers.append(Given(layer.p, axes, number) if random else layer)
     return nn.Sequential(*layers)
 
 

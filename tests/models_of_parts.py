@@ -190,3 +190,17 @@ class Mixture(nn.Module):
         weights = torch.softmax(self.weights, dim=0)
         x = sum(weight * torch.tanh(layer(x)) for weight, layer in zip(weights.unbind(), self.layers, strict=True))
         return self.head(x.mean((2, 3))) + self.table.log_softmax(0).sum(0)
+
+
+class Directed(nn.Module):
+    """weight_norm written out, since torch's own has a wrong second derivative: g v / |v| for each output."""
+
+    def forward(self, g: Tensor, v: Tensor) -> Tensor:
+        return g * v / v.square().sum(tuple(range(1, v.dim())), keepdim=True).sqrt()
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return weight.square().sum(tuple(range(1, weight.dim())), keepdim=True).sqrt(), weight
+
+
+def directed(layer: nn.Module) -> nn.Module:
+    return nn.utils.parametrize.register_parametrization(layer, "weight", Directed(), unsafe=True)

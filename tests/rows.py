@@ -111,6 +111,12 @@ POOLS = [
     pool("adaptive-1", lambda: nn.AdaptiveAvgPool2d(1)),
     pool("adaptive-2x3", lambda: nn.AdaptiveAvgPool2d((2, 3))),
     pool("adaptive-5x4", lambda: nn.AdaptiveAvgPool2d((5, 4))),
+    Row(
+        "pool/adaptive-max",
+        lambda: seq(C(2, 3, 2), nn.AdaptiveMaxPool2d((3, 1)), nn.Tanh(), nn.Flatten(), L(9, 2)),
+        (2, 7, 5),
+        smooth=False,
+    ),
     pool("adaptive-upwards", lambda: nn.AdaptiveAvgPool2d((4, 5)), (2, 3, 3)),
     pool("adaptive-keep", lambda: nn.AdaptiveAvgPool2d((None, 2))),
     Row(

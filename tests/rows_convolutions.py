@@ -104,6 +104,11 @@ CONVOLUTIONS = [
     conv("replicate-stride2-groups", 3, stride=2, padding=(1, 2), padding_mode="replicate", groups=3, outputs=3),
     conv("circular-same", 4, padding="same", padding_mode="circular"),
     conv("same-4x3-dilation1x2", (4, 3), padding="same", dilation=(1, 2)),
+    Row(
+        "conv/constant-pad",
+        lambda: seq(C(2, 2, 2), nn.ConstantPad2d((1, 0, 2, -1), 0.7), C(2, 2, 2), nn.Flatten()),
+        (2, 3, 3),
+    ),
     Row("conv/reflect-first", lambda: seq(nn.ReflectionPad2d((1, 2, 0, 1)), C(2, 2, 3), nn.Flatten()), (2, 3, 3)),
 ]  # fmt: skip
 
@@ -128,6 +133,8 @@ ALONG_ONE_AXIS = [
     along("max-pool", lambda: nn.MaxPool1d(3, stride=2, padding=1, ceil_mode=True), smooth=False),
     along("avg-pool", lambda: nn.AvgPool1d(3, stride=2, padding=1, count_include_pad=False), example=(2, 8)),
     along("adaptive-pool", lambda: nn.AdaptiveAvgPool1d(3)),
+    along("adaptive-max-pool", lambda: nn.AdaptiveMaxPool1d(1), smooth=False),
+    along("constant-pad", lambda: nn.ConstantPad1d((1, 2), -0.4), lambda: C1(3, 2, 3)),
     along("norm", lambda: nn.BatchNorm1d(3), shots=4, queries=3, weighted=True),
     Row("conv1d/norm-of-rows", lambda: seq(L(4, 4), nn.BatchNorm1d(3), nn.Tanh()), (3, 4), shots=4, queries=3),
     along("norm-eval", lambda: nn.BatchNorm1d(3), training=False),

@@ -137,6 +137,8 @@ class Masked(nn.Module):
 #: The widths 5 and 18 do not fill a register.
 SOFTMAX = [
     Row("softmax/rows", lambda: seq(L(3, 5), nn.Softmax(-1), L(5, 2))),
+    Row("softmax/min", lambda: seq(L(3, 5), nn.Softmin(-1), L(5, 2))),
+    Row("softmax/2d", lambda: seq(C(2, 3, 2), nn.Softmax2d(), nn.Flatten(), L(12, 2)), (2, 3, 3)),
     Row("softmax/log", lambda: seq(L(3, 5), nn.LogSoftmax(1), L(5, 2)), lr_form="per_element"),
     Row("softmax/wide-sequence", lambda: seq(L(3, 18), nn.Softmax(2), L(18, 2)), (4, 3), weighted=True),
     Row("softmax/channels", lambda: seq(C(2, 5, 2), nn.Softmax(1), C(5, 1, 2)), (2, 4, 5)),

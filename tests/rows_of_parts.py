@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils import parametrizations as P
 
 from models import seq
 from models_of_parts import (
@@ -19,6 +20,7 @@ from models_of_parts import (
     Points,
     Quotients,
     Tokens,
+    directed,
 )
 from row import C, L, Row
 
@@ -58,6 +60,28 @@ PARTS += [
     ),
     Row("parts/points", Points, (5, 3), smooth=False),
 ]
+PARTS += [
+    Row("parametrized/linear", lambda: seq(directed(L(3, 4)), nn.Tanh(), directed(L(4, 2)))),
+    Row(
+        "parametrized/conv1d",
+        lambda: seq(directed(nn.Conv1d(2, 3, 3, padding=2, dilation=2)), nn.Tanh(), nn.Flatten(), L(15, 2)),
+        (2, 5),
+        lr_form="per_element",
+    ),
+    Row(
+        "parametrized/conv2d",
+        lambda: seq(
+            directed(C(2, 2, (2, 3), padding="same")), nn.Tanh(),
+            directed(C(2, 3, 2, stride=(2, 1), padding=(1, 0), bias=False)), nn.Flatten(),
+        ),
+        (2, 3, 4),
+    ),
+    Row(
+        "parametrized/spectral-norm-eval",
+        lambda: seq(P.spectral_norm(L(3, 4)), nn.Tanh(), P.spectral_norm(L(4, 2))),
+        training=False,
+    ),
+]  # fmt: skip
 
 PAIRS = [
     Row("pairs/squeeze-and-excitation", Gated, (2, 4, 3)),

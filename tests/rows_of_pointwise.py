@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import seq
-from row import L, Row, act
+from row import C, L, Row, act
 
 
 class Calls(nn.Module):
@@ -71,6 +71,11 @@ POINTWISE_ROWS = [
     calls("sqrt", lambda x: positive(x) ** 0.5),
     calls("square", lambda x: torch.square(0.5 * x)),
     calls("threshold", lambda x: F.threshold(x, 0.1, -0.2), smooth=False),
+    act("prelu", lambda: nn.PReLU(init=0.3), smooth=False, zeros=True),
+    Row("act/prelu-channels", lambda: seq(C(2, 3, 2), nn.PReLU(3), nn.Flatten(), L(12, 2)), (2, 3, 3), smooth=False),
+    Row("act/prelu-of-vectors", lambda: seq(L(3, 4), nn.PReLU(4), L(4, 2)), smooth=False, lr_form="per_element"),
+    Row("act/glu", lambda: seq(L(3, 8), nn.GLU(), L(4, 2))),
+    Row("act/glu-channels", lambda: seq(C(2, 4, 2), nn.GLU(1), nn.Flatten(), L(8, 2)), (2, 3, 3)),
     Row("act/numbers", Numbers, static=True),
     Row("act/fractional-powers", lambda: seq(L(3, 4), Calls(lambda x: positive(x) ** -1.7), L(4, 2))),
 ]

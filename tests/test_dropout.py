@@ -43,11 +43,17 @@ def sequences() -> nn.Sequential:
     return nn.Sequential(L(2, 5), nn.Dropout1d(0.3), nn.Tanh(), nn.Dropout(0.3), L(5, 2))
 
 
+def paths() -> nn.Sequential:
+    body = C(2, 3, 3), masks.DropPath(0.4), nn.Tanh(), nn.Flatten(), L(27, 2)
+    return nn.Sequential(*body, nn.Tanh(), masks.DropPath(0.3), L(2, 2))
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...], tuple[int, ...]]] = {
     "vectors": (vectors, (3,), (2,)),
     "first and last": (first_and_last, (3,), (2,)),
     "images": (images, (2, 5, 5), (2,)),
     "sequences": (sequences, (4, 2), (4, 2)),
+    "stochastic depth": (paths, (2, 5, 5), (2,)),
 }
 
 

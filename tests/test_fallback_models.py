@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import metafast as mf
 import oracle
 from models import Unused
+from models_of_parts import directed
 from small import same
 
 Pair = tuple[Tensor, Tensor]
@@ -113,23 +114,13 @@ class Bags(nn.Module):
         return torch.tanh(self.head(h))
 
 
-class Directed(nn.Module):
-    def forward(self, g: Tensor, v: Tensor) -> Tensor:
-        return g * v / v.square().sum(1, keepdim=True).sqrt()
-
-    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return weight.norm(dim=1, keepdim=True), weight
-
-
 class Weighed(nn.Module):
     """weight_norm, whose second derivative in torch is wrong, beside g v / |v|."""
 
     def __init__(self, written: bool) -> None:
         super().__init__()
-        self.first = nn.Linear(3, 4) if written else nn.utils.parametrizations.weight_norm(nn.Linear(3, 4))
+        self.first = (directed if written else nn.utils.parametrizations.weight_norm)(nn.Linear(3, 4))
         self.last = nn.Linear(4, 2)
-        if written:
-            nn.utils.parametrize.register_parametrization(self.first, "weight", Directed(), unsafe=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.last(torch.tanh(self.first(x))))

@@ -87,7 +87,7 @@ def hooked() -> nn.Module:
 
 
 def parametrized() -> nn.Module:
-    return nn.Sequential(nn.utils.parametrizations.weight_norm(L(4, 4)))
+    return nn.Sequential(nn.utils.parametrizations.spectral_norm(L(4, 4)))
 
 
 def mixed() -> nn.Module:
@@ -120,7 +120,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (lambda: nn.InstanceNorm1d(4), (4, 1), "", "needs several positions of each channel, not [N, 4, 1]"),
     (seq(nn.ReLU, lambda: Subclass(4, 4)), VECTOR, "1", "Subclass is a subclass of Linear"),
     (hooked, VECTOR, "1", "ReLU has forward hooks"),
-    (parametrized, VECTOR, "0", "ParametrizedLinear has a parametrization"),
+    (parametrized, VECTOR, "0.parametrizations.weight.0", "_SpectralNorm runs under no_grad"),
     (mixed, VECTOR, "1", "Linear's weight has type torch.float64"),
     (lambda: L(4, 4).half(), VECTOR, "", "Linear's weight has type torch.float16"),
     (lambda: nn.LazyLinear(3), VECTOR, "", "LazyLinear's weight is a UninitializedParameter"),
@@ -131,7 +131,9 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (lambda: C(2, 3, 3), (6, 7), "", "not for [N, 6, 7]"),
     (seq(nn.Tanh, lambda: nn.ConvTranspose2d(2, 3, 1, padding=4)), IMAGE, "1", "ConvTranspose2d fails in torch"),
     (lambda: C(2, 4, 9, padding=8, padding_mode="reflect"), IMAGE, "", "fails in torch: "),
-    (pool(lambda x: F.pad(x, (1, 1), value=0.5)), IMAGE, "", "is not native with the number 0.5 for a value"),
+    (pool(lambda x: F.pad(x, (1, 1), value=math.inf)), IMAGE, "", "is not native with the number inf for a value"),
+    (pool(lambda x: F.adaptive_max_pool2d(x, 4)), IMAGE, "", "native is where windows do not overlap"),
+    (fc(lambda m, x: m.fc(torch.empty_like(x).bernoulli_(1.5))), VECTOR, "", "takes the number 1.5 for a probability"),
     (lambda: nn.BatchNorm1d(5), IMAGE, "", "is native for inputs [N, C] or [N, C, L], not for [N, 2, 6, 7]"),
     (lambda: nn.BatchNorm2d(4), VECTOR, "", "BatchNorm2d is native for inputs [N, C, H, W]"),
     (lambda: nn.BatchNorm2d(3), IMAGE, "", "do not fit"),

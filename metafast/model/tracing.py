@@ -48,7 +48,10 @@ _LOCK = threading.RLock()
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """torch's own layers, and subclasses of those with a native form, are not looked into."""
+    """torch's own layers, and subclasses of those with a native form, are not looked into; those with parameters that
+    are computed from others are."""
+    if parametrize.is_parametrized(module) or type(module).__module__.startswith("torch.nn.utils.parametri"):
+        return False
     return isinstance(module, tuple(MODULES)) or (
         type(module).__module__.startswith("torch.")
         and not isinstance(module, _CONTAINERS)
@@ -149,8 +152,6 @@ def _refuse_hooks(model: nn.Module) -> None:
             if getattr(module, hooks):
                 kind = hooks.strip("_").replace("_", " ")
                 raise Unsupported(name, f"{type(module).__name__} has {kind}, which the native engine would not run")
-        if parametrize.is_parametrized(module):
-            raise Unsupported(name, f"{type(module).__name__} has a parametrization, which has no native form")
 
 
 class _Root(nn.Module):

@@ -1,4 +1,4 @@
-"""Tensors of zeros: maps of no element at all."""
+"""Tensors of zeros: maps of no element at all. What is not filled yet counts as zero."""
 
 from __future__ import annotations
 
@@ -27,7 +27,17 @@ def zeros_like(b: Builder, input: Any, *, dtype: Any = None, device: Any = None,
     return made
 
 
-@lowers(torch.zeros)
+@lowers("new_empty")
+def new_empty(b: Builder, input: Any, *size: Any, dtype: Any = None, device: Any = None) -> Place:
+    return new_zeros(b, input, *size, dtype=dtype, device=device)
+
+
+@lowers(torch.empty_like)
+def empty_like(b: Builder, input: Any, *, dtype: Any = None, device: Any = None, memory_format: Any = None) -> Place:
+    return zeros_like(b, input, dtype=dtype, device=device, memory_format=memory_format)
+
+
+@lowers(torch.empty, torch.zeros)
 def zeros(b: Builder, size: Any, *, dtype: Any = None, device: Any = None) -> Place:
     """Of sizes with N among them: others are made while the model is traced."""
     return new_zeros(b, b.input, size, dtype=torch.get_default_dtype() if dtype is None else dtype, device=device)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from metafast.model.builder import Builder, Place, described, form_of
+from metafast.model.constant import Constant
+from metafast.model.layers.pairs import pair
+from metafast.model.layers.products import matmul
 from metafast.model.layers.rearrangement import rearranged
 from metafast.model.layers.table import Handler, lowers, lowers_module
 from metafast.model.layers.windows import along, image_form, images, window
@@ -17,11 +22,20 @@ from metafast.model.program import Shape
 
 @lowers(F.pad)
 def pad(b: Builder, input: Any, pad: Any, mode: str = "constant", value: Any = None) -> Place:
-    if mode == "constant" and value not in (None, 0):
-        b.refuse(f"is not native with {described(value)} for a value; native is to pad with zeros")
     place = b.place(input)
     image = len(b.form(b.first(place))) == 3 and len(place.shape) in (2, 3)
-    return padded(b, place, pad, mode, image_form if image else form_of)
+    made = padded(b, place, pad, mode, image_form if image else form_of)
+    if mode != "constant" or value in (None, 0):
+        return made
+    if (
+        not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or place.shared
+        or len(pad) > 2 * len(place.shape)
+    ):
+        b.refuse(f"is not native with {described(value)} for a value; native is a finite number around each example")
+    frame = F.pad(torch.zeros(place.shape, dtype=b.dtype), list(pad), value=value)
+    return pair(b, "add", made, Constant(frame))
 
 
 def padded(b: Builder, input: Place, pad: Sequence[int], mode: str, form: Callable[[Shape], Shape]) -> Place:
@@ -34,7 +48,7 @@ def _convolution(axes: int, function: Callable[..., Tensor]) -> Handler:
     def handler(
         b: Builder,
         input: Place,
-        weight: Tensor,
+        weight: Any,
         bias: Tensor | None = None,
         stride: Any = 1,
         padding: Any = 0,
@@ -42,6 +56,8 @@ def _convolution(axes: int, function: Callable[..., Tensor]) -> Handler:
         groups: int = 1,
     ) -> Place:
         b.rank(input, (axes + 1,), "[N, C, L]" if axes == 1 else "[N, C, H, W]")
+        if isinstance(weight, Place):
+            return _by_columns(b, function, input, weight, bias, (stride, padding, dilation, groups))
         shape = b.shape(function, input, weight, bias, stride, padding, dilation, groups)
         if padding == "same":
             total = [d * (k - 1) for d, k in zip(along(b, dilation, axes), weight.shape[2:], strict=True)]
@@ -53,6 +69,37 @@ def _convolution(axes: int, function: Callable[..., Tensor]) -> Handler:
         return b.emit("conv2d", (input,), image_form(shape), (weight, bias), settings, shape=shape)
 
     return lowers(function)(handler)
+
+
+def _by_columns(
+    b: Builder, function: Callable[..., Tensor], input: Place, weight: Place, bias: Any, settings: tuple[Any, ...]
+) -> Place:
+    """With a weight that is computed: its product with a column for each position, of all that a window sees there."""
+    stride, padding, dilation, groups = settings
+    if groups != 1 or not weight.shared:
+        b.refuse("has groups, or a weight for each example, of a weight that is computed; native is one for all")
+    kernel = weight.shape[2:]
+    axes, apart = len(kernel), along(b, dilation, len(kernel))
+    around = along(b, 0 if isinstance(padding, str) else padding, axes)
+    pads = [n for p in reversed(around) for n in (p, p)]
+    if padding == "same":  # torch puts the odd element behind
+        reach = [d * (k - 1) for d, k in zip(apart, kernel, strict=True)]
+        pads = [n for r in reversed(reach) for n in (r // 2, r - r // 2)]
+    height = (1,) * (2 - axes)
+    window = height + kernel, height + apart, 0, height + along(b, stride, axes)
+
+    def columns(x: Tensor) -> Tensor:
+        x = F.pad(x, pads)
+        return F.unfold(x.unsqueeze(2) if height else x, *window)
+
+    shape = b.shape(lambda x: function(x, torch.zeros(weight.shape), None, *settings), input)
+    flat = rearranged(b, torch.reshape, [weight, (weight.shape[0], -1)], {}, True, "reshape")
+    made = matmul(b, flat, rearranged(b, columns, [input], {}, False, "unfold"))
+    made = rearranged(b, torch.unflatten, [made, 2, shape[1:]], {}, True, "unflatten", image_form)
+    if bias is not None:
+        each = rearranged(b, torch.reshape, [b.place(bias), (-1, *(1,) * axes)], {}, True, "reshape")
+        made = pair(b, "add", made, each)
+    return made
 
 
 conv1d = _convolution(1, F.conv1d)
@@ -104,12 +151,18 @@ def _conv_transpose(b: Builder, m: nn.ConvTranspose1d | nn.ConvTranspose2d, x: P
 
 
 @lowers_module(
-    nn.ZeroPad1d, nn.ZeroPad2d, nn.ReflectionPad1d, nn.ReflectionPad2d, nn.ReplicationPad1d, nn.ReplicationPad2d,
-    nn.CircularPad1d, nn.CircularPad2d,
+    nn.ConstantPad1d, nn.ConstantPad2d, nn.ZeroPad1d, nn.ZeroPad2d, nn.ReflectionPad1d, nn.ReflectionPad2d,
+    nn.ReplicationPad1d, nn.ReplicationPad2d, nn.CircularPad1d, nn.CircularPad2d,
 )  # fmt: skip
 def _pad(b: Builder, m: Any, x: Place) -> Place:
     mode = next(mode for name, mode in _MODES.items() if type(m).__name__.startswith(name))
-    return pad(b, x, m.padding, mode)
+    return pad(b, x, m.padding, mode, m.value if mode == "constant" else None)
 
 
-_MODES = {"Zero": "constant", "Reflection": "reflect", "Replication": "replicate", "Circular": "circular"}
+_MODES = {
+    "Constant": "constant",
+    "Zero": "constant",
+    "Reflection": "reflect",
+    "Replication": "replicate",
+    "Circular": "circular",
+}

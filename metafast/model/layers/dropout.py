@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +57,20 @@ def dropout3d(b: Builder, input: Place, p: float = 0.5, training: bool = True, i
     """Of [N, C, D, H, W] channels. With fewer axes it is to torch one example of N channels."""
     b.read(input)
     return _drop(b, input, p, training, inplace, math.prod(input.shape[1 if len(input.shape) == 4 else 0 :]))
+
+
+@lowers("bernoulli_")
+def bernoulli_(b: Builder, input: Any, p: Any = 0.5, *, generator: None = None) -> Place:
+    """Ones with probability p, else zeros: ones of which some are dropped. So stochastic depth is written."""
+    if generator is not None:
+        b.refuse("draws from a generator of its own, which has no native form")
+    if not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        b.refuse(f"takes {described(p)} for a probability; native is a number from 0 to 1")
+    ones = b.elementwise("affine", input, {"scale": 0, "shift": 1}, overwrite=True)
+    if p == 0:
+        return b.elementwise("affine", ones, {"scale": 0, "shift": 0}, overwrite=True)
+    kept = _drop(b, ones, 1 - p, True, True, 1)
+    return b.elementwise("affine", kept, {"scale": p, "shift": 0}, overwrite=True)
 
 
 #: Minus the lowest value of SELU, as torch's own code has it.

@@ -83,6 +83,25 @@ adaptive_avg_pool1d = _adaptive_avg_pool(1, F.adaptive_avg_pool1d)
 adaptive_avg_pool2d = _adaptive_avg_pool(2, F.adaptive_avg_pool2d)
 
 
+def _adaptive_max_pool(axes: int, *functions: Callable[..., Any]) -> Handler:
+    def handler(b: Builder, input: Place, output_size: Any, return_indices: bool = False) -> Place:
+        """Where windows are alike, which they are where sizes divide."""
+        input = images(b, input, axes)
+        if return_indices:
+            b.refuse("is not native with return_indices=True")
+        sizes, made = input.shape[1:], b.shape(functions[0], input, output_size)[1:]
+        if any(size % out for size, out in zip(sizes, made, strict=True)):
+            b.refuse(f"makes {list(made)} of {list(sizes)}; native is where windows do not overlap")
+        pool = max_pool1d if axes == 1 else max_pool2d
+        return pool(b, input, tuple(size // out for size, out in zip(sizes, made, strict=True)))  # type: ignore[no-any-return]
+
+    return lowers(*functions)(handler)
+
+
+adaptive_max_pool1d = _adaptive_max_pool(1, F.adaptive_max_pool1d)
+adaptive_max_pool2d = _adaptive_max_pool(2, F.adaptive_max_pool2d)
+
+
 def _max_module(handler: Handler) -> ModuleHandler:
     return lambda b, m, x: handler(b, x, m.kernel_size, m.stride, m.padding, m.dilation, m.ceil_mode, m.return_indices)
 
@@ -104,5 +123,7 @@ def _avg_pool2d(b: Builder, m: nn.AvgPool2d, x: Place) -> Place:
     return made
 
 
+lowers_module(nn.AdaptiveMaxPool1d)(lambda b, m, x: adaptive_max_pool1d(b, x, m.output_size, m.return_indices))
+lowers_module(nn.AdaptiveMaxPool2d)(lambda b, m, x: adaptive_max_pool2d(b, x, m.output_size, m.return_indices))
 lowers_module(nn.AdaptiveAvgPool1d)(lambda b, m, x: adaptive_avg_pool1d(b, x, m.output_size))
 lowers_module(nn.AdaptiveAvgPool2d)(lambda b, m, x: adaptive_avg_pool2d(b, x, m.output_size))

@@ -32,6 +32,12 @@ def viewed(place: Place, shape: Shape) -> Place:
     return Place(place.value, shape, [], place.shared)
 
 
+@lowers(torch.dot, "dot", torch.vdot, "vdot")
+def dot(b: Builder, input: Any, other: Any) -> Place:
+    """Of vectors of parameters; one of the input has the examples for its only axis."""
+    return matmul(b, input, other)
+
+
 @lowers(torch.matmul, operator.matmul, "matmul")
 def matmul(b: Builder, input: Any, other: Any) -> Place:
     left, right = b.place(input), b.place(other)

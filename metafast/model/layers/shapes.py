@@ -62,13 +62,15 @@ def length(b: Builder, input: Any) -> Any:
 
 
 @lowers(torch.clone, "clone")
-def clone(b: Builder, input: Place, *, memory_format: Any = torch.preserve_format) -> Place:
+def clone(b: Builder, input: Any, *, memory_format: Any = torch.preserve_format) -> Place:
+    input = b.place(input)
     value = b.read(b.first(input))
     return Place(value, input.shape, shared=input.shared, axis=input.axis, integers=input.integers)
 
 
 @lowers("contiguous")
-def contiguous(b: Builder, input: Place, memory_format: Any = torch.contiguous_format) -> Place:
+def contiguous(b: Builder, input: Any, memory_format: Any = torch.contiguous_format) -> Place:
+    input = b.place(input)
     # torch copies or not: shared memory forbids what would tell
     value = b.read(b.first(input))
     return Place(value, input.shape, input.memory, input.shared, input.axis, integers=input.integers)

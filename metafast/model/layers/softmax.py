@@ -51,6 +51,10 @@ def of_what_is_shown(b: Builder, scores: Place) -> Place:
     return b.emit("softmax", (b.in_form(scores, form),), form, (), {"of_nothing": 1}, shape=scores.shape)
 
 
+def _softmin(b: Builder, input: Any, dim: Any, dtype: Any) -> Place:
+    return _softmax(b, "softmax", b.elementwise("affine", input, {"scale": -1, "shift": 0}), dim, dtype)
+
+
 def _lowers_softmax(op: str, function: Any, plain: Any, module: type[nn.Module]) -> None:
     """Of torch.nn.functional, of torch and Tensor, and as a module."""
 
@@ -69,4 +73,7 @@ def _lowers_softmax(op: str, function: Any, plain: Any, module: type[nn.Module])
 
 
 _lowers_softmax("softmax", F.softmax, torch.softmax, nn.Softmax)
+lowers(F.softmin)(lambda b, input, dim=None, _stacklevel=3, dtype=None: _softmin(b, input, dim, dtype))
+lowers_module(nn.Softmin)(lambda b, m, x: _softmin(b, x, m.dim, None))
+lowers_module(nn.Softmax2d)(lambda b, m, x: _softmax(b, "softmax", x, -3, None))
 _lowers_softmax("log_softmax", F.log_softmax, torch.log_softmax, nn.LogSoftmax)
