@@ -29,4 +29,32 @@ def both(outputs: Any, targets: Any) -> Tensor:
     return F.cross_entropy(label, y) + 0.5 * F.mse_loss(box, at) + 0.1 * (label[:, :2] * box[:, 0]).mean()
 
 
-TRACED = [Row("loss/two-heads", TwoHeads, loss=both, targets=(((), 3), ((2, 2), 0)))]
+def squares(output: Tensor, target: Tensor) -> Tensor:
+    """A sum over the examples, and multiples of sums."""
+    loss = 0.5 * F.mse_loss(output, target, reduction="sum")
+    loss += 0.1 * (output - target).abs().sum()
+    return loss - output.tanh().sum() / 4
+
+
+def by_count(output: Tensor, target: Tensor) -> Tensor:
+    """Means written as sums over the number of examples."""
+    divergence = F.kl_div(F.log_softmax(output, -1), F.softmax(target, -1), reduction="batchmean")
+    return divergence + (output - target).square().sum() / len(output)
+
+
+def counts(output: Tensor, target: Tensor) -> Tensor:
+    return F.poisson_nll_loss(output, target.square()) + F.poisson_nll_loss(
+        F.softplus(output), target.abs(), log_input=False
+    )
+
+
+def regressor() -> nn.Module:
+    return nn.Sequential(L(3, 4), nn.Tanh(), L(4, 2))
+
+
+TRACED = [
+    Row("loss/two-heads", TwoHeads, loss=both, targets=(((), 3), ((2, 2), 0))),
+    Row("loss/sum-over-examples", regressor, loss=squares, smooth=False, lr=0.02),
+    Row("loss/sum-over-their-number", regressor, loss=by_count),
+    Row("loss/poisson-by-hand", regressor, loss=counts),
+]

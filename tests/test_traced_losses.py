@@ -157,9 +157,10 @@ def test_a_number_that_it_reads_may_change() -> None:
 @pytest.mark.parametrize(
     ("loss", "says"),
     [
-        (lambda o, y: F.mse_loss(o, y, reduction="sum"), "grows with the number of examples"),
+        (lambda o, y: F.poisson_nll_loss(o, y.abs(), full=True), "is not native with full=True"),
         (lambda o, y: (o - y).square().mean().sqrt(), "a mean over the examples"),
-        (lambda o, y: (o - y).square().sum(), "sums over the examples"),
+        (lambda o, y: (o - y).square().sum() + 1, "adds a number to a sum over the examples"),
+        (lambda o, y: (o - y).square().sum() + (o - y).mean(), "counts with a sum over the examples"),
         (lambda o, y: (o - y).square().mean() * (o - y).abs().mean(), "a mean over the examples"),
     ],
 )

@@ -65,9 +65,10 @@ BATCH = Batch()
 class Place:
     """Memory of shape [N, *shape], or of ``shape`` if it is ``shared``, that holds a value. ``memory`` lists all Places
     that view the same memory. ``axis`` is where N stands in torch's shape; what is not written for others takes 0. Of a
-    ``merged`` one torch's shape is [N * shape[0], *shape[1:]]; what is not written for it takes none. An ``averaged``
-    one is the mean of its value over the examples, as losses are; sums and multiples of such means are means again. The
-    first axis of a ``ragged`` one is, in torch, as long as the longest of the examples' sequences."""
+    ``merged`` one torch's shape is [N * shape[0], *shape[1:]]; what is not written for it takes none. One with a
+    ``reduction``, "mean" or "sum", is that of its value over the examples, as losses are; sums and multiples of such
+    means are means again. The first axis of a ``ragged`` one is, in torch, as long as the longest of the examples'
+    sequences."""
 
     value: int | None  # None: overwritten through another view
     shape: Shape
@@ -76,7 +77,7 @@ class Place:
     axis: int = 0
     merged: bool = False
     integers: torch.dtype | None = None  # what torch's tensor holds, if no numbers of the parameters' type
-    averaged: bool = False
+    reduction: str = ""
     ragged: bool = False
 
     def __post_init__(self) -> None:
@@ -107,7 +108,8 @@ class Builder:
         self.where = ""  # the module that the node being built belongs to
         self.subject = ""  # its type, or what is called in it: reasons go on from here
         self.dtype = dtype
-        self.averages = False  # a mean over the examples may be made: of a loss, which is one
+        self.in_loss = False  # a mean or a sum over the examples may be made: a loss is one
+        self.reduction = "mean"  # which of them the loss came to
         self.outputs: Several | None = None  # of the model, if they stand in one value
         self._parameter_places: dict[int, Place] = {}
         self._tables: dict[int, bool] = {}  # of parameters that nodes read: whether as tables
@@ -165,9 +167,9 @@ class Builder:
             self.refuse(
                 f"works on {Batch(place.shape[0])} rows, which is native for layers that work on each row alone"
             )
-        if place.averaged:
+        if place.reduction:
             self.refuse(
-                "counts with a mean over the examples; native are sums and differences of such means, and multiples"
+                f"counts with a {place.reduction} over the examples; native are sums, differences and multiples of such"
             )
         if place.ragged:
             self.refuse(
@@ -364,15 +366,18 @@ class Builder:
         if overwrite and not isinstance(input, Place):
             self.refuse(f"overwrites {described(input)} in place, which has no native form")
         place = self.place(input)
-        if place.averaged and op == "affine":  # of a mean it is the mean of the same of each example
-            return self.mean_of(self.elementwise(op, Place(place.value, ()), attributes), place if overwrite else None)
+        if place.reduction and op == "affine":  # of a mean it is the mean of the same of each example
+            if place.reduction == "sum" and attributes["shift"]:
+                self.refuse("adds a number to a sum over the examples; native is that of a mean over them")
+            each = self.elementwise(op, Place(place.value, ()), attributes)
+            return self.reduction_of(each, place.reduction, place if overwrite else None)
         return self.emit(op, (place,), self.form(place), (), attributes, overwrite, shape=place.shape)
 
-    def mean_of(self, each: Place, overwritten: Place | None) -> Place:
-        """The mean of ``each`` over the examples, which takes the place of another such mean, as in ``loss += x``."""
+    def reduction_of(self, each: Place, reduction: str, overwritten: Place | None) -> Place:
+        """That of ``each`` over the examples, which takes the place of another such, as in ``loss += x``."""
         if overwritten is None:
-            return Place(each.value, (), averaged=True)
-        overwritten.value = each.value
+            return Place(each.value, (), reduction=reduction)
+        overwritten.value, overwritten.reduction = each.value, reduction
         return overwritten
 
     def apply(self, handler: Callable[..., Any], arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:

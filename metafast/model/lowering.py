@@ -75,7 +75,9 @@ def lower_rest(
 
 def _program(builder: Builder, output: Place, loss: Loss | None) -> Program:
     if loss is not None:
-        check_output(loss, output.shape, None if builder.averages else builder.outputs)
+        check_output(loss, output.shape, None if builder.in_loss else builder.outputs)
+        if builder.in_loss and builder.reduction == "sum":
+            loss = replace(loss, reduction="sum")
         if losses.NAMED[loss.kind].classes and len(output.shape) > 1:  # each position is a row of channels
             builder.where, builder.subject = "loss", loss.kind
             output = builder.image(output, (output.shape[0], math.prod(output.shape[1:-1]), output.shape[-1]))

@@ -1,8 +1,8 @@
 """A model and a loss function of the user's own as one Program.
 
 The function is traced as forward is, on the model's outputs and the targets. What it returns must be a mean over the
-examples, so that each has a loss of its own: a Program's output is then the model's, and behind it minus the loss of
-the example, of which the negative log-likelihood makes the loss again.
+examples, or a sum, so that each has a loss of its own: a Program's output is then the model's, and behind it minus
+the loss of the example, of which the negative log-likelihood makes the loss again.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ class Head:
 @lowers(joined)
 def _joined(b: Builder, outputs: Any, loss: Any) -> Place:
     b.where, b.subject = "loss", ""
-    if isinstance(loss, Place) and loss.averaged:
-        each = Place(loss.value, (), [])
+    if isinstance(loss, Place) and loss.reduction:
+        each, b.reduction = Place(loss.value, (), []), loss.reduction
     elif isinstance(loss, (Place, Tensor)) and b.place(loss).shared and math.prod(b.place(loss).shape) == 1:
         each = rearranged(b, torch.reshape, [loss, ()], {}, True, "reshape")
     else:
-        b.refuse(f"returns {described(loss)}; native are means over the examples, their sums, differences, multiples")
+        b.refuse(f"returns {described(loss)}; native are means and sums over the examples, and sums of such")
     minus = lowered(b, torch.neg, each)
     row = Place(minus.value, (1,), [], minus.shared)
     if row.shared:

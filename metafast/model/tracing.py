@@ -201,7 +201,7 @@ class _Tracer(fx.Tracer):
         """What follows is a loss, whose code is not the model's own."""
         self.in_head = True
         if self._known.builder is not None:
-            self._known.builder.averages = True
+            self._known.builder.in_loss = True
 
     # ---- what proxies ask ----------------------------------------------------------------------------------------
 

@@ -82,6 +82,9 @@ def arithmetic(b: Builder, op: str, left: Any, right: Any, overwrite: bool = Fal
     """``op`` of two tensors, or of a tensor and a number."""
     if is_tensor(left) and is_tensor(right) and op != "raise":
         return pair(b, op, left, right, overwrite)
+    if op == "divide" and isinstance(left, Place) and left.reduction == "sum" and isinstance(right, Batch):
+        mean = affine(b, left, 1 / right.times, overwrite=overwrite)  # so many times N
+        return b.reduction_of(mean, "mean", mean if overwrite else None)
     for tensor, number, turned in ((left, right, False), (right, left, True)):
         if is_tensor(tensor) and isinstance(number, (int, float)):
             return _with_number(b, op, tensor, number, turned, overwrite)

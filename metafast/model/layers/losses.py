@@ -14,16 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metafast.model.builder import Builder, Place
-from metafast.model.layers.rearrangement import averaged, rearranged
+from metafast.model.layers.rearrangement import of_examples, rearranged
 from metafast.model.layers.table import lowered, lowers
 
 
 def _reduced(b: Builder, each: Place, reduction: str) -> Place:
-    if reduction == "mean":
-        return averaged(b, each)
-    if reduction != "none":
-        b.refuse(f"is not native with reduction={reduction!r}, which grows with the number of examples")
-    return each
+    if reduction == "none":
+        return each
+    if reduction == "batchmean" and b.in_loss:
+        return b.reduction_of(of_examples(b, each, "sum"), "mean", None)
+    if reduction not in ("mean", "sum") or not b.in_loss:
+        b.refuse(f"is not native with reduction={reduction!r} here")
+    return of_examples(b, each, reduction)
 
 
 def _refuse_old(b: Builder, size_average: Any, reduce: Any) -> None:
@@ -75,11 +77,43 @@ def _of_logits(do: Any, input: Any, target: Any, pos_weight: None = None) -> Any
     return do(torch.sub, do(F.softplus, input), do(torch.mul, input, target))
 
 
+def _divergence(do: Any, input: Any, target: Any, log_target: bool = False) -> Any:
+    """p (log p - input). Where p is 0 its logarithm counts as that of the smallest number, so that the product is 0."""
+    if log_target:
+        return do(torch.mul, do(torch.exp, target), do(torch.sub, target, input))
+    log = do(torch.log, do(torch.clamp, target, min=torch.finfo(torch.float32).tiny))
+    return do(torch.mul, target, do(torch.sub, log, input))
+
+
 _elementwise(F.mse_loss, _square)
+_elementwise(F.kl_div, _divergence)
 _elementwise(F.l1_loss, lambda do, input, target: do(torch.abs, do(torch.sub, input, target)))
 _elementwise(F.huber_loss, _huber)
 _elementwise(F.smooth_l1_loss, _smooth_l1)
 _elementwise(F.binary_cross_entropy_with_logits, _of_logits)
+
+
+@lowers(F.poisson_nll_loss)
+def poisson_nll_loss(
+    b: Builder,
+    input: Any,
+    target: Any,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: None = None,
+    eps: float = 1e-8,
+    reduce: None = None,
+    reduction: str = "mean",
+) -> Place:
+    _refuse_old(b, size_average, reduce)
+    if full:
+        b.refuse("is not native with full=True, whose terms depend on where the target is above 1")
+    do = partial(lowered, b)
+    if log_input:
+        each = do(torch.sub, do(torch.exp, input), do(torch.mul, target, input))
+    else:
+        each = do(torch.sub, input, do(torch.mul, target, do(torch.log, do(torch.add, input, eps))))
+    return _reduced(b, each, reduction)
 
 
 @lowers(F.nll_loss)

@@ -24,8 +24,8 @@ def is_tensor(thing: Any) -> bool:
 def pair(b: Builder, op: str, left: Any, right: Any, overwrite: bool = False) -> Place:
     """``op`` of two tensors. Parameters and buffers are values that all examples share."""
     first, second = b.place(left), b.place(right)
-    if first.averaged or second.averaged:
-        return _of_means(b, op, first, second, overwrite)
+    if first.reduction or second.reduction:
+        return _of_reductions(b, op, first, second, overwrite)
     b.read(first), b.read(second)
     if not (first.integers and second.integers):  # torch makes integers numbers of the other's type
         first, second = b.real(first), b.real(second)
@@ -42,16 +42,21 @@ def pair(b: Builder, op: str, left: Any, right: Any, overwrite: bool = False) ->
     return b.emit(op, operands, form, overwrite=True)
 
 
-def _of_means(b: Builder, op: str, first: Place, second: Place, overwrite: bool) -> Place:
-    """Of means over the examples, where the result is the mean of the same of each example."""
+def _of_reductions(b: Builder, op: str, first: Place, second: Place, overwrite: bool) -> Place:
+    """Of means over the examples, where the result is the mean of the same of each example, and of sums likewise."""
+    reduction = first.reduction or second.reduction
     alone = [math.prod(p.shape) == 1 and p.shared for p in (first, second)]
-    linear = op in ("add", "subtract") and all(p.averaged or one for p, one in zip((first, second), alone, strict=True))
+    # A parameter stands for the mean of as many; no sum over the examples is as much for any number of them.
+    like = [
+        p.reduction == reduction or (one and reduction == "mean") for p, one in zip((first, second), alone, strict=True)
+    ]
+    linear = op in ("add", "subtract") and all(like)
     if not (linear or (op == "multiply" and any(alone)) or (op == "divide" and alone[1])):
-        b.refuse("counts with a mean over the examples; native are sums and differences of such means, and multiples")
-    if overwrite and not first.averaged:
-        b.refuse("writes a mean over the examples over a parameter, which has no native form")
+        b.refuse(f"counts with a {reduction} over the examples; native are sums, differences and multiples of such")
+    if overwrite and not first.reduction:
+        b.refuse(f"writes a {reduction} over the examples over a parameter, which has no native form")
     each = [Place(p.value, (), [], p.shared) for p in (first, second)]
-    return b.mean_of(pair(b, op, each[0], each[1]), first if overwrite else None)
+    return b.reduction_of(pair(b, op, each[0], each[1]), reduction, first if overwrite else None)
 
 
 def _broadcast(b: Builder, first: Place, second: Place) -> tuple[Shape, tuple[Shape, Shape]]:

@@ -246,6 +246,8 @@ def _axes(b: Builder, input: Any, dim: Any) -> list[int]:
 def sum_over(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Literal[None] = None) -> Place:
     input = b.place(input)
     axes = _axes(b, input, dim)
+    if _of_loss(b, input, axes, keepdim) and not input.integers:
+        return of_examples(b, input, "sum")
     if input.integers == torch.bool:  # whose numbers are counted exactly
         made = reduced(b, b.real(input), axes, keepdim, 1.0, "sum")
         made.integers = torch.int64
@@ -255,18 +257,25 @@ def sum_over(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, 
     return reduced(b, input, axes, keepdim, 1.0, "sum")
 
 
-def averaged(b: Builder, input: Place) -> Place:
-    """The mean of all elements of all examples: of each example's mean."""
+def _of_loss(b: Builder, input: Place, axes: Sequence[int], keepdim: bool) -> bool:
+    """Whether all elements of all examples become the one number that a loss is, or a part of it."""
+    return b.in_loss and axes == list(range(len(input.shape) + 1)) and not input.shared and not keepdim
+
+
+def of_examples(b: Builder, input: Place, reduction: str) -> Place:
+    """The mean of all elements of all examples: of each example's mean. Or their sum."""
     count = math.prod(input.shape)
-    each = reduced(b, input, list(range(1, len(input.shape) + 1)), False, 1 / count, "mean") if count > 1 else input
-    return Place(b.rows(Place(each.value, (), [])).value, (), averaged=True)
+    factor = 1 / count if reduction == "mean" else 1.0
+    axes = list(range(1, len(input.shape) + 1))
+    each = reduced(b, input, axes, False, factor, reduction) if count > 1 else input
+    return Place(b.rows(Place(each.value, (), [])).value, (), reduction=reduction)
 
 
 @lowers(torch.mean, "mean")
 def mean(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Literal[None] = None) -> Place:
     input, axes = b.place(input), _axes(b, input, dim)
-    if axes == list(range(len(input.shape) + 1)) and not input.shared and not keepdim and b.averages:
-        return averaged(b, input)
+    if _of_loss(b, input, axes, keepdim):
+        return of_examples(b, input, "mean")
     if axes == [2, 3] and not input.shared and not input.axis and b.form(input) == input.shape:  # of an image
         pooled = b.emit("adaptive_avg_pool2d", (input,), (input.shape[0], 1, 1))
         return pooled if keepdim else Place(pooled.value, input.shape[:1], pooled.memory)
