@@ -15,6 +15,7 @@ from rows_attention import ATTENTION
 from rows_convolutions import ALONG_ONE_AXIS, CONVOLUTIONS, NETWORKS
 from rows_inputs import INPUTS
 from rows_norms import NORMS
+from rows_of_derivatives import DERIVATIVES
 from rows_of_losses import LOSSES
 from rows_of_networks import WHOLE
 from rows_of_parts import PAIRS, PARTS
@@ -251,6 +252,7 @@ ROWS: list[Row] = [
     *INPUTS,
     *LOSSES,
     *TRACED,
+    *DERIVATIVES,
     *OPTIONS,
     *STATIC,
     *FALLBACK,

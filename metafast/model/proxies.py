@@ -10,7 +10,7 @@ import functools
 import math
 import operator
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -55,6 +55,9 @@ class TensorProxy(fx.Proxy):
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "requires_grad" and value is True:
+            self.tracer.create_proxy("call_method", "requires_grad_", (self,), {})
+            return
         if name not in ("tracer", "node"):
             raise TypeError(f"assigns to the attribute {name} of a tensor")
         super().__setattr__(name, value)
@@ -220,12 +223,18 @@ def takes_proxies(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function, assigned=("__name__", "__doc__"))
     def made(*arguments: Any, **keywords: Any) -> Any:
-        for argument in (*arguments, *keywords.values()):
+        for argument in _each((*arguments, *keywords.values())):
             if isinstance(argument, TensorProxy):
                 return argument.tracer.create_proxy("call_function", function, arguments, keywords)
         return function(*arguments, **keywords)
 
     return made
+
+
+def _each(arguments: Sequence[Any]) -> Iterator[Any]:
+    """Arguments, and what stands in tuples and lists of such."""
+    for argument in arguments:
+        yield from argument if type(argument) in (tuple, list) else (argument,)
 
 
 def makes_constants(tracer: Any, function: Callable[..., Any]) -> Callable[..., Any]:

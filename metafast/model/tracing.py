@@ -345,7 +345,8 @@ def _for_proxies(tracer: _Tracer | None) -> Iterator[Callable[[dict[str, Any]], 
     """Code sees builtins of ours in the global variables that the function is given, functions of torch take N for a
     size, some take proxies, and what a ``tracer`` makes of numbers is in its graph; so does torch.fx.wrap for the whole
     process."""
-    ours = {id(function): takes_proxies(function) for function in (rnn.pack_padded_sequence, rnn.pad_packed_sequence)}
+    functions = rnn.pack_padded_sequence, rnn.pad_packed_sequence, torch.autograd.grad
+    ours = {id(function): takes_proxies(function) for function in functions}
     patched: list[tuple[dict[str, Any], str, Any]] = []
     entered: set[int] = set()
 
@@ -366,7 +367,9 @@ def _for_proxies(tracer: _Tracer | None) -> Iterator[Callable[[dict[str, Any]], 
         patch(vars(torch), {"where": takes_proxies(torch.where)})  # with a number it kills the process
         if tracer is not None:
             patch(vars(torch), {"arange": makes_constants(tracer, torch.arange)})
-        patch(vars(rnn), {name: ours[id(value)] for name, value in vars(rnn).items() if id(value) in ours})
+        for module in (rnn, torch.autograd):
+            scope = vars(module)
+            patch(scope, {name: ours[id(value)] for name, value in scope.items() if id(value) in ours})
         yield enter
     finally:
         for scope, name, value in patched:

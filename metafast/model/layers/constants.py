@@ -1,4 +1,4 @@
-"""Tensors of zeros: maps of no element at all. What is not filled yet counts as zero."""
+"""Tensors of zeros, and of ones: maps of no element at all. What is not filled yet counts as zero."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def zeros_like(b: Builder, input: Any, *, dtype: Any = None, device: Any = None,
     input = unchanged(b, input, dtype, device)
     made: Place = rearranged(b, torch.zeros_like, (input,), {}, False, "zeros")
     return made
+
+
+@lowers(torch.ones_like)
+def ones_like(b: Builder, input: Any, *, dtype: Any = None, device: Any = None, memory_format: Any = None) -> Place:
+    return b.elementwise("affine", zeros_like(b, input, dtype=dtype, device=device), {"scale": 0, "shift": 1})
 
 
 @lowers("new_empty")

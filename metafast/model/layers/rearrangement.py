@@ -246,7 +246,7 @@ def _axes(b: Builder, input: Any, dim: Any) -> list[int]:
 def sum_over(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Literal[None] = None) -> Place:
     input = b.place(input)
     axes = _axes(b, input, dim)
-    if _of_loss(b, input, axes, keepdim) and not input.integers:
+    if _of_all(input, axes, keepdim) and not input.integers:
         return of_examples(b, input, "sum")
     if input.integers == torch.bool:  # whose numbers are counted exactly
         made = reduced(b, b.real(input), axes, keepdim, 1.0, "sum")
@@ -257,9 +257,9 @@ def sum_over(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, 
     return reduced(b, input, axes, keepdim, 1.0, "sum")
 
 
-def _of_loss(b: Builder, input: Place, axes: Sequence[int], keepdim: bool) -> bool:
-    """Whether all elements of all examples become the one number that a loss is, or a part of it."""
-    return b.in_loss and axes == list(range(len(input.shape) + 1)) and not input.shared and not keepdim
+def _of_all(input: Place, axes: Sequence[int], keepdim: bool) -> bool:
+    """Whether all elements of all examples become one number, as in a loss and in a sum that is differentiated."""
+    return axes == list(range(len(input.shape) + 1)) and not input.shared and not keepdim
 
 
 def of_examples(b: Builder, input: Place, reduction: str) -> Place:
@@ -274,7 +274,7 @@ def of_examples(b: Builder, input: Place, reduction: str) -> Place:
 @lowers(torch.mean, "mean")
 def mean(b: Builder, input: Any, dim: Any = None, keepdim: bool = False, *, dtype: Literal[None] = None) -> Place:
     input, axes = b.place(input), _axes(b, input, dim)
-    if _of_loss(b, input, axes, keepdim):
+    if b.in_loss and _of_all(input, axes, keepdim):
         return of_examples(b, input, "mean")
     if axes == [2, 3] and not input.shared and not input.axis and b.form(input) == input.shape:  # of an image
         pooled = b.emit("adaptive_avg_pool2d", (input,), (input.shape[0], 1, 1))

@@ -68,6 +68,14 @@ def clone(b: Builder, input: Any, *, memory_format: Any = torch.preserve_format)
     return Place(value, input.shape, shared=input.shared, axis=input.axis, integers=input.integers)
 
 
+@lowers("requires_grad_")
+def requires_grad_(b: Builder, input: Place, requires_grad: bool = True) -> Place:
+    """Everything computed from the input can be differentiated by it."""
+    if not requires_grad or not isinstance(input, Place):
+        b.refuse("is native to ask for the gradient of a tensor computed from the input")
+    return input
+
+
 @lowers("contiguous")
 def contiguous(b: Builder, input: Any, memory_format: Any = torch.contiguous_format) -> Place:
     input = b.place(input)
