@@ -71,6 +71,7 @@ def residual(outputs: tuple[Tensor, Tensor], targets: tuple[Tensor]) -> Tensor:
 DERIVATIVES = [
     Row("derivatives/heat", Heat, (2,)),
     Row("derivatives/heat-stepwise", Heat, (2,), stepwise=True, lr_form="per_element"),
+    Row("derivatives/heat-last-layer", Heat, (2,), adapt_params="body.4.*", static=True),
     Row("derivatives/wave", Wave, (2,), loss=residual, targets=(((1,), 0),), lr=0.02),
     Row("derivatives/hamiltonian", Hamiltonian, (2,)),
 ]

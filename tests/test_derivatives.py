@@ -58,6 +58,9 @@ NATIVE: dict[str, Function] = {
     "an attribute asks": lambda m, x: slope(m.body(y := asked(x)), y),
     "of a linear map": lambda m, x: slope(m.body[0](y := x.clone().requires_grad_()), y) + m.body(x),
     "of an activation": lambda m, x: m.body(x) + slope(F.silu(h := m.body[0](x)).square(), h)[:, :2],
+    "of a ReLU": lambda m, x: m.body(x) + slope(F.relu(m.body(y := asked(x))).square(), y),
+    "of a ReLU, twice": lambda m, x: slope(slope(F.relu(m.body[0](y := asked(x))), y), y) + m.body(x),
+    "of a square of ReLUs, twice": lambda m, x: slope(slope(F.relu(m.body(y := asked(x))).square(), y), y) + m.body(x),
     "by two layers": lambda m, x: by_two(m.body, asked(x)),  # type: ignore[arg-type]
 }
 
@@ -71,7 +74,7 @@ def test_native_ones_equal_torchs(name: str) -> None:
 
 REFUSED: dict[str, tuple[Function, str]] = {
     "without a graph": (lambda m, x: slope(m.body(y := asked(x)), y, create_graph=False), "create_graph=True"),
-    "of a ReLU": (lambda m, x: slope(F.relu(m.body(y := asked(x))), y), "differentiates through relu"),
+    "of an ELU": (lambda m, x: slope(F.elu(m.body(y := asked(x))), y), "differentiates through elu"),
     "of a norm over the examples": (lambda m, x: slope(m.norm(m.body(y := asked(x))), y), "through batch_norm"),  # type: ignore[operator]
 }
 
@@ -84,21 +87,44 @@ def test_the_others_are_refused_by_name(name: str) -> None:
 
 
 def test_a_refused_one_runs_on_torch() -> None:
-    model = Derives(REFUSED["of a ReLU"][0]).double()
-    with pytest.warns(UserWarning, match="differentiates through relu"):
+    model = Derives(REFUSED["of an ELU"][0]).double()
+    with pytest.warns(UserWarning, match="differentiates through elu"):
         found = meta_gradient(model, "auto")
     for ours, expected in zip(found, meta_gradient(model, "torch"), strict=True):
         torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
+FUNCTIONS: dict[str, tuple[Callable[[Tensor], Tensor], dict[str, float]]] = {
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), {}),
+    "log_sigmoid": (F.logsigmoid, {}),
+    "pow": (lambda x: x**2.5, {"exponent": 2.5}),
+    "silu": (F.silu, {}),
+    "softplus": (lambda x: F.softplus(x, 2.0, 3.0), {"beta": 2.0, "threshold": 3.0}),
+}
+
+
 @pytest.mark.parametrize("name", SLOPES)
 def test_slopes_are_those_of_torch(name: str) -> None:
     assert name in POINTWISE
-    function = getattr(torch, name, None) or getattr(F, name)
-    x = torch.linspace(0.3, 2, 7, dtype=torch.float64, requires_grad=True)
+    function, settings = FUNCTIONS[name] if name in FUNCTIONS else (getattr(torch, name), {})
+    x = torch.linspace(0.3, 2, 9, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(function(x).sum(), x)
+    found = SLOPES[name](lambda each, *arguments: each(*arguments), x, function(x), settings)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
 
-    def do(each: Callable[..., Tensor], *arguments: object) -> Tensor:
-        return each(*arguments)
 
-    torch.testing.assert_close(SLOPES[name](do, x, function(x)), expected, rtol=1e-13, atol=0)
+def test_a_frozen_body_is_not_cut_off_from_its_derivatives() -> None:
+    """The body is neither native nor moved; the head is both."""
+
+    def energy(m: nn.Module, x: Tensor) -> Tensor:
+        x = asked(x)
+        return m.head(slope(torch.erfinv(torch.tanh(m.body(x))), x))  # type: ignore[operator,no-any-return]
+
+    model = Derives(energy, head=nn.Linear(2, 2)).double()
+    found, expected = (
+        mf.MAML(model, lr=0.1, steps=2, loss="mse", adapt_params="head.*", backend=backend)(*tasks())
+        for backend in ("auto", "torch")
+    )
+    own = list(model.parameters())
+    for a, b in zip(*(torch.autograd.grad(out.loss, own) for out in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)

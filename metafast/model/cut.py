@@ -120,8 +120,10 @@ def candidates(graph: fx.Graph, model: nn.Module, adapted: Callable[[str], bool]
     """The nodes after which the graph may be cut, the last first: no node up to one of them is moved.
 
     What runs before a cut is a beginning of the graph as it stands, so that code which writes in place is run in the
-    order of its author.
+    order of its author. There is none where torch differentiates, for a cut would end the graph that it goes back by.
     """
+    if any(node.target is torch.autograd.grad for node in graph.nodes):
+        return
     modules = dict(model.named_modules())
     moved = {n for n, p in model.named_parameters() if p.requires_grad and adapted(n)}
     ids = {id(p) for n, p in model.named_parameters() if n in moved}
