@@ -120,6 +120,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (lambda: nn.InstanceNorm1d(4), (4, 1), "", "needs several positions of each channel, not [N, 4, 1]"),
     (seq(nn.ReLU, lambda: Subclass(4, 4)), VECTOR, "1", "Subclass is a subclass of Linear"),
     (hooked, VECTOR, "1", "ReLU has forward hooks"),
+    (lambda: nn.Sequential(nn.Conv3d(2, 2, 1)), (2, 3, 4, 5), "0", "Conv3d has no native form"),
     (parametrized, VECTOR, "0.parametrizations.weight.0", "_SpectralNorm runs under no_grad"),
     (mixed, VECTOR, "1", "Linear's weight has type torch.float64"),
     (lambda: L(4, 4).half(), VECTOR, "", "Linear's weight has type torch.float16"),

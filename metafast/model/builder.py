@@ -153,7 +153,9 @@ class Builder:
         raise Unsupported(self.where, f"{self.subject} {reason}" if self.subject else reason)
 
     def _check_size(self, shape: Shape) -> None:
-        if not 1 <= len(shape) <= 3 or 0 in shape:
+        if not 1 <= len(shape) <= 3:
+            self.refuse(f"works on {batched(shape)}; native are vectors, rows of vectors and images")
+        if 0 in shape:
             self.refuse(f"works on {batched(shape)}; native are tensors that are not empty")
 
     def read(self, place: Any) -> int:
