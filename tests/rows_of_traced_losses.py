@@ -48,12 +48,54 @@ def counts(output: Tensor, target: Tensor) -> Tensor:
     )
 
 
+def reinforce(logits: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor:
+    """A categorical policy gradient: the chosen action's log-probability times its advantage, and an entropy."""
+    action, advantage = targets
+    log_probabilities = F.log_softmax(logits, -1)
+    chosen = log_probabilities.gather(1, action[:, None])[:, 0]
+    return -(chosen * advantage).mean() + 0.01 * (log_probabilities.exp() * log_probabilities).sum(1).mean()
+
+
+class ActorCritic(nn.Module):
+    """The mean of an action, its learnt standard deviation, and a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.mean, self.value = L(3, 4), L(4, 2), L(4, 1)
+        self.log_std = nn.Parameter(torch.tensor([-0.3, 0.2]))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h = torch.tanh(self.body(x))
+        return self.mean(h), self.log_std.expand(len(x), 2), self.value(h)[:, 0]
+
+
+def proximal_policy(outputs: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> Tensor:
+    """The clipped surrogate of PPO, and half the squared error of the value."""
+    (mean, log_std, value), (action, before, advantage, returns) = outputs, targets
+    z = (action - mean) * torch.exp(-log_std)
+    log_probability = (-0.5 * z.square() - log_std).sum(1)
+    ratio = torch.exp(log_probability - before)
+    surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage)
+    return 0.5 * F.mse_loss(value, returns) - surrogate.mean()
+
+
 def regressor() -> nn.Module:
     return nn.Sequential(L(3, 4), nn.Tanh(), L(4, 2))
 
 
 TRACED = [
     Row("loss/two-heads", TwoHeads, loss=both, targets=(((), 3), ((2, 2), 0))),
+    Row(
+        "loss/reinforce", lambda: nn.Sequential(L(3, 4), nn.Tanh(), L(4, 3)), loss=reinforce, targets=(((), 3), ((), 0))
+    ),
+    Row(
+        "loss/actor-critic",
+        ActorCritic,
+        loss=proximal_policy,
+        targets=(((2,), 0), ((), 0), ((), 0), ((), 0)),
+        smooth=False,
+        lr=0.02,
+    ),
     Row("loss/sum-over-examples", regressor, loss=squares, smooth=False, lr=0.02),
     Row("loss/sum-over-their-number", regressor, loss=by_count),
     Row("loss/poisson-by-hand", regressor, loss=counts),

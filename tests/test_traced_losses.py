@@ -58,6 +58,12 @@ def added_up(output: Tensor, target: Tensor) -> Tensor:
     return first
 
 
+def divergence_from_classes(output: Tensor, target: Tensor) -> Tensor:
+    """Its targets hold zeros, whose logarithm must not be met."""
+    sure = F.one_hot(target, 3).to(output.dtype)
+    return F.kl_div(F.log_softmax(output, dim=-1), sure, reduction="batchmean")
+
+
 def mlp(outputs: int) -> nn.Module:
     return nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, outputs))
 
@@ -80,6 +86,7 @@ CASES: list[tuple[Callable[[], nn.Module], Loss, Callable[[int], Tensor]]] = [
     (lambda: mlp(2), lambda o, y: F.binary_cross_entropy_with_logits(o, torch.sigmoid(y)), numbers(2)),
     (lambda: mlp(2), lambda o, y: nn.L1Loss()(o, y) * 3, numbers(2)),
     (lambda: mlp(2), added_up, numbers(2)),
+    (lambda: mlp(3), divergence_from_classes, classes(3)),
 ]
 
 
