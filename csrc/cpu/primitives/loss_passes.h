@@ -66,7 +66,7 @@ struct LossPasses {
   }
 
   // Leaves each example's loss in the tape and returns L.
-  METAFAST_OUTLINED T forward() const {
+  METAFAST_ONE_LOOP T forward() const {
     T* each = arrays.each;
     T sum = T(0);
     for (int64_t i = 0; i < n; ++i) {
@@ -79,7 +79,7 @@ struct LossPasses {
   // Writes the cotangent of the outputs for a cotangent `seed` of L, whose value this is; pads zero. With S dual, the
   // tangents of the same.
   template <class S>
-  METAFAST_OUTLINED void reverse(T seed, T* dz, const TargetGradients<T>& out, S value) const {
+  METAFAST_ONE_LOOP void reverse(T seed, T* dz, const TargetGradients<T>& out, S value) const {
     const T unit = seed / divisor();
     // dL/dw_i = (l_i - level m_i) / divisor: a divisor that is the sum of weights depends on w_i as well.
     const S level = reduction == Reduction::kWeightedMean ? value : S(T(0));
@@ -98,7 +98,7 @@ struct LossPasses {
   }
 
   // d L / d eps along the tangent of the outputs.
-  METAFAST_OUTLINED T value_tangent() const {
+  METAFAST_ONE_LOOP T value_tangent() const {
     T sum = T(0);
     for (int64_t i = 0; i < n; ++i) sum += weight(i) * loss.template value<Dual<T>>(outputs(i), target(i)).d;
     return sum / divisor();
