@@ -23,7 +23,7 @@ from metafast.model.cut import layer_of, static_values
 from metafast.model.dispatch import evaluate
 from metafast.model.inputs import Inputs
 from metafast.model.lowering import check_output, interpret, lower
-from metafast.model.program import ABSENT, Loss, Node, Program, Shape
+from metafast.model.program import ABSENT, Loss, Node, Program, Shape, shared_values
 from metafast.model.several import Several
 from metafast.model.tracing import trace
 from metafast.planning import engines
@@ -42,6 +42,7 @@ class Row:
     bytes: int  # of its output
     reason: str  # why it has no native form; empty if it has one
     once: bool = False  # the inner loop does not move it: it runs once per task and set
+    shared: bool = False  # made of parameters alone: one for all examples
 
     @property
     def native(self) -> bool:
@@ -93,7 +94,7 @@ class Explanation:
         header = ("layer", "op", "output", "parameters", "FLOPs", "bytes", "native")
         lines = [header]
         for row in self.rows:
-            shape = "?" if row.shape is None else batched(row.shape)
+            shape = "?" if row.shape is None else str([*row.shape]) if row.shared else batched(row.shape)
             cost = (f"{row.parameters:,}", _si(row.flops), _si(row.bytes)) if row.native else ("", "", "")
             lines.append((row.layer or "(model)", row.op, shape, *cost, self._how(row)))
         widths = [max(len(line[column]) for line in lines) for column in range(6)]
@@ -110,9 +111,10 @@ class Explanation:
                 f"cut behind {self.cut}: what stands before is not moved, and runs once per task and set"
                 + (" where that is less work" if self.native else "")
             )
+        meta_step = _si(self.meta_step_flops, "FLOP")
         foot = [
-            f"one task's forward pass: {_si(self.flops)}FLOP, activations {_si(self.bytes)}B",
-            f"one meta-step (K={self.steps}, {self.queries} queries, all tasks): about {_si(self.meta_step_flops)}FLOP",
+            f"one task's forward pass: {_si(self.flops, 'FLOP')}, activations {_si(self.bytes, 'B')}",
+            f"one meta-step (K={self.steps}, {self.queries} queries, all tasks): about {meta_step}",
         ]
         return "\n".join([*head, "", *text, "", *(foot if all(row.native for row in self.rows) else [])]).rstrip()
 
@@ -316,10 +318,11 @@ class _Walk:
         shape = b.values[node.output]
         elements = math.prod(shape)
         weights = sum(b.parameters[i].numel for i in node.parameters[:2] if i != ABSENT)
-        flops = self.examples * cost.flops(node, b.values, b.parameters)
-        examples = 1 if node.op == "parameter" else self.examples  # which share it
+        shared = node.output in shared_values(b.nodes)
+        examples = 1 if shared else self.examples
+        flops = examples * cost.flops(node, b.values, b.parameters)
         size = 0 if node.op == "flatten" else examples * elements * self.dtype.itemsize
-        return Row(node.where, node.says or node.op, shape, weights, flops, size, "")
+        return Row(node.where, node.says or node.op, shape, weights, flops, size, "", shared=shared)
 
 
 def _torchs(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[str, Any]) -> Any:
@@ -348,6 +351,6 @@ def _torchs(b: Builder, target: Any, arguments: Sequence[Any], keywords: dict[st
     return Place(len(b.values) - 1, b.values[-1])
 
 
-def _si(number: float) -> str:
+def _si(number: float, unit: str = "") -> str:
     power = 0 if number < 1000 else min(int(math.log10(number)) // 3, 5)
-    return f"{number / 1000**power:.3g} {' kMGTP'[power]}".rstrip()
+    return f"{number / 1000**power:.3g} {('', *'kMGTP')[power]}{unit}".rstrip()

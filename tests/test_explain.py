@@ -36,6 +36,16 @@ def test_costs() -> None:
     assert told.flops == sum(row.flops for row in told.rows)
 
 
+def test_what_is_made_of_parameters_alone_is_there_once() -> None:
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)))
+    told = explain(model, (2, 5, 3))
+    squares = next(row for row in told.rows if row.op == "square")
+    assert squares.shared and (squares.flops, squares.bytes) == (12, 48)
+    text = str(told)
+    assert "square     [4, 3]" in text and "matmul     [N, 4]" in text
+    assert f"forward pass: {told.flops} FLOP, activations {sum(row.bytes for row in told.rows)} B" in text
+
+
 def test_meta_step_grows_with_steps_and_queries() -> None:
     small = explain(conv(), (7, 10, 3, 4, 4), steps=1, queries=10)
     large = explain(conv(), (7, 10, 3, 4, 4), steps=3, queries=30)
