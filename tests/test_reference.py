@@ -15,7 +15,7 @@ import metafast as mf
 import oracle
 from metafast import losses
 from metafast.call import Batch, Call, Hyper, InnerLoop, Unrolled
-from metafast.engine import reference
+from metafast.engine import batchable, reference
 from problems import make
 from row import Row
 from rows import BY_NAME, ROWS
@@ -213,14 +213,20 @@ def test_all_tasks_at_once_equal_one_at_a_time(name: str, loss: str) -> None:
         assert relative(a, b) < 1e-11, parameter
 
 
+def test_large_tasks_run_one_at_a_time() -> None:
+    module = nn.Sequential(nn.Linear(4, 256), nn.Tanh(), nn.Linear(256, 1))
+    assert described(module, "mse", torch.randn(128, 4))[0].batched
+    assert not described(module, "mse", torch.randn(129, 4))[0].batched
+
+
 def test_every_operation_listed_as_batchable_is_exercised_above() -> None:
     seen = set()
     for function in FUNCTIONS.values():
         module, x = nn.Sequential(Between(function), nn.Linear(3, 2, bias=False)), torch.randn(5, 4)
-        with torch.no_grad(), reference._Operations() as operations:
+        with torch.no_grad(), batchable.Operations() as operations:
             module(x)
         seen |= operations.names
-    assert seen == reference.BATCHABLE
+    assert seen == batchable.BATCHABLE
 
 
 class Branch(nn.Module):

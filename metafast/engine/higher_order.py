@@ -72,6 +72,7 @@ def _by_entry(formulas: dict[str, Function]) -> dict[Any, Function]:
 _TWICE = _by_entry(_SECOND)
 _EVERY = _by_entry(_SECOND | _BY_SETTING | _THIRD)
 _ON_CUDA = _by_entry(_RECURRENT)
+_FUSED = set(_BY_SETTING.values()) | set(_THIRD.values())
 
 _CHECKPOINTS = (
     "metafast cannot differentiate a forward that checkpoints its activations (torch.utils.checkpoint) or packs saved "
@@ -94,19 +95,24 @@ def _opened(function: FunctionType) -> Function:
 
 
 class WrittenOut(TorchFunctionMode):
-    """While it is active, torch's functions have every derivative, and ``differentiates`` notes whether one was taken
-    by :func:`torch.autograd.grad`."""
+    """While it is active, torch's functions have every derivative.
+
+    ``differentiates`` notes whether one was taken by :func:`torch.autograd.grad`, ``replaces_fused`` whether a function
+    was replaced that torch itself can differentiate twice.
+    """
 
     def __init__(self, entries: dict[Any, Function] = _EVERY) -> None:
         super().__init__()
         self._entries = entries
         self.differentiates = False
+        self.replaces_fused = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         keywords = kwargs or {}
         entry = func.overloadpacket if isinstance(func, torch._ops.OpOverload) else func
         formula = self._entries.get(entry)
         if formula is not None:
+            self.replaces_fused |= formula in _FUSED
             return formula(*args, **keywords)
         if entry in _ON_CUDA and self._entries is _EVERY and _is_padded_on_cuda(args):
             return _ON_CUDA[entry](*args)
@@ -148,7 +154,7 @@ def without_checkpoints() -> Iterator[None]:
 
 @contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """torch's own layers in the form that has a second derivative, for a judge that takes no third.
+    """torch's own layers in the form that has a second derivative, for whoever takes no third.
 
     Attention and recurrent layers by torch's own settings; only what torch cannot differentiate twice is replaced.
     """

@@ -6,13 +6,13 @@ Everything is written once on parameters with a leading task axis; only the forw
 * one after another, each with its own parameters in the module. This is the rule, and right for any module:
   normalisation uses the task's own batch, random layers draw per task, control flow may follow the data; a loss of the
   user's own that may read the model runs here, before the next task's parameters come in;
-* all at once under :func:`torch.vmap`, when every operation the model runs is listed in ``BATCHABLE``. Only the forward
-  pass is vmapped and autograd differentiates what it leaves behind, so no derivative is ever taken under vmap: there,
-  second derivatives of normalisation layers are silently wrong.
+* all at once under :func:`torch.vmap`, where :mod:`metafast.engine.batchable` knows every operation that the model runs
+  and a task is small. Only the forward pass is vmapped and autograd differentiates what it leaves behind, so no
+  derivative is ever taken under vmap: there, second derivatives of normalisation layers are silently wrong.
 
 The model and the loss run inside :mod:`metafast.engine.higher_order`, which writes out what torch itself differentiates
-by fused formulas, and computes in the parameters' dtype whatever autocast says. The model's own state stays as it is:
-what forward writes into, it writes into copies.
+by fused formulas (:mod:`metafast.engine.fused` says when), and computes in the parameters' dtype whatever autocast
+says. The model's own state stays as it is: what forward writes into, it writes into copies.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from metafast import losses, transforms
 from metafast.call import Batch, Call, InnerLoop, Unrolled, tensors_of
-from metafast.engine import custom_loss
-from metafast.engine.higher_order import WrittenOut, in_own_dtype, without_checkpoints
+from metafast.engine import batchable, custom_loss, fused
+from metafast.engine.higher_order import WrittenOut, in_own_dtype, twice_differentiable, without_checkpoints
 from metafast.engine.returned import returned, running
 from metafast.engine.swap import SWAPPING as SWAPPING
 from metafast.engine.swap import Slot, slots, swapped
@@ -42,17 +42,8 @@ from metafast.tracking import draws
 Function = TypeVar("Function", bound=Callable[..., Any])
 R = TypeVar("R")
 
-#: Operations whose batched forward pass, differentiated twice, is tested against one task at a time. Not here on
-#: purpose: normalisation, randomness, anything that reads a value back to Python, and convolution (per-task weights
-#: turn into a grouped convolution, which is slower than one task after another).
-BATCHABLE = frozenset(
-    f"aten::{name}"
-    for name in """
-    abs add addmm bmm cat clone cos detach div elu exp expand gelu leaky_relu leaky_relu_ log mean mm mul neg
-    permute pow relu relu_ select sigmoid silu silu_ sin slice softplus split sqrt squeeze sub sum t tanh
-    transpose unsqueeze view _unsafe_view _softmax _log_softmax
-    """.split()
-)
+#: What torch's layers are replaced by, for so many derivatives.
+_FORMULAS: dict[int | None, Callable[[], Any]] = {1: nullcontext, 2: twice_differentiable, None: WrittenOut}
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,8 @@ class Model:
     inputs: Inputs | None = None  # several, which stand in one tensor
     outputs: Several | None = None  # several, which do so behind the module
     targets: Several | None = None  # several, of a loss of the user's own
-    differentiated_once: bool = False  # no second derivative of it is ever taken, and torch's own formulas will do
+    has_fused: bool = False  # torch's own formulas, quicker than those written out, will do for two derivatives
+    derivatives: int | None = None  # how many are taken of it, where that is known
 
     @cached_property
     def reading(self) -> bool:
@@ -100,18 +92,6 @@ class Model:
     @cached_property
     def learnt(self) -> tuple[int, ...]:
         return tuple(i for i, p in enumerate(self.parameters) if p.role != "constant")
-
-
-class _Operations(draws.Mode):  # type: ignore[no-untyped-call]
-    """Notes the name of every operation that runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.add(func._schema.name)
-        return func(*args, **(kwargs or {}))
 
 
 def _without_autocast(function: Function) -> Function:
@@ -157,7 +137,7 @@ def describe(
     with _recording(), in_own_dtype(x.device):
         (x,) = _plain([x.detach()])
         copies = [p.detach().clone().requires_grad_(p.requires_grad) for p in own.values()]
-        operations, written_out = _Operations(), WrittenOut()
+        operations, written_out = batchable.Operations(), WrittenOut()
         try:
             with swapped(places, copies), draws.private(drawn.append), operations, written_out, without_checkpoints():
                 output = call(module, x, inputs)
@@ -177,13 +157,14 @@ def describe(
         loss,
         parameters,
         out=tuple(output.shape[1:]) if outputs is None else (sum(outputs.rows.sizes),),
-        batched=not drawn and operations.names <= BATCHABLE,
+        batched=not drawn and operations.batchable,
         own=tuple(own.values()),
         places=places,
         written=frozenset(into | (own.keys() - roles.keys())),
         differentiates=written_out.differentiates,
         inputs=inputs,
         outputs=outputs,
+        has_fused=written_out.replaces_fused and not drawn and not written_out.differentiates,
     )
     return replace(model, batched=model.batched and _vmaps(model, list(own.values()), x, model.packed(output).detach()))
 
@@ -233,8 +214,7 @@ def _vmaps(model: Model, tensors: Sequence[Tensor], x: Tensor, output: Tensor) -
 def _run(model: Model, values: Sequence[Tensor], x: Tensor) -> Tensor:
     """One task's output; what forward writes into, a norm's statistics for instance, are copies."""
     copied = [v.clone() if p.name in model.written else v for p, v in zip(model.parameters, values, strict=True)]
-    formulas = nullcontext() if model.differentiated_once else WrittenOut()
-    with swapped(model.places, copied), formulas, without_checkpoints():
+    with swapped(model.places, copied), _FORMULAS[model.derivatives](), without_checkpoints():
         return model.packed(call(model.module, x, model.inputs))
 
 
@@ -350,7 +330,18 @@ def _hypers(call: Call, loop: InnerLoop, k: int, dims: Sequence[int], swept: boo
 
 @_without_autocast
 def unroll(program: Model, call: Call, loop: InnerLoop, *, want_adapted: bool = False) -> Unrolled:
-    """K steps of the rule, then the query loss: the meaning of one meta-step.
+    """K steps of the rule, then the query loss: the meaning of one meta-step."""
+
+    def run(model: Model) -> fused.Run:
+        return lambda call: _unroll(model, call, loop, want_adapted)
+
+    if not program.has_fused or program.reading:
+        return run(program)(call)
+    return fused.unroll(run(replace(program, derivatives=2)), run(program), call)
+
+
+def _unroll(program: Model, call: Call, loop: InnerLoop, want_adapted: bool) -> Unrolled:
+    """:func:`unroll` in plain torch.
 
     Where gradients of the support loss are constants (first order, and before a truncated sweep begins), they have no
     graph. ``loop.memory`` has no effect here: autograd stores the whole graph.

@@ -252,7 +252,12 @@ def cut(
         prefix = Half(
             reference,
             replace(
-                whole, module=before, inputs=None, outputs=None, out=features, differentiated_once=native is not None
+                whole,
+                module=before,
+                inputs=None,
+                outputs=None,
+                out=features,
+                derivatives=1 if native is not None else None,
             ),
             every,
         )
