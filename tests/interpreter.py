@@ -257,6 +257,7 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "celu": _pointwise(lambda x, a: torch.where(x > 0, x, a["alpha"] * torch.expm1(x / a["alpha"]))),
     "clamp": _pointwise(lambda x, a: x.clamp(a.get("low"), a.get("high"))),
     "cos": _pointwise(lambda x, a: torch.sin(torch.pi / 2 - x)),
+    "detach": _pointwise(lambda x, a: x.detach()),
     "exp": _pointwise(lambda x, a: torch.e**x),
     "expm1": _pointwise(lambda x, a: torch.exp(x) - 1),
     "hardswish": _pointwise(lambda x, a: x * ((x + 3) / 6).clamp(0, 1)),
@@ -283,6 +284,10 @@ NODES: dict[str, Callable[..., Tensor]] = {
     "parameter": _sparse_map,
     "embedding": _embedding,
     "add": lambda node, inputs, parameters, a, shape: inputs[0] + inputs[1],
+    "at_least": lambda node, inputs, parameters, a, shape: (inputs[0] >= inputs[1]).to(inputs[0].dtype),
+    "binary_cross_entropy": lambda node, inputs, parameters, a, shape: (
+        -inputs[1] * inputs[0].log().clamp(min=-100) - (1 - inputs[1]) * (1 - inputs[0]).log().clamp(min=-100)
+    ),
     "subtract": lambda node, inputs, parameters, a, shape: inputs[0] - inputs[1],
     "multiply": lambda node, inputs, parameters, a, shape: inputs[0] * inputs[1],
     "divide": lambda node, inputs, parameters, a, shape: inputs[0] / inputs[1],

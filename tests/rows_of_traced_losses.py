@@ -79,6 +79,33 @@ def proximal_policy(outputs: tuple[Tensor, ...], targets: tuple[Tensor, ...]) ->
     return 0.5 * F.mse_loss(value, returns) - surrogate.mean()
 
 
+def margins(output: Tensor, target: Tensor) -> Tensor:
+    """Of labels 1 and -1, of two vectors, and of three."""
+    sign = torch.where(target > 0, 1.0, -1.0)
+    same = torch.where(target[:, 0] != 0, sign[:, 0], sign[:, 1])
+    loss = F.soft_margin_loss(output, sign) + F.hinge_embedding_loss(output, sign, margin=0.7)
+    loss = loss + F.cosine_embedding_loss(output, target + 2, same, margin=0.3)
+    loss = loss + F.margin_ranking_loss(output[:, 0], output[:, 1], same, margin=0.2)
+    return loss + F.triplet_margin_loss(output, target, target.flip(1), margin=0.4, swap=True)
+
+
+def deviations(output: Tensor, target: Tensor) -> Tensor:
+    """Of a mean and a variance, some of which is below eps; and of a variance that is known."""
+    mean, variance = output.chunk(2, 1)
+    loss = F.gaussian_nll_loss(mean, target[:, :1], F.softplus(variance), full=True, eps=0.6)
+    return (
+        loss
+        + F.gaussian_nll_loss(output, target, torch.square(variance[:, 0]), eps=0.1)
+        + F.gaussian_nll_loss(mean, target[:, 1:], 2.0)
+    )
+
+
+def autoencodes(output: Tensor, target: Tensor) -> Tensor:
+    """Probabilities against others, beside a baseline that is held constant."""
+    likely, advantage = output.sigmoid(), (target - output).detach()
+    return F.binary_cross_entropy(likely, target.sigmoid()) - 0.1 * (advantage * likely.log()).mean()
+
+
 def regressor() -> nn.Module:
     return nn.Sequential(L(3, 4), nn.Tanh(), L(4, 2))
 
@@ -98,5 +125,15 @@ TRACED = [
     ),
     Row("loss/sum-over-examples", regressor, loss=squares, smooth=False, lr=0.02),
     Row("loss/sum-over-their-number", regressor, loss=by_count),
+    Row("loss/margins", regressor, loss=margins, smooth=False),
+    Row("loss/gaussian", regressor, loss=deviations, smooth=False, lr=0.02),
+    Row(
+        "loss/probabilities",
+        lambda: nn.Sequential(nn.Embedding(5, 2), nn.Flatten(), nn.Tanh(), L(6, 2)),
+        (3,),
+        loss=autoencodes,
+        vocabulary=5,
+        smooth=False,
+    ),
     Row("loss/poisson-by-hand", regressor, loss=counts),
 ]

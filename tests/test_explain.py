@@ -73,11 +73,11 @@ def test_a_loss_of_ones_own_is_traced() -> None:
 
 
 def test_every_layer_without_a_native_form_is_named() -> None:
-    model = nn.Sequential(nn.Linear(4, 6), Cumulative(6), nn.Softshrink(), nn.Linear(6, 2), nn.FeatureAlphaDropout())
+    model = nn.Sequential(nn.Linear(4, 6), Cumulative(6), nn.RReLU(), nn.Linear(6, 2), nn.FeatureAlphaDropout())
     told = explain(model, torch.zeros(2, 3, 4), loss=nn.MultiLabelSoftMarginLoss())
     assert not told.native
     assert [(row.layer, row.op) for row in told.rows if not row.native] == [
-        ("1", "logcumsumexp"), ("2", "Softshrink"), ("4", "FeatureAlphaDropout"),
+        ("1", "logcumsumexp"), ("2", "RReLU"), ("4", "FeatureAlphaDropout"),
     ]  # fmt: skip
     assert [(row.layer, row.op) for row in told.rows if row.native] == [
         ("0", "linear"), ("1", "parameter"), ("1", "multiply"), ("1", "parameter"), ("1", "add"), ("3", "linear"),
@@ -85,7 +85,7 @@ def test_every_layer_without_a_native_form_is_named() -> None:
     assert [row.shape for row in told.rows] == [(6,)] * 7 + [(2,)] * 2
     for expected in (
         "'1': logcumsumexp() in Cumulative has",
-        "'2': Softshrink has",
+        "'2': RReLU has",
         "'4': FeatureAlphaDropout has",
         "MultiLabelSoftMarginLoss has no native form",
     ):

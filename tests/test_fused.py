@@ -68,6 +68,14 @@ def test_every_output_has_its_derivatives_in_any_order_of_passes() -> None:
             assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_inputs_may_depend_on_each_other() -> None:
+    maml, (x, y), parameters = made()
+    scaled = x * parameters[0]
+    loss = maml((scaled, y), (scaled, y)).loss
+    once = torch.autograd.grad(loss, parameters, retain_graph=True)
+    assert_close(torch.autograd.grad(loss, parameters, create_graph=True), once, rtol=1e-12, atol=1e-14)
+
+
 def test_a_tensor_that_the_model_holds_elsewhere_has_its_gradient() -> None:
     scale = torch.full((4,), 1.5, dtype=torch.float64, requires_grad=True)
     maml, data, _ = made(scale)

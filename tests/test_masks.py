@@ -39,6 +39,14 @@ NATIVE: dict[str, Body] = {
     "at least": lambda m, x, n: m.embed(x) * x.ge(n.unsqueeze(1)).unsqueeze(2),
     "equal": lambda m, x, n: m.embed(x) * (x == n.unsqueeze(1)).unsqueeze(2),
     "different from a number": lambda m, x, n: m.embed(x) * (x != 3).unsqueeze(2),
+    "numbers of either sign": lambda m, x, n: m.embed(x) * (m.embed(x) > 0) + (m.embed(x) < m.embed(x.flip(1))),
+    "numbers, in turn": lambda m, x, n: (
+        m.embed(x) * torch.le(0.1 * m.embed(x), m.embed(x).square()) + (m.embed(x) >= x.unsqueeze(2))
+    ),
+    "equal numbers": lambda m, x, n: m.embed(x) * (m.embed(x) == m.embed(x.flip(1))) + (m.embed(x) != 0.5),
+    "not a number": lambda m, x, n: torch.stack(
+        [f(m.embed(x) / 0 * 0, 0).to(D) for f in (torch.gt, torch.ge, torch.lt, torch.le, torch.eq, torch.ne)]
+    ).sum(0),
     "not, and, or": lambda m, x, n: m.embed(x) * (~((x > 1) & (x != 4)) | (x == 3)).unsqueeze(2),
     "by names": lambda m, x, n: m.embed(x) * torch.logical_or((x < 2).logical_not(), x.eq(4)).unsqueeze(2),
     "fill": lambda m, x, n: m.embed(x).masked_fill((x == 0).unsqueeze(-1), -1e9),
@@ -74,7 +82,6 @@ def test_what_code_makes_of_integers_is_what_torch_makes(name: str) -> None:
 
 
 REFUSED: list[tuple[str, Body, str]] = [
-    ("numbers", lambda m, x, n: m.embed(x) * (m.embed(x) > 0), "compares a tensor computed from the input"),
     ("a mask of numbers", lambda m, x, n: m.embed(x).masked_fill(x.unsqueeze(2), 0), "torch.int64 for a mask"),
     ("an infinite fill", lambda m, x, n: m.embed(x).masked_fill((x == 0).unsqueeze(2), torch.inf), "are finite"),
     ("a larger mask", lambda m, x, n: m.embed(x[:, :1]).masked_fill((x == 0).unsqueeze(2), 0), "more elements"),

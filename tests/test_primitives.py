@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import metafast as mf
@@ -107,6 +108,10 @@ LAYERS: dict[str, tuple[Layer, Layer]] = {
             "divide": torch.div,
             "maximum": torch.maximum,
             "minimum": torch.minimum,
+            "at_least": lambda x, y: torch.where(x >= y, x, 0.5 * y),
+            "binary_cross_entropy": lambda x, y: F.binary_cross_entropy(
+                0.5 + 0.3 * x.tanh(), y.cos().square(), reduction="none"
+            ),
         }.items()
     },
     "keep": (Masked, Masked),

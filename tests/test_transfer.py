@@ -326,7 +326,7 @@ def test_the_frozen_part_runs_once_and_the_inner_loop_is_native(name: str) -> No
 @pytest.mark.filterwarnings("ignore:metafast.*running on torch")
 def test_a_cut_is_explained_where_torch_runs_the_inner_loop_too() -> None:
     network = mf.transfer(trained(), head=WAYS, freeze="features.*", unfreeze="features.3.*")
-    network.features[3].append(nn.Softshrink())  # type: ignore[union-attr, index, operator]
+    network.features[3].append(nn.LocalResponseNorm(2))  # type: ignore[union-attr, index, operator]
     explained = mf.explain(network, (2, 6, *EXAMPLE), "cross_entropy", steps=5)
     assert explained.cut == "add in layer 'features.2'"
     assert next(row.layer for row in explained.rows if not row.once) == "features.3.0"

@@ -287,7 +287,7 @@ def test_func_grad_differentiates_the_torch_engine_twice() -> None:
 
 
 def test_func_grad_through_batch_statistics() -> None:
-    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)).double()
+    model = nn.Sequential(nn.Linear(2, 4, bias=False), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 1)).double()
     of = learner("torch", model)
     state = {name: buffer.clone() for name, buffer in model.named_buffers()}
     function, at = DIFFERENTIABLE["parameters"](of)

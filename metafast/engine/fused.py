@@ -43,7 +43,7 @@ class _Inputs(Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
             return (None, *gradients)
-        tensors = ctx.saved_tensors
+        tensors = [t.view_as(t) for t in ctx.saved_tensors]  # of which none is made of another
         outputs = ctx.loop.written_out(tensors)
         there = [(o, c) for o, c in zip(outputs, ctx.loop.cotangents, strict=True) if c is not None]
         made = torch.autograd.grad(

@@ -60,7 +60,8 @@ class Node:
     adaptive_avg_pool2d                                      (its output shape says everything)
     flatten
     dropout                                                  p, number, each
-    add, subtract, multiply, divide, maximum, minimum        (two inputs, which broadcast)
+    add, subtract, multiply, divide, maximum, minimum, keep, hide, at_least, binary_cross_entropy
+                                                             (two inputs, which broadcast)
     matmul         (two inputs)                              batches transposed_b
     sparse_map     (one to four inputs)                      per_example; its ``table`` says everything else
     parameter      weight                                    its ``table`` says which elements

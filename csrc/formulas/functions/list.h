@@ -12,6 +12,7 @@
 #include "formulas/functions/celu.h"
 #include "formulas/functions/clamp.h"
 #include "formulas/functions/cos.h"
+#include "formulas/functions/detach.h"
 #include "formulas/functions/elu.h"
 #include "formulas/functions/exp.h"
 #include "formulas/functions/expm1.h"
@@ -62,6 +63,7 @@ constexpr double kNoBound = std::numeric_limits<double>::infinity();  // where a
   X(Celu, "celu", kSlopeFromRising, {"alpha", 1})                                      \
   X(Clamp, "clamp", kPiecewiseLinear, {"low", -kNoBound}, {"high", kNoBound})          \
   X(Cos, "cos", 0)                                                                     \
+  X(Detach, "detach", kSlopeFromOutput | kPiecewiseLinear)                             \
   X(Exp, "exp", kSlopeFromOutput | kUnbounded)                                         \
   X(Expm1, "expm1", kSlopeFromOutput | kUnbounded)                                     \
   X(Hardswish, "hardswish", 0)                                                         \

@@ -18,17 +18,18 @@ struct BernoulliLoss {
   METAFAST_HD T target_slope(T z, T) const { return log_of_rest(z) - log_of(z); }
   METAFAST_HD Dual<T> target_slope(Dual<T> z, T y) const { return {target_slope(z.v, y), -z.d / variance(z.v)}; }
 
+  template <class S>
+  METAFAST_HD static S variance(S z) {
+    const S product = z * (S(1) - z);
+    return value_of(product) < T(1e-12) ? S(T(1e-12)) : product;
+  }
+
  private:
   METAFAST_HD static T bounded(T logarithm) { return logarithm < T(-100) ? T(-100) : logarithm; }
   METAFAST_HD static T log_of(T z) { return bounded(log(z)); }
   // log(1 - z), where a small z would be lost in 1 - z.
   METAFAST_HD static T log_of_rest(T z) {
     return z < T(0.5) ? -log1p01((z < T(0) ? T(0) : z) / (T(1) - z)) : bounded(log(T(1) - z));
-  }
-  template <class S>
-  METAFAST_HD static S variance(S z) {
-    const S product = z * (S(1) - z);
-    return value_of(product) < T(1e-12) ? S(T(1e-12)) : product;
   }
 };
 

@@ -5,6 +5,8 @@
 #pragma once
 
 #include "formulas/pairs/add.h"
+#include "formulas/pairs/at_least.h"
+#include "formulas/pairs/binary_cross_entropy.h"
 #include "formulas/pairs/divide.h"
 #include "formulas/pairs/hide.h"
 #include "formulas/pairs/keep.h"
@@ -14,12 +16,14 @@
 #include "formulas/pairs/subtract.h"
 
 // X(member of Op and struct, name, traits)
-#define METAFAST_PAIRS(X)                       \
-  X(Add, "add", kLinear | kTakesPads)           \
-  X(Subtract, "subtract", kLinear | kTakesPads) \
-  X(Multiply, "multiply", kTakesPads)           \
-  X(Divide, "divide", 0)                        \
-  X(Hide, "hide", kLinear)                      \
-  X(Keep, "keep", kLinear | kTakesPads)         \
-  X(Maximum, "maximum", kLinear | kTakesPads)   \
+#define METAFAST_PAIRS(X)                          \
+  X(Add, "add", kLinear | kTakesPads)              \
+  X(AtLeast, "at_least", kLinear | kTakesPads)     \
+  X(BinaryCrossEntropy, "binary_cross_entropy", 0) \
+  X(Subtract, "subtract", kLinear | kTakesPads)    \
+  X(Multiply, "multiply", kTakesPads)              \
+  X(Divide, "divide", 0)                           \
+  X(Hide, "hide", kLinear)                         \
+  X(Keep, "keep", kLinear | kTakesPads)            \
+  X(Maximum, "maximum", kLinear | kTakesPads)      \
   X(Minimum, "minimum", kLinear | kTakesPads)

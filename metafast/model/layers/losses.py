@@ -5,6 +5,7 @@ The mean of all elements of all examples is a mean over the examples (:class:`~m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,8 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metafast.model.builder import Builder, Place
+from metafast.model.layers.pairs import pair
 from metafast.model.layers.rearrangement import of_examples, rearranged
 from metafast.model.layers.table import lowered, lowers
+
+_CHOICE = torch.where  #: by itself, as a trace puts another in its place
 
 
 def _reduced(b: Builder, each: Place, reduction: str) -> Place:
@@ -85,7 +89,25 @@ def _divergence(do: Any, input: Any, target: Any, log_target: bool = False) -> A
     return do(torch.mul, target, do(torch.sub, log, input))
 
 
+def _soft_margin(do: Any, input: Any, target: Any) -> Any:
+    """log(1 + exp(-y z))"""
+    return do(torch.neg, do(F.logsigmoid, do(torch.mul, input, target)))
+
+
+def _hinge_embedding(do: Any, input: Any, target: Any, margin: float = 1.0) -> Any:
+    """x where y is 1, max(0, margin - x) where it is -1, and the sum of both elsewhere."""
+    below = do(torch.clamp, do(torch.rsub, input, margin), min=0)
+    return do(torch.add, _where(do, target, torch.ne, 1, below), _where(do, target, torch.ne, -1, input))
+
+
+def _where(do: Any, target: Any, compare: Callable[..., Any], number: int, chosen: Any) -> Any:
+    """``chosen`` where the comparison with a number holds, 0 elsewhere."""
+    return do(_CHOICE, do(compare, target, number), chosen, 0.0)
+
+
 _elementwise(F.mse_loss, _square)
+_elementwise(F.soft_margin_loss, _soft_margin)
+_elementwise(F.hinge_embedding_loss, _hinge_embedding)
 _elementwise(F.kl_div, _divergence)
 _elementwise(F.l1_loss, lambda do, input, target: do(torch.abs, do(torch.sub, input, target)))
 _elementwise(F.huber_loss, _huber)
@@ -114,6 +136,128 @@ def poisson_nll_loss(
     else:
         each = do(torch.sub, input, do(torch.mul, target, do(torch.log, do(torch.add, input, eps))))
     return _reduced(b, each, reduction)
+
+
+@lowers(F.binary_cross_entropy)
+def binary_cross_entropy(
+    b: Builder,
+    input: Any,
+    target: Any,
+    weight: None = None,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
+) -> Place:
+    """Of probabilities."""
+    _refuse_old(b, size_average, reduce)
+    if weight is not None:
+        b.refuse("is not native with weight here")
+    return _reduced(b, pair(b, "binary_cross_entropy", input, target), reduction)
+
+
+@lowers(F.gaussian_nll_loss)
+def gaussian_nll_loss(
+    b: Builder,
+    input: Any,
+    target: Any,
+    var: Any,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Place:
+    """(log v + (x - y)^2 / v) / 2 for the larger v of var and eps, whose slope in var is 1 all the same, as in torch.
+
+    A negative variance, which torch refuses, counts as eps.
+    """
+    do = partial(lowered, b)
+    square = _square(do, input, target)
+    if isinstance(var, (int, float)):
+        v = max(float(var), eps)
+        each = do(torch.add, do(torch.div, square, v), math.log(v))
+    else:
+        place = b.place(var)
+        if len(place.shape) == len(square.shape) - 1 and not place.shared:
+            place = do(torch.unsqueeze, place, -1)
+        v = do(torch.add, place, do(torch.detach, do(torch.sub, do(torch.clamp, place, min=eps), place)))
+        each = do(torch.add, do(torch.log, v), do(torch.div, square, v))
+    whole = do(torch.add, each, math.log(2 * math.pi)) if full else each
+    return _reduced(b, do(torch.mul, whole, 0.5), reduction)
+
+
+@lowers(F.cosine_embedding_loss)
+def cosine_embedding_loss(
+    b: Builder,
+    input1: Any,
+    input2: Any,
+    target: Any,
+    margin: float = 0.0,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
+) -> Place:
+    """1 - c where y is 1, max(0, c - margin) where it is -1, c being the cosine of the angle."""
+    _refuse_old(b, size_average, reduce)
+    do = partial(lowered, b)
+
+    def product(left: Any, right: Any) -> Any:
+        return do(torch.sum, do(torch.mul, left, right), -1)
+
+    squares = [do(torch.add, product(x, x), 1e-12) for x in (input1, input2)]
+    cosine = do(torch.mul, product(input1, input2), do(torch.rsqrt, do(torch.mul, *squares)))
+    near = _where(do, target, torch.eq, 1, do(torch.rsub, cosine, 1))
+    far = _where(do, target, torch.eq, -1, do(torch.clamp, do(torch.sub, cosine, margin), min=0))
+    return _reduced(b, do(torch.add, near, far), reduction)
+
+
+@lowers(F.margin_ranking_loss)
+def margin_ranking_loss(
+    b: Builder,
+    input1: Any,
+    input2: Any,
+    target: Any,
+    margin: float = 0,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
+) -> Place:
+    """max(0, margin - y (x1 - x2))"""
+    _refuse_old(b, size_average, reduce)
+    do = partial(lowered, b)
+    apart = do(torch.mul, target, do(torch.sub, input1, input2))
+    return _reduced(b, do(torch.clamp, do(torch.rsub, apart, margin), min=0), reduction)
+
+
+@lowers(F.pairwise_distance)
+def pairwise_distance(b: Builder, x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Place:
+    if p != 2:
+        b.refuse(f"is not native with p={p}")
+    do = partial(lowered, b)
+    apart = do(torch.add, do(torch.sub, x1, x2), eps)
+    return do(torch.sqrt, do(torch.sum, do(torch.square, apart), -1, keepdim))  # type: ignore[no-any-return]
+
+
+@lowers(F.triplet_margin_loss)
+def triplet_margin_loss(
+    b: Builder,
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+    size_average: None = None,
+    reduce: None = None,
+    reduction: str = "mean",
+) -> Place:
+    """max(0, margin + |anchor - positive| - |anchor - negative|)"""
+    _refuse_old(b, size_average, reduce)
+    do = partial(lowered, b)
+    near, far = (pairwise_distance(b, anchor, other, p, eps) for other in (positive, negative))
+    if swap:
+        far = do(torch.minimum, far, pairwise_distance(b, positive, negative, p, eps))
+    apart = do(torch.add, do(torch.sub, near, far), margin)
+    return _reduced(b, do(torch.clamp, apart, min=0), reduction)
 
 
 @lowers(F.nll_loss)

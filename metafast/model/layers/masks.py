@@ -1,4 +1,4 @@
-"""Comparisons of integers, and what is done with the truth values that they give: as numbers, 1 and 0."""
+"""Comparisons, and what is done with the truth values that they give: as numbers, 1 and 0."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from metafast.model.builder import Builder, Place, described
+from metafast.model.constant import Constant
 from metafast.model.layers.arithmetic import affine
 from metafast.model.layers.pairs import is_tensor, pair
 from metafast.model.layers.table import lowers
@@ -24,25 +25,54 @@ def _between_0_and_1(b: Builder, x: Place) -> Place:
     return b.elementwise("clamp", x, {"low": 0, "high": 1})
 
 
+def _operand(b: Builder, thing: Any) -> Any:
+    """A tensor as a Place; a number."""
+    if is_tensor(thing):
+        return b.place(thing)
+    if not isinstance(thing, (bool, int, float)):
+        b.refuse(f"compares {described(thing)}; native are tensors and numbers")
+    return thing
+
+
+def _are_integers(b: Builder, *compared: Any) -> bool:
+    each = [_operand(b, thing) for thing in compared]
+    return all(thing.integers if isinstance(thing, Place) else isinstance(thing, int) for thing in each)
+
+
 def _difference(b: Builder, left: Any, right: Any) -> Place:
     """left - right of integers, at least one of them a tensor."""
-    left, right = (b.place(each) if is_tensor(each) else each for each in (left, right))
-    for each in (left, right):
-        if not (each.integers if isinstance(each, Place) else isinstance(each, int)):
-            b.refuse(f"compares {described(each)}; native are integers")
-    if not isinstance(left, Place):
-        return affine(b, b.real(right), -1, left)
-    if not isinstance(right, Place):
-        return affine(b, b.real(left), 1, -right)
-    return pair(b, "subtract", b.real(left), b.real(right))
+    if not is_tensor(left):
+        return affine(b, b.real(b.place(right)), -1, left)
+    if not is_tensor(right):
+        return affine(b, b.real(b.place(left)), 1, -right)
+    return pair(b, "subtract", b.real(b.place(left)), b.real(b.place(right)))
+
+
+def _at_least(b: Builder, left: Any, right: Any) -> Place:
+    """left >= right of any numbers, which does not hold of NaN."""
+    numbers = [
+        b.real(each) if isinstance(each, Place) else b.place(Constant(torch.tensor([each], dtype=b.dtype)))
+        for each in (_operand(b, left), _operand(b, right))
+    ]
+    return _truth(pair(b, "at_least", numbers[0], numbers[1]))
 
 
 def _greater(b: Builder, left: Any, right: Any) -> Place:
-    return _truth(_between_0_and_1(b, _difference(b, left, right)))
+    if _are_integers(b, left, right):
+        return _truth(_between_0_and_1(b, _difference(b, left, right)))
+    return both(b, _at_least(b, left, right), _not(b, _at_least(b, right, left)))
+
+
+def _greater_or_equal(b: Builder, left: Any, right: Any) -> Place:
+    if _are_integers(b, left, right):
+        return _not(b, _greater(b, right, left))
+    return _at_least(b, left, right)
 
 
 def _differ(b: Builder, left: Any, right: Any) -> Place:
-    return _truth(_between_0_and_1(b, b.elementwise("abs", _difference(b, left, right))))
+    if _are_integers(b, left, right):
+        return _truth(_between_0_and_1(b, b.elementwise("abs", _difference(b, left, right))))
+    return _not(b, both(b, _at_least(b, left, right), _at_least(b, right, left)))
 
 
 def _not(b: Builder, mask: Place) -> Place:
@@ -52,8 +82,8 @@ def _not(b: Builder, mask: Place) -> Place:
 _COMPARISONS: dict[str, Callable[[Builder, Any, Any], Place]] = {
     "gt": _greater,
     "lt": lambda b, left, right: _greater(b, right, left),
-    "ge": lambda b, left, right: _not(b, _greater(b, right, left)),
-    "le": lambda b, left, right: _not(b, _greater(b, left, right)),
+    "ge": _greater_or_equal,
+    "le": lambda b, left, right: _greater_or_equal(b, right, left),
     "ne": _differ,
     "eq": lambda b, left, right: _not(b, _differ(b, left, right)),
 }

@@ -14,7 +14,7 @@ from metafast.model.layers.table import lowers
 from metafast.model.program import Shape
 
 #: Names of the primitives that are functions of two elements.
-PAIRS = frozenset({"add", "subtract", "multiply", "divide", "maximum", "minimum", "keep", "hide"})
+PAIRS = frozenset("add at_least binary_cross_entropy divide hide keep maximum minimum multiply subtract".split())
 
 
 def is_tensor(thing: Any) -> bool:

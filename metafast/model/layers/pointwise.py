@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from metafast.model.builder import Builder, Place, described
-from metafast.model.layers.table import POINTWISE, Handler, lowers, lowers_module
+from metafast.model.layers.table import POINTWISE, Handler, lowered, lowers, lowers_module
 
 
 def _pointwise(op: str, *names: Any, in_place: tuple[Any, ...] = (), module: type[nn.Module] | None = None) -> Handler:
@@ -41,8 +41,15 @@ for _name in ("abs", "cos", "exp", "expm1", "log", "log1p", "reciprocal", "rsqrt
     _methods = getattr(torch, f"{_name}_"), f"{_name}_"
     _pointwise(_name, getattr(torch, _name), _name, in_place=_methods)
 _pointwise("abs", torch.absolute, "absolute", in_place=("absolute_",))
+POINTWISE |= {"detach"}  # which leaves integers as they are
 POINTWISE |= {"celu", "clamp", "hardtanh", "threshold"}  # with settings
 POINTWISE |= {"gelu", "gelu_tanh", "leaky_relu", "elu", "softplus"}  # with settings
+
+
+@lowers(torch.detach, "detach")
+def detach(b: Builder, input: Any) -> Place:
+    place = b.place(input)
+    return place if place.integers else b.elementwise("detach", place)
 
 
 @lowers(F.gelu)
@@ -63,6 +70,29 @@ def elu(b: Builder, input: Place, alpha: float = 1.0, inplace: bool = False) -> 
 @lowers(F.softplus)
 def softplus(b: Builder, input: Place, beta: float = 1.0, threshold: float = 20.0) -> Place:
     return b.elementwise("softplus", input, {"beta": beta, "threshold": threshold})
+
+
+@lowers(F.tanhshrink)
+def tanhshrink(b: Builder, input: Place) -> Any:
+    return lowered(b, torch.sub, input, b.elementwise("tanh", input))
+
+
+@lowers(F.softshrink)
+def softshrink(b: Builder, input: Place, lambd: float = 0.5) -> Any:
+    """Towards 0 by lambd, and 0 between."""
+    if lambd < 0:
+        b.refuse(f"is called with lambd={lambd}, which torch refuses")
+    return lowered(b, torch.sub, input, clamp(b, input, -lambd, lambd))
+
+
+@lowers(F.hardshrink, torch.hardshrink, "hardshrink")
+def hardshrink(b: Builder, input: Place, lambd: float = 0.5) -> Any:
+    """0 between -lambd and lambd, the number itself elsewhere."""
+    if lambd < 0:
+        b.refuse(f"is called with lambd={lambd}; native are numbers from 0")
+    minus = lowered(b, torch.neg, input)
+    above, below = threshold(b, input, lambd, 0.0), threshold(b, minus, lambd, 0.0)
+    return lowered(b, torch.sub, above, below)
 
 
 @lowers(F.celu, torch.celu)
@@ -114,6 +144,9 @@ lowers(torch.clamp_min, "clamp_min")(lambda b, input, min: clamp(b, input, min))
 lowers(torch.clamp_max, "clamp_max")(lambda b, input, max: clamp(b, input, max=max))
 lowers(torch.clamp_min_, "clamp_min_")(lambda b, input, min: clamp(b, input, min, overwrite=True))
 lowers(torch.clamp_max_, "clamp_max_")(lambda b, input, max: clamp(b, input, max=max, overwrite=True))
+lowers_module(nn.Tanhshrink)(lambda b, m, x: tanhshrink(b, x))
+lowers_module(nn.Softshrink)(lambda b, m, x: softshrink(b, x, m.lambd))
+lowers_module(nn.Hardshrink)(lambda b, m, x: hardshrink(b, x, m.lambd))
 lowers_module(nn.CELU)(lambda b, m, x: celu(b, x, m.alpha, m.inplace))
 lowers_module(nn.Hardtanh, nn.ReLU6)(lambda b, m, x: hardtanh(b, x, m.min_val, m.max_val, m.inplace))
 lowers_module(nn.Hardsigmoid)(lambda b, m, x: hardsigmoid(b, x, m.inplace))
