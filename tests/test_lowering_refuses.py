@@ -186,7 +186,6 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str, str]] = [
     (pool(lambda x: x * 2j), VECTOR, "", "* in Of multiplies a tensor computed from the input by"),
     (pool(lambda x: 2**x), VECTOR, "", "** in Of raises the number 2 to a tensor computed from"),
     (pool(lambda x: x.T), VECTOR, "", "for examples in axis 1"),
-    (pool(lambda x: x.detach()), VECTOR, "", "detach() in Of has no native form"),
     (pool(lambda x: operator.isub(x, x)), VECTOR, "", "overwrites the model's input in place"),
     (of(lambda m, x: x + m.fc(x), fc=lambda: L(4, 3)), VECTOR, "", "cannot broadcast [N, 4] with [N, 3]"),
     (fc(lambda m, x: x[:, None] + x), VECTOR, "", "broadcasts [N, 1, 4] with [N, 4] over the examples"),
