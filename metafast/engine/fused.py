@@ -40,6 +40,7 @@ class _Inputs(Function):
         return tuple(t.view_as(t) for t in tensors)
 
     @staticmethod
+    @transforms.backward
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if not torch.is_grad_enabled():
             return (None, *gradients)
@@ -62,6 +63,7 @@ class _Outputs(Function):
         return tuple(t.detach() for t in tensors)  # no views, which could not be written into
 
     @staticmethod
+    @transforms.backward
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
         ctx.loop.cotangents = cotangents if torch.is_grad_enabled() else ()
         return (None, *cotangents)

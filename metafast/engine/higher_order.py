@@ -101,9 +101,9 @@ class WrittenOut(TorchFunctionMode):
     was replaced that torch itself can differentiate twice.
     """
 
-    def __init__(self, entries: dict[Any, Function] = _EVERY) -> None:
+    def __init__(self, entries: dict[Any, Function] = _EVERY, recurrent: bool = True) -> None:
         super().__init__()
-        self._entries = entries
+        self._entries, self._recurrent = entries, recurrent
         self.differentiates = False
         self.replaces_fused = False
 
@@ -114,7 +114,7 @@ class WrittenOut(TorchFunctionMode):
         if formula is not None:
             self.replaces_fused |= formula in _FUSED
             return formula(*args, **keywords)
-        if entry in _ON_CUDA and self._entries is _EVERY and _is_padded_on_cuda(args):
+        if entry in _ON_CUDA and self._recurrent and _is_padded_on_cuda(args):
             return _ON_CUDA[entry](*args)
         if func is torch.autograd.grad:
             self.differentiates = True
@@ -153,10 +153,21 @@ def without_checkpoints() -> Iterator[None]:
 
 
 @contextmanager
+def on_fused_layers() -> Iterator[None]:
+    """torch's own layers in their quickest form that has a second derivative."""
+    with sdpa_kernel(SDPBackend.MATH), WrittenOut(_TWICE):
+        yield
+
+
+@contextmanager
 def twice_differentiable() -> Iterator[None]:
-    """torch's own layers in the form that has a second derivative, for whoever takes no third.
+    """torch's own layers in the form that has a second derivative, for a judge that takes no third.
 
     Attention and recurrent layers by torch's own settings; only what torch cannot differentiate twice is replaced.
     """
-    with sdpa_kernel(SDPBackend.MATH), torch.backends.cudnn.flags(enabled=False), WrittenOut(_TWICE):
+    with (
+        sdpa_kernel(SDPBackend.MATH),
+        torch.backends.cudnn.flags(enabled=False),
+        WrittenOut(_TWICE, recurrent=False),
+    ):
         yield

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from metafast import losses, transforms
 from metafast.call import Batch, Call, InnerLoop, Unrolled, tensors_of
 from metafast.engine import batchable, custom_loss, fused
-from metafast.engine.higher_order import WrittenOut, in_own_dtype, twice_differentiable, without_checkpoints
+from metafast.engine.higher_order import WrittenOut, in_own_dtype, on_fused_layers, without_checkpoints
 from metafast.engine.returned import returned, running
 from metafast.engine.swap import SWAPPING as SWAPPING
 from metafast.engine.swap import Slot, slots, swapped
@@ -43,7 +43,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 R = TypeVar("R")
 
 #: What torch's layers are replaced by, for so many derivatives.
-_FORMULAS: dict[int | None, Callable[[], Any]] = {1: nullcontext, 2: twice_differentiable, None: WrittenOut}
+_FORMULAS: dict[int | None, Callable[[], Any]] = {1: nullcontext, 2: on_fused_layers, None: WrittenOut}
 
 
 @dataclass(frozen=True)
