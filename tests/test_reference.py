@@ -217,6 +217,7 @@ def test_large_tasks_run_one_at_a_time() -> None:
     module = nn.Sequential(nn.Linear(4, 256), nn.Tanh(), nn.Linear(256, 1))
     assert described(module, "mse", torch.randn(128, 4))[0].batched
     assert not described(module, "mse", torch.randn(129, 4))[0].batched
+    assert described(nn.Linear(784, 64), "mse", torch.randn(8, 784))[0].batched  # its weight is large, and not made
 
 
 def test_every_operation_listed_as_batchable_is_exercised_above() -> None:

@@ -20,7 +20,6 @@ BATCHABLE = frozenset(
     """.split()
 )
 
-
 #: Elements of the largest tensor that one task makes; beyond it, tasks together no longer fit a cache.
 LARGE = 1 << 15
 
@@ -36,7 +35,7 @@ class Operations(draws.Mode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(func._schema.name)
         made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor):
+        if isinstance(made, Tensor) and func._schema.returns[0].alias_info is None:  # a view, of a weight too, is free
             self.largest = max(self.largest, made.numel())
         return made
 

@@ -37,14 +37,12 @@ def _refuse_old(b: Builder, size_average: Any, reduce: Any) -> None:
         b.refuse("is not native with size_average or reduce; reduction says what both did")
 
 
-def _elementwise(function: Callable[..., Tensor], formula: Callable[..., Place]) -> None:
-    """Register a loss of (input, target) whose ``formula(do, input, target, **settings)`` is that of one element."""
+def _reduces(function: Callable[..., Tensor], formula: Callable[..., Any]) -> None:
+    """Register a loss of tensors whose ``formula(do, *tensors, **settings)`` is that of each element, or example."""
 
     def handler(
         b: Builder,
-        input: Any,
-        target: Any,
-        *,
+        *tensors: Any,
         weight: None = None,
         size_average: None = None,
         reduce: None = None,
@@ -54,7 +52,7 @@ def _elementwise(function: Callable[..., Tensor], formula: Callable[..., Place])
         _refuse_old(b, size_average, reduce)
         if weight is not None:
             b.refuse("is not native with weight here")
-        return _reduced(b, formula(partial(lowered, b), input, target, **settings), reduction)
+        return _reduced(b, formula(partial(lowered, b), *tensors, **settings), reduction)
 
     lowers(function)(handler)
 
@@ -105,14 +103,53 @@ def _where(do: Any, target: Any, compare: Callable[..., Any], number: int, chose
     return do(_CHOICE, do(compare, target, number), chosen, 0.0)
 
 
-_elementwise(F.mse_loss, _square)
-_elementwise(F.soft_margin_loss, _soft_margin)
-_elementwise(F.hinge_embedding_loss, _hinge_embedding)
-_elementwise(F.kl_div, _divergence)
-_elementwise(F.l1_loss, lambda do, input, target: do(torch.abs, do(torch.sub, input, target)))
-_elementwise(F.huber_loss, _huber)
-_elementwise(F.smooth_l1_loss, _smooth_l1)
-_elementwise(F.binary_cross_entropy_with_logits, _of_logits)
+def _cosine_embedding(do: Any, input1: Any, input2: Any, target: Any, margin: float = 0.0) -> Any:
+    """1 - c where y is 1, max(0, c - margin) where it is -1, c being the cosine of the angle."""
+
+    def product(left: Any, right: Any) -> Any:
+        return do(torch.sum, do(torch.mul, left, right), -1)
+
+    squares = [do(torch.add, product(x, x), 1e-12) for x in (input1, input2)]
+    cosine = do(torch.mul, product(input1, input2), do(torch.rsqrt, do(torch.mul, *squares)))
+    near = _where(do, target, torch.eq, 1, do(torch.rsub, cosine, 1))
+    far = _where(do, target, torch.eq, -1, do(torch.clamp, do(torch.sub, cosine, margin), min=0))
+    return do(torch.add, near, far)
+
+
+def _margin_ranking(do: Any, input1: Any, input2: Any, target: Any, margin: float = 0.0) -> Any:
+    """max(0, margin - y (x1 - x2))"""
+    apart = do(torch.mul, target, do(torch.sub, input1, input2))
+    return do(torch.clamp, do(torch.rsub, apart, margin), min=0)
+
+
+def _triplet_margin(
+    do: Any,
+    anchor: Any,
+    positive: Any,
+    negative: Any,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+) -> Any:
+    """max(0, margin + |anchor - positive| - |anchor - negative|)"""
+    near, far = (do(F.pairwise_distance, anchor, other, p, eps) for other in (positive, negative))
+    if swap:
+        far = do(torch.minimum, far, do(F.pairwise_distance, positive, negative, p, eps))
+    return do(torch.clamp, do(torch.add, do(torch.sub, near, far), margin), min=0)
+
+
+_reduces(F.mse_loss, _square)
+_reduces(F.soft_margin_loss, _soft_margin)
+_reduces(F.hinge_embedding_loss, _hinge_embedding)
+_reduces(F.cosine_embedding_loss, _cosine_embedding)
+_reduces(F.margin_ranking_loss, _margin_ranking)
+_reduces(F.triplet_margin_loss, _triplet_margin)
+_reduces(F.kl_div, _divergence)
+_reduces(F.l1_loss, lambda do, input, target: do(torch.abs, do(torch.sub, input, target)))
+_reduces(F.huber_loss, _huber)
+_reduces(F.smooth_l1_loss, _smooth_l1)
+_reduces(F.binary_cross_entropy_with_logits, _of_logits)
 
 
 @lowers(F.poisson_nll_loss)
@@ -184,49 +221,6 @@ def gaussian_nll_loss(
     return _reduced(b, do(torch.mul, whole, 0.5), reduction)
 
 
-@lowers(F.cosine_embedding_loss)
-def cosine_embedding_loss(
-    b: Builder,
-    input1: Any,
-    input2: Any,
-    target: Any,
-    margin: float = 0.0,
-    size_average: None = None,
-    reduce: None = None,
-    reduction: str = "mean",
-) -> Place:
-    """1 - c where y is 1, max(0, c - margin) where it is -1, c being the cosine of the angle."""
-    _refuse_old(b, size_average, reduce)
-    do = partial(lowered, b)
-
-    def product(left: Any, right: Any) -> Any:
-        return do(torch.sum, do(torch.mul, left, right), -1)
-
-    squares = [do(torch.add, product(x, x), 1e-12) for x in (input1, input2)]
-    cosine = do(torch.mul, product(input1, input2), do(torch.rsqrt, do(torch.mul, *squares)))
-    near = _where(do, target, torch.eq, 1, do(torch.rsub, cosine, 1))
-    far = _where(do, target, torch.eq, -1, do(torch.clamp, do(torch.sub, cosine, margin), min=0))
-    return _reduced(b, do(torch.add, near, far), reduction)
-
-
-@lowers(F.margin_ranking_loss)
-def margin_ranking_loss(
-    b: Builder,
-    input1: Any,
-    input2: Any,
-    target: Any,
-    margin: float = 0,
-    size_average: None = None,
-    reduce: None = None,
-    reduction: str = "mean",
-) -> Place:
-    """max(0, margin - y (x1 - x2))"""
-    _refuse_old(b, size_average, reduce)
-    do = partial(lowered, b)
-    apart = do(torch.mul, target, do(torch.sub, input1, input2))
-    return _reduced(b, do(torch.clamp, do(torch.rsub, apart, margin), min=0), reduction)
-
-
 @lowers(F.pairwise_distance)
 def pairwise_distance(b: Builder, x1: Any, x2: Any, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Place:
     if p != 2:
@@ -234,30 +228,6 @@ def pairwise_distance(b: Builder, x1: Any, x2: Any, p: float = 2.0, eps: float =
     do = partial(lowered, b)
     apart = do(torch.add, do(torch.sub, x1, x2), eps)
     return do(torch.sqrt, do(torch.sum, do(torch.square, apart), -1, keepdim))  # type: ignore[no-any-return]
-
-
-@lowers(F.triplet_margin_loss)
-def triplet_margin_loss(
-    b: Builder,
-    anchor: Any,
-    positive: Any,
-    negative: Any,
-    margin: float = 1.0,
-    p: float = 2,
-    eps: float = 1e-6,
-    swap: bool = False,
-    size_average: None = None,
-    reduce: None = None,
-    reduction: str = "mean",
-) -> Place:
-    """max(0, margin + |anchor - positive| - |anchor - negative|)"""
-    _refuse_old(b, size_average, reduce)
-    do = partial(lowered, b)
-    near, far = (pairwise_distance(b, anchor, other, p, eps) for other in (positive, negative))
-    if swap:
-        far = do(torch.minimum, far, pairwise_distance(b, positive, negative, p, eps))
-    apart = do(torch.add, do(torch.sub, near, far), margin)
-    return _reduced(b, do(torch.clamp, apart, min=0), reduction)
 
 
 @lowers(F.nll_loss)
